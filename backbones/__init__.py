@@ -1,0 +1,1 @@
+"""Encoders: MAE pre-training, checkpoints in and out, fine-tuning rules. Imports nothing of ours."""

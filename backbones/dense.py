@@ -1,0 +1,177 @@
+"""The encoder for dense tasks: window and global attention, relative positions, feature maps; any input size.
+
+One adaptation of the one encoder, used by detection and segmentation. It changes timm's `VisionTransformer` in place
+(no weights are converted) and adds tables ``blocks.N.attn.rel_pos_{h,w}``, named as in detectron2's ViT. No pyramid, no heads.
+Shapes: N images, C width, h x w patches, W window size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from backbones.errors import UserError
+from backbones.pos_embed import resample_grid
+
+
+class DenseEncoder(nn.Module):
+    """(N, 3, H, W) images -> feature maps (N, C, ceil(H / patch), ceil(W / patch)), one per block of `out_blocks`.
+
+    Args:
+        encoder: a timm ViT; its final norm, head norm and, with `class_token` off, class token are dropped.
+        img_size: training size in pixels; sets the size of the relative-position tables of global blocks.
+        window_size: in patches; 0 makes every block global.
+        global_blocks: blocks with global attention. Default with windows: the last of each quarter (ViTDet, Sec. 3).
+        rel_pos: add decomposed relative positions, zero-initialised (ViTDet; Li et al. 2021).
+        out_blocks: blocks whose outputs are returned. Default: the last.
+        class_token: keep the class token among the tokens (global attention only), as mmseg's MAE backbone does.
+        grad_checkpointing: recompute blocks in the backward pass.
+    """
+
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        *,
+        img_size: int | tuple[int, int],
+        window_size: int = 0,
+        global_blocks: Sequence[int] | None = None,
+        rel_pos: bool = False,
+        out_blocks: Sequence[int] | None = None,
+        class_token: bool = False,
+        grad_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        depth = len(encoder.blocks)
+        if global_blocks is None:
+            global_blocks = [i for i in range(depth) if (i + 1) % max(1, depth // 4) == 0]
+        if window_size and class_token:
+            raise UserError("a class token cannot be kept with window attention: set class_token or window_size off")
+        if rel_pos and class_token:
+            raise UserError("decomposed relative positions do not cover a class token: set class_token or rel_pos off")
+        self.encoder = encoder
+        self.patch_size: int = encoder.patch_embed.patch_size[0]
+        self.embed_dim: int = encoder.embed_dim
+        self.class_token = class_token
+        self.out_blocks = sorted(out_blocks) if out_blocks is not None else [depth - 1]
+        self.grad_checkpointing = grad_checkpointing
+        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        grid = (-(-size[0] // self.patch_size), -(-size[1] // self.patch_size))
+        self.windows = [0 if window_size == 0 or i in global_blocks else window_size for i in range(depth)]
+        if rel_pos:
+            for block, window in zip(encoder.blocks, self.windows, strict=True):
+                _add_rel_pos(block, (window, window) if window else grid)
+        _drop_unused(encoder, class_token)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, grid = self._embed(images)
+        maps = []
+        for i, (block, window) in enumerate(zip(self.encoder.blocks, self.windows, strict=True)):
+            if self.grad_checkpointing and self.training:
+                x = checkpoint(block_forward, block, x, grid, window, use_reentrant=False)
+            else:
+                x = block_forward(block, x, grid, window)
+            if i in self.out_blocks:
+                patches = x[:, 1:] if self.class_token else x
+                maps.append(patches.transpose(1, 2).unflatten(2, grid))
+            if i == self.out_blocks[-1]:
+                break
+        return maps
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens (N, [1 +] h*w, C) with absolute positions resampled to this image's grid, and the grid."""
+        encoder, patch = self.encoder, self.patch_size
+        height, width = images.shape[-2:]
+        images = F.pad(images, (0, -width % patch, 0, -height % patch))
+        x = encoder.patch_embed.proj(images)
+        grid = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)
+        prefix = encoder.pos_embed.shape[1] - encoder.patch_embed.num_patches
+        x = x + resample_grid(encoder.pos_embed[:, prefix:], encoder.patch_embed.grid_size, grid)
+        if self.class_token:
+            cls = (encoder.cls_token + encoder.pos_embed[:, :prefix]).expand(len(x), -1, -1)
+            x = torch.cat([cls, x], dim=1)
+        return x, grid
+
+
+def block_forward(block: Block, x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+    """A timm block on tokens (N, [1 +] h*w, C), with attention inside windows when `window` is not 0."""
+    y = block.norm1(x)
+    if window:
+        windows, padded = partition(y.unflatten(1, grid), window)
+        y = unpartition(attend(block.attn, windows, (window, window)), window, padded, grid).flatten(1, 2)
+    else:
+        y = attend(block.attn, y, grid)
+    x = x + block.drop_path1(block.ls1(y))
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+
+def attend(attn: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """timm's attention on tokens (B, T, C), with the block's relative positions when it has them."""
+    if not hasattr(attn, "rel_pos_h"):
+        return attn(x)
+    b, t, _ = x.shape
+    q, k, v = attn.qkv(x).reshape(b, t, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    bias = rel_pos_bias(q, attn.rel_pos_h, attn.rel_pos_w, grid)
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+    return attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2)))
+
+
+def rel_pos_bias(q: Tensor, table_h: Tensor, table_w: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Decomposed relative positions (MViTv2, eq. 4) as an additive bias (B, heads, h*w, h*w) for unscaled queries q.
+
+    q: (B, heads, h*w, head_dim); tables: (2 * size - 1, head_dim), resampled linearly when the grid is another.
+    """
+    h, w = grid
+    queries = q.unflatten(2, grid)
+    by_row = torch.einsum("bnhwc,hkc->bnhwk", queries, _relative(table_h, h).to(q.dtype))
+    by_column = torch.einsum("bnhwc,wkc->bnhwk", queries, _relative(table_w, w).to(q.dtype))
+    bias = by_row.unsqueeze(-1) + by_column.unsqueeze(-2)  # (B, heads, h, w, h, w)
+    return bias.reshape(*q.shape[:2], h * w, h * w)
+
+
+def _relative(table: Tensor, size: int) -> Tensor:
+    """Rows of a relative-position table for every (query, key) pair along an axis: (size, size, head_dim)."""
+    length = 2 * size - 1
+    if table.shape[0] != length:
+        resized = F.interpolate(table.t().unsqueeze(0).float(), size=length, mode="linear")
+        table = resized.squeeze(0).t()
+    positions = torch.arange(size, device=table.device)
+    return table[positions[:, None] - positions[None, :] + size - 1]
+
+
+def partition(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
+    """(N, h, w, C) -> windows (N * windows, W*W, C), zero-padded to whole windows, and the padded grid."""
+    n, h, w, c = x.shape
+    x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))
+    rows, columns = x.shape[1] // window, x.shape[2] // window
+    x = x.reshape(n, rows, window, columns, window, c).transpose(2, 3)
+    return x.reshape(-1, window * window, c), (rows * window, columns * window)
+
+
+def unpartition(windows: Tensor, window: int, padded: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The inverse of `partition`: (N * windows, W*W, C) -> (N, h, w, C) without the padding."""
+    rows, columns = padded[0] // window, padded[1] // window
+    x = windows.reshape(-1, rows, columns, window, window, windows.shape[-1]).transpose(2, 3)
+    return x.reshape(-1, *padded, windows.shape[-1])[:, : grid[0], : grid[1]]
+
+
+def _add_rel_pos(block: Block, size: tuple[int, int]) -> None:
+    for name, length in (("rel_pos_h", size[0]), ("rel_pos_w", size[1])):
+        block.attn.register_parameter(name, nn.Parameter(torch.zeros(2 * length - 1, block.attn.head_dim)))
+
+
+def _drop_unused(encoder: VisionTransformer, class_token: bool) -> None:
+    """Parameters without a gradient would stall DDP: the norm after the last block, heads, an unused class token."""
+    encoder.norm = nn.Identity()
+    encoder.fc_norm = nn.Identity()
+    encoder.head = nn.Identity()
+    if not class_token and encoder.cls_token is not None:
+        encoder.cls_token = None
+        with torch.no_grad():
+            encoder.pos_embed = nn.Parameter(encoder.pos_embed[:, -encoder.patch_embed.num_patches :].clone())

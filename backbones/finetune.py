@@ -1,0 +1,63 @@
+"""Fine-tuning rules: layer-wise learning-rate decay and which parameters decay. No optimiser, no schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+NoDecay = Callable[[str, Tensor], bool]
+
+
+def no_decay_official(name: str, parameter: Tensor) -> bool:
+    """Official fine-tuning (util/lr_decay.py, models_vit.py): biases, norms, positions and the class token."""
+    return parameter.ndim <= 1 or name.split(".")[-1] in ("pos_embed", "cls_token", "dist_token", "reg_token")
+
+
+def no_decay_pretraining(name: str, parameter: Tensor) -> bool:
+    """Official pre-training (timm's `param_groups_weight_decay`): biases and norms; class and mask token do decay."""
+    return parameter.ndim <= 1
+
+
+def layer_id(name: str, depth: int) -> int:
+    """Layer of an encoder parameter: 0 embeddings, i + 1 block i, ``depth + 1`` the rest (util/lr_decay.py).
+
+    `name` is relative to the encoder.
+    """
+    if name in ("cls_token", "pos_embed", "reg_token") or name.startswith("patch_embed."):
+        return 0
+    if name.startswith("blocks."):
+        return int(name.split(".")[1]) + 1
+    return depth + 1
+
+
+def param_groups(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    depth: int,
+    layer_decay: float | None = None,
+    encoder_prefix: str = "",
+    no_decay: NoDecay = no_decay_official,
+) -> list[dict[str, Any]]:
+    """Optimiser groups of all parameters that train.
+
+    Args:
+        depth: number of Transformer blocks of the encoder.
+        layer_decay: a parameter of layer i learns at ``layer_decay ** (depth + 1 - i)`` of the learning rate
+            (group key ``lr_scale``, which timm's schedulers read). None: everything at the full rate.
+        encoder_prefix: where the encoder sits in `model`, such as ``backbone.net.encoder.``; what lies outside is head.
+        no_decay: tells (full name, parameter) that keep away from weight decay.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        in_encoder = name.startswith(encoder_prefix)
+        layer = layer_id(name.removeprefix(encoder_prefix), depth) if in_encoder else depth + 1
+        scale = 1.0 if layer_decay is None else layer_decay ** (depth + 1 - layer)
+        decay = 0.0 if no_decay(name, parameter) else weight_decay
+        group = groups.setdefault((scale, decay), {"params": [], "weight_decay": decay, "lr_scale": scale})
+        group["params"].append(parameter)
+    return list(groups.values())

@@ -1,0 +1,73 @@
+"""Downstream tasks and MAE pre-training as data for the engine. This file is the registry: one line a task."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+from typing import Any
+
+from backbones.errors import UserError, unknown
+from tasks.base import Task, TaskSpec
+from tasks.recipe import Recipe
+
+REGISTRY: dict[str, TaskSpec] = {
+    "pretraining": TaskSpec(
+        "tasks.pretraining.config:PretrainingRecipe", "tasks.pretraining.task:PretrainingTask", None, metrics="loss"
+    ),
+    "classification": TaskSpec(
+        "tasks.classification.config:ClassificationRecipe",
+        "tasks.classification.task:ClassificationTask",
+        None,
+        metrics="top1, top5 (%)",
+    ),
+    "detection": TaskSpec(
+        "tasks.detection.config:DetectionRecipe",
+        "tasks.detection.task:DetectionTask",
+        "detection",
+        needs=("detectron2", "pycocotools"),
+        metrics="box_ap, mask_ap (%)",
+    ),
+    "segmentation": TaskSpec(
+        "tasks.segmentation.config:SegmentationRecipe",
+        "tasks.segmentation.task:SegmentationTask",
+        "segmentation",
+        needs=("mmseg", "mmengine", "mmcv"),
+        metrics="mIoU, aAcc, mAcc (%)",
+    ),
+}
+
+
+def _load(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def spec(task: str) -> TaskSpec:
+    """The registry's line for `task`, or a UserError with the nearest name."""
+    if task not in REGISTRY:
+        raise unknown("task", task, REGISTRY)
+    return REGISTRY[task]
+
+
+def recipe_schema(task: str) -> type[Recipe]:
+    """The dataclass that says which keys a recipe of this task has."""
+    schema: type[Recipe] = _load(spec(task).recipe)
+    return schema
+
+
+def require(task: str) -> None:
+    """One line that says what to install when the packages of this task are missing."""
+    missing = [name for name in spec(task).needs if find_spec(name) is None]
+    if missing:
+        extra = spec(task).extra
+        way = f"pip install 'mae-bench[{extra}]'"
+        if "detectron2" in missing:
+            way += ", then python -m tasks.detection.install"
+        raise UserError(f"task {task} needs {', '.join(missing)}: {way}")
+
+
+def create_task(recipe: Recipe, checkpoint: Any = None) -> Task[Any]:
+    """The task of a resolved recipe, its encoder from `checkpoint` (`backbones.checkpoint.Checkpoint`) or from scratch."""
+    require(recipe.task)
+    task: Task[Any] = _load(spec(recipe.task).build)(recipe, checkpoint)
+    return task

@@ -1,0 +1,111 @@
+"""What a task is to the engine: a passive object that declares model, data, losses and metrics; no loop here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from tasks.recipe import Recipe
+
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+
+
+@dataclass
+class DataInfo:
+    """What the record says of the data; `fingerprint` is part of a job's identity."""
+
+    name: str
+    root: str
+    train_count: int
+    val_count: int
+    classes: int
+    fingerprint: str  # sha256 over the files' relative paths and sizes
+    split: str = "val"
+    notes: list[str] = field(default_factory=list)  # such as "3 unreadable images left out"
+
+
+class Evaluator(ABC):
+    """Turns a model's predictions into metrics; knows nothing of training or of processes.
+
+    One `Evaluator` lives for one evaluation. Each process updates its own with its share of the validation set (no image
+    twice); `results` of all of them, concatenated in any order, go to `metrics` on the main process.
+    """
+
+    @abstractmethod
+    def update(self, model: nn.Module, batch: Any) -> None:
+        """Predict one batch (on the model's device) and keep what the metric needs."""
+
+    @abstractmethod
+    def results(self) -> list[Any]:
+        """What was kept, picklable, on the CPU: one item an image, or a few partial sums."""
+
+    @abstractmethod
+    def metrics(self, results: list[Any]) -> dict[str, float]:
+        """Metrics over everybody's results, percentages as the papers print them."""
+
+
+class Task(ABC, Generic[RecipeT]):
+    """(encoder, recipe, data set) as losses and metrics. Making one reads no images and trains nothing.
+
+    Attributes:
+        model: what is trained; ``model(batch)`` in training mode gives a dict of scalar losses (so that it can be wrapped
+            by DDP), summed by the engine.
+        data: what is known of the data set.
+        primary_metric: the metric that tables show, higher is better; empty when there is no evaluation.
+    """
+
+    model: nn.Module
+    data: DataInfo
+    primary_metric: str = ""
+
+    def __init__(self, recipe: RecipeT) -> None:
+        self.recipe = recipe
+
+    @abstractmethod
+    def train_dataset(self) -> Dataset[Any]:
+        """Map-style; ``dataset[i]`` draws its augmentation from the global generators, which the engine seeds."""
+
+    @abstractmethod
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Optimiser groups (``params``, ``weight_decay``, optional ``lr_scale``) over the parameters that train."""
+
+    def collate(self) -> Callable[[list[Any]], Any]:
+        """Makes a batch of samples, for training and validation."""
+        return torch.utils.data.default_collate
+
+    def prepare_batch(self, batch: Any) -> Any:
+        """Training batch on the device to what the model takes: normalisation, mixup. Seeded by the engine."""
+        return batch
+
+    def val_dataset(self) -> Dataset[Any] | None:
+        """Map-style validation set, or None when there is nothing to evaluate."""
+        return None
+
+    def evaluator(self) -> Evaluator:
+        """A fresh evaluator."""
+        raise NotImplementedError(f"{type(self).__name__} has no evaluation")
+
+    def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+        """Files to write at the end: name without suffix -> tensors (written as safetensors)."""
+        return {"model": model.state_dict()}
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A line of the registry in `tasks/__init__.py`."""
+
+    recipe: str  # "module:class" of the recipe's schema; importing it needs no extra
+    build: str  # "module:class" of the task; importing it may need the extra
+    extra: str | None  # what to install when the import fails
+    needs: Sequence[str] = ()  # import names that the extra brings
+    metrics: str = ""  # for `mae-bench list tasks`
+
+
+Encoder = VisionTransformer
