@@ -1,0 +1,68 @@
+"""What can be chosen about the embedded data set, in plain fields that a recipe can hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from backbones.errors import UserError
+
+NATIVE_DIGIT = 28
+"""Side in pixels of an MNIST tile; a digit's ink spans about 20 of them."""
+
+
+@dataclass
+class EmbeddedConfig:
+    """Sizes in pixels, counts in pictures, ranges as ``[smallest, largest]``, both ends included.
+
+    A digit's size is the side of its MNIST tile after scaling, of which the ink spans about 5/7. The
+    defaults for classification are the difficulty at which MAE pre-training of a small ViT was seen to
+    help: large bright digits on photographs dimmed to half.
+    """
+
+    seed: int = 0
+    background_brightness: float = 0.5
+    """Factor on the photographs, 0 to 1."""
+    ink_brightness: float = 0.75
+    """Smallest value of each colour channel of a digit's ink, 0 to 1; the largest is 1."""
+
+    image_size: int = 48
+    digit_size: list[int] = field(default_factory=lambda: [34, 46])
+    pretrain_count: int = 8000
+    """Pictures without a label, for pre-training; drawn from the training digits and photographs."""
+    train_count: int = 2000
+    val_count: int = 1000
+
+    scene_size: int = 96
+    scene_digit_size: list[int] = field(default_factory=lambda: [40, 60])
+    scene_digits: list[int] = field(default_factory=lambda: [1, 4])
+    """Digits asked for per scene; a scene gets fewer where no free place was found for one."""
+    scene_overlap: float = 0.1
+    """Largest share of a digit's box that the box of another may cover, 0 to 1."""
+    scene_bold: int = 1
+    """Pixels by which strokes are thickened on each side: thin ones make mask IoU hang on single pixels."""
+    scene_train_count: int = 400
+    scene_val_count: int = 100
+
+    def check(self) -> None:
+        """Raises `UserError` naming the first field whose value makes no data set."""
+        for name in ("background_brightness", "ink_brightness", "scene_overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"embedded data set: {name} must lie in 0..1, not {getattr(self, name)}")
+        for name in ("pretrain_count", "train_count", "val_count", "scene_train_count", "scene_val_count"):
+            if not 1 <= getattr(self, name) <= 999_999:
+                raise UserError(f"embedded data set: {name} must lie in 1..999999, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise UserError(f"embedded data set: seed must not be negative, not {self.seed}")
+        if not 0 <= self.scene_bold <= 4:
+            raise UserError(f"embedded data set: scene_bold must lie in 0..4, not {self.scene_bold}")
+        self._check_range("digit_size", 8, self.image_size, "image_size")
+        self._check_range("scene_digit_size", 8, self.scene_size, "scene_size")
+        self._check_range("scene_digits", 1, 100, "100")
+
+    def _check_range(self, name: str, low: int, high: int, high_name: str) -> None:
+        values = list(getattr(self, name))
+        if len(values) != 2 or not low <= values[0] <= values[1] <= high:
+            raise UserError(
+                f"embedded data set: {name} must be [smallest, largest] with {low} <= smallest <= largest <= "
+                f"{high_name}{'' if high_name == str(high) else f' ({high})'}, not {values}"
+            )
