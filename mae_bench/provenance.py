@@ -1,0 +1,124 @@
+"""What a record says of its circumstances: software, source checkout, device, memory. Measures no model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mae_bench.record import Device, Git
+
+if TYPE_CHECKING:
+    import torch
+
+# Import name -> the distributions that bring it; users may hold upstream's or the kept-up release.
+_DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
+    "mae_bench": ("mae-bench",),
+    "torch": ("torch",),
+    "torchvision": ("torchvision",),
+    "timm": ("timm",),
+    "accelerate": ("accelerate",),
+    "numpy": ("numpy",),
+    "detectron2": ("detectron2", "sal-detectron2"),
+    "pycocotools": ("pycocotools",),
+    "mmengine": ("mmengine", "onedl-mmengine"),
+    "mmcv": ("mmcv", "mmcv-lite", "onedl-mmcv"),
+    "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
+}
+
+
+def software() -> dict[str, str]:
+    """Import name -> version, and the distribution where it is not upstream's; without missing packages."""
+    versions = {"python": platform.python_version()}
+    for module, distributions in _DISTRIBUTIONS.items():
+        version = _version(module, distributions)
+        if version is not None:
+            versions[module] = version
+    return versions
+
+
+def _version(module: str, distributions: tuple[str, ...]) -> str | None:
+    for name in distributions:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return version if name == distributions[0] else f"{version} ({name})"
+    try:
+        found = importlib.util.find_spec(module) is not None  # a checkout on the path has no metadata
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        return None
+    return str(getattr(sys.modules.get(module), "__version__", "unknown version"))
+
+
+def git(root: Path | None = None) -> Git | None:
+    """Commit of the checkout that this package runs from; None where it is installed, or git is missing."""
+    root = root or Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # never the commit of some repository further up, such as the user's own
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    if not commit or changes is None:
+        return None
+    return Git(commit=commit, dirty=bool(changes))
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    # A hook's GIT_DIR would point git at another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        result = subprocess.run(
+            ["git", *arguments],
+            cwd=root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def device(kind: torch.device, count: int) -> Device:
+    """The hardware of `count` processes that compute on a device of this kind each."""
+    if kind.type == "cuda":
+        import torch
+
+        name = torch.cuda.get_device_name(kind)
+    else:
+        name = _cpu_name()
+    return Device(name=name, count=count, type=kind.type)
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def peak_memory_bytes(kind: torch.device) -> int | None:
+    """Most memory that this process has held so far: allocated by torch on CUDA, resident on the CPU."""
+    if kind.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(kind)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

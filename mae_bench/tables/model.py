@@ -1,0 +1,78 @@
+"""A built table: plain data, ready for any renderer. Nothing is computed here but means and differences."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Our figure: one value a seed, in percent; a value is nan where the metric was not a number."""
+
+    values: tuple[float, ...]
+    records: tuple[str, ...]  # paths, one a value
+    seeds: tuple[int, ...]
+
+    @property
+    def n(self) -> int:
+        """How many runs."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """Mean over the runs; nan as soon as one is."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation (over n - 1); None of a single run."""
+        if self.n < 2:
+            return None
+        return statistics.stdev(self.values) if math.isfinite(self.mean) else math.nan
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Published figure and ours, either or neither."""
+
+    published: float | None = None
+    sources: tuple[str, ...] = ()  # keys of `Table.sources`
+    ours: Measured | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus published, in points; None unless both exist."""
+        if self.published is None or self.ours is None:
+            return None
+        return self.ours.mean - self.published
+
+
+@dataclass(frozen=True)
+class Column:
+    """`in_paper`: the paper has this column; else it holds figures of ours alone."""
+
+    heading: str
+    metric: str
+    in_paper: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method, with a cell for each column of the table."""
+
+    method: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What renderers get; `sources` says what the keys in `Cell.sources` mean."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    sources: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

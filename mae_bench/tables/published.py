@@ -1,0 +1,55 @@
+"""Published figures (`mae_bench/published.yaml`) as cells; what is not verified does not get past here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure as its source prints it; `sources` are keys of `source_texts`."""
+
+    value: float
+    sources: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def load() -> dict[str, Any]:
+    """The whole file; keys `sources` and `tables`."""
+    text = resources.files("mae_bench").joinpath("published.yaml").read_text("utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def verified_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a published table whose figures somebody has read in the source that they name."""
+    return [row for row in table["rows"] if row.get("verified") is True and row.get("source")]
+
+
+def wide(table: Mapping[str, Any]) -> dict[tuple[str, str], Figure]:
+    """(row, column) -> figure, of a table with one row a method."""
+    return {
+        (str(row["row"]), column): Figure(float(value), tuple(row["source"]))
+        for row in verified_rows(table)
+        for column, value in row["values"].items()
+        if value is not None
+    }
+
+
+def long(table: Mapping[str, Any], column_key: str, value_key: str) -> dict[tuple[str, str], Figure]:
+    """The same of a table with one row a cell, which names its column under `column_key` ("model")."""
+    return {
+        (str(row["row"]), str(row["values"][column_key])): Figure(float(row["values"][value_key]), tuple(row["source"]))
+        for row in verified_rows(table)
+        if row["values"].get(value_key) is not None
+    }
+
+
+def notes(table: Mapping[str, Any]) -> dict[str, str]:
+    """Row -> remark on its figures."""
+    return {str(row["row"]): str(row["note"]) for row in verified_rows(table) if row.get("note")}
