@@ -1,0 +1,124 @@
+"""Detection as the engine sees it: encoder, data set and recipe as model, parameter groups, data and evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from backbones.checkpoint import Checkpoint, build_encoder
+from backbones.errors import UserError
+from backbones.finetune import param_groups
+from tasks.base import DataInfo, Task
+from tasks.data import data_root, embedded_root
+from tasks.detection.config import DetectionRecipe
+from tasks.detection.data import (
+    CocoDataset,
+    CocoSplit,
+    Record,
+    read_split,
+    readable,
+    require_masks,
+    splits_fingerprint,
+    with_objects,
+)
+from tasks.detection.evaluation import DetectionEvaluator
+from tasks.detection.model import ENCODER_PREFIX, Detector, build_detector
+
+# What detectron2's `get_default_optimizer_params` takes for a norm. Its own channels-first LayerNorm is none of them:
+# norms of the pyramid and the heads decay, as they did for the published figures.
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+
+
+class DetectionTask(Task[DetectionRecipe]):
+    """Mask R-CNN of ViTDet on a COCO-layout data set (`data.name` ``embedded`` makes its own)."""
+
+    model: Detector
+    primary_metric = "box_ap"
+
+    def __init__(self, recipe: DetectionRecipe, checkpoint: Checkpoint | None = None) -> None:
+        super().__init__(recipe)
+        root = data_root(recipe.data.name, embedded_root(recipe.data, "coco"))
+        train, self.val = read_split(root, "train"), read_split(root, "val")
+        _check_classes(recipe, train, self.val)
+        if recipe.detection.with_masks:
+            require_masks(train)
+            require_masks(self.val)
+        self.train_records, notes = _train_records(recipe, train)
+        self.val_records = self.val.records[: recipe.data.limit_val]
+        self.data = DataInfo(
+            name=recipe.data.name,
+            root=str(root),
+            train_count=len(self.train_records),
+            val_count=len(self.val_records),
+            classes=len(train.classes),
+            fingerprint=splits_fingerprint(root, (train, self.val)),
+            notes=notes,
+        )
+        encoder = build_encoder(recipe.encoder.arch, recipe.encoder.img_size, recipe.encoder.drop_path, checkpoint)
+        self.depth = len(encoder.blocks)
+        self.model = build_detector(encoder, recipe.detection, len(train.classes))
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """As ViTDet trains: layer decay in the encoder; the encoder's norms and positions without weight decay."""
+        spared = {
+            f"{name}.{parameter}"
+            for name, module in self.model.named_modules()
+            if isinstance(module, _NORMS)
+            for parameter, _ in module.named_parameters(recurse=False)
+        }
+        return param_groups(
+            self.model,
+            weight_decay=self.recipe.optimizer.weight_decay,
+            depth=self.depth,
+            layer_decay=self.recipe.optimizer.layer_decay,
+            encoder_prefix=ENCODER_PREFIX,
+            no_decay=lambda name, _: name in spared or name.endswith(".pos_embed"),
+        )
+
+    def train_dataset(self) -> Dataset[Record]:
+        return CocoDataset(self.train_records, self.recipe.detection, train=True, cache=self.recipe.train.cache_images)
+
+    def val_dataset(self) -> Dataset[Record]:
+        return CocoDataset(self.val_records, self.recipe.detection, train=False)
+
+    def collate(self) -> Callable[[list[Record]], list[Record]]:
+        """Images of different sizes stay a list; the model pads them."""
+        return list
+
+    def evaluator(self) -> DetectionEvaluator:
+        return DetectionEvaluator(
+            self.val, [r["image_id"] for r in self.val_records], with_masks=self.recipe.detection.with_masks
+        )
+
+    def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+        return {"model": model.state_dict()}
+
+
+def _check_classes(recipe: DetectionRecipe, train: CocoSplit, val: CocoSplit) -> None:
+    if train.category_ids != val.category_ids:
+        raise UserError(f"{train.json} and {val.json} have different categories: both must list the same ids")
+    wanted = recipe.detection.classes
+    if wanted is not None and wanted != len(train.classes):
+        raise UserError(
+            f"detection.classes={wanted}, but {train.json} has {len(train.classes)}: leave detection.classes out"
+        )
+
+
+def _train_records(recipe: DetectionRecipe, split: CocoSplit) -> tuple[list[Record], list[str]]:
+    """Images to train on, and what the record has to say of those left out."""
+    notes = []
+    records = with_objects(split.records)
+    if len(records) < len(split.records):
+        notes.append(f"{len(split.records) - len(records)} training images without objects left out")
+    records = records[: recipe.data.limit_train]
+    if recipe.data.skip_broken:
+        records, broken = readable(records)
+        if broken:
+            some = ", ".join(broken[:5]) + (", …" if len(broken) > 5 else "")
+            notes.append(f"{len(broken)} unreadable training images left out ({some})")
+    if not records:
+        raise UserError(f"{split.json}: no training image is left; check the json and data.limit_train")
+    return records, notes
