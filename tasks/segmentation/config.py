@@ -1,0 +1,57 @@
+"""What a segmentation recipe can say beyond `tasks.recipe`. Plain fields only: reading a recipe must not import mmseg.
+
+The defaults are mmseg's recipe for MAE ViT-B (configs/mae/mae-base_upernet_8xb2-amp-160k_ade20k-512x512.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tasks.recipe import DataConfig, EncoderConfig, Recipe
+
+
+@dataclass
+class SegmentationConfig:
+    """Layout and augmentation of the data, decoder, and inference. Sizes in pixels; crops are `encoder.img_size`."""
+
+    # Folders of images and of class maps below the data set's root. The layout of ADEChallengeData2016 by default.
+    train_images: str = "images/training"
+    train_maps: str = "annotations/training"
+    val_images: str = "images/validation"
+    val_maps: str = "annotations/validation"
+    image_suffix: str = ".jpg"
+    map_suffix: str = ".png"  # the map of a/x.jpg is a/x.png
+    num_classes: int | None = None  # default: lines of classes.txt, or 150 for the data set ade20k
+    reduce_zero_label: bool = True  # map value 0 is unlabelled and class i has value i + 1
+
+    resize_scale: list[int] = field(default_factory=lambda: [2048, 512])  # most on the long side, on the short one
+    resize_ratio: list[float] = field(default_factory=lambda: [0.5, 2.0])  # random factor on resize_scale in training
+    cat_max_ratio: float = 0.75  # draw a crop again where one class covers more of it
+    flip: float = 0.5  # probability of a horizontal flip
+    photometric_distortion: bool = True
+
+    out_blocks: list[int] = field(default_factory=lambda: [3, 5, 7, 11])  # four blocks, counted from 0
+    class_token: bool = True
+    rel_pos_bias: bool = True  # learnt from zero while fine-tuning (App. A.4)
+    # Sizes of the pyramid's levels against the patch grid: strides of 4 to 32 pixels for patches of 16.
+    rescales: list[float] = field(default_factory=lambda: [4, 2, 1, 0.5])
+    channels: int = 768  # of UPerHead
+    pool_scales: list[int] = field(default_factory=lambda: [1, 2, 3, 6])  # of its pyramid pooling
+    aux_channels: int = 256  # of the auxiliary FCNHead
+    aux_weight: float = 0.4  # of its loss
+    dropout: float = 0.1  # before the classifier of both heads
+    grad_checkpointing: bool = False
+
+    inference: str = "slide"  # slide | whole; a single scale, no flip
+    slide_crop: int | None = None  # default: encoder.img_size
+    slide_stride: int = 341
+
+
+@dataclass
+class SegmentationRecipe(Recipe):
+    """A recipe with a ``segmentation:`` section."""
+
+    task: str = "segmentation"
+    encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(img_size=512, drop_path=0.1))
+    data: DataConfig = field(default_factory=lambda: DataConfig(name="ade20k"))
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)

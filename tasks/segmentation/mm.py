@@ -1,0 +1,55 @@
+"""The one door to mmseg, mmcv and mmengine: what we use of them, imported quietly. Nothing else imports them.
+
+mmengine logs to stdout, which belongs to results: its logger is made here, before anything else can, for errors only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+
+from backbones.errors import UserError
+
+try:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # such as mmcv's missing compiled ops, of which UPerNet needs none
+        import cv2
+        import mmseg.models  # registers what the model's configuration names
+        from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize, Resize
+        from mmengine.config import ConfigDict
+        from mmengine.dataset import Compose, pseudo_collate
+        from mmengine.logging import MMLogger
+        from mmseg.datasets import ADE20KDataset, BaseSegDataset
+        from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, PhotoMetricDistortion, RandomCrop
+        from mmseg.evaluation import IoUMetric
+        from mmseg.registry import MODELS
+except ImportError as e:
+    if "libGL" in str(e) or "libgthread" in str(e):
+        raise UserError(
+            f"OpenCV cannot be imported ({e}): pip install --force-reinstall --no-deps opencv-python-headless"
+        ) from e
+    raise
+
+cv2.setNumThreads(0)  # data loading is parallel already
+MMLogger.get_instance("mmengine", log_level="ERROR")
+EncoderDecoder = mmseg.models.EncoderDecoder
+
+__all__ = [
+    "MODELS",
+    "ADE20KDataset",
+    "BaseSegDataset",
+    "Compose",
+    "ConfigDict",
+    "EncoderDecoder",
+    "IoUMetric",
+    "LoadAnnotations",
+    "LoadImageFromFile",
+    "PackSegInputs",
+    "PhotoMetricDistortion",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomResize",
+    "Resize",
+    "pseudo_collate",
+]
