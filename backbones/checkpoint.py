@@ -112,7 +112,9 @@ def _resolve(path: Path) -> Path:
         inside = path / "encoder.safetensors"
         if inside.is_file():
             return inside
-        raise UserError(f"{path} is a folder without encoder.safetensors: give a checkpoint file or a finished run's folder")
+        raise UserError(
+            f"{path} is a folder without encoder.safetensors: give a checkpoint file or a finished run's folder"
+        )
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     return path
@@ -126,7 +128,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
                 return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}  # noqa: SIM118
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        raise UserError(f"{path} is refused: it is no checkpoint, or a pickle that would run code: {_first_line(e)}") from e
+        raise UserError(
+            f"{path} is refused: it is no checkpoint, or a pickle that would run code: {_first_line(e)}"
+        ) from e
     except (OSError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as e:
         raise UserError(f"{path} is not a checkpoint or is cut short: {_first_line(e)}") from e
     for wrapper in _WRAPPERS:
@@ -157,7 +161,9 @@ def _shape_of(path: Path, state: dict[str, Tensor]) -> tuple[str, tuple[int, int
     """Architecture name and image size in pixels, read off the tensors."""
     if "patch_embed.proj.weight" not in state or "pos_embed" not in state or "blocks.0.norm1.weight" not in state:
         first = ", ".join(list(state)[:3]) or "nothing"
-        raise UserError(f"{path} is not a ViT in a layout that is known (it begins with {first}): give an MAE or timm ViT")
+        raise UserError(
+            f"{path} is not a ViT in a layout that is known (it begins with {first}): give an MAE or timm ViT"
+        )
     weight = state["patch_embed.proj.weight"]
     width, patch = weight.shape[0], weight.shape[-1]
     depth = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k)))

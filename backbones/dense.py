@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from backbones.errors import UserError
 from backbones.pos_embed import resample_grid
+from backbones.relative import add_bias_tables, bias_of_tables
 
 
 class DenseEncoder(nn.Module):
@@ -28,6 +29,7 @@ class DenseEncoder(nn.Module):
         window_size: in patches; 0 makes every block global.
         global_blocks: blocks with global attention. Default with windows: the last of each quarter (ViTDet, Sec. 3).
         rel_pos: add decomposed relative positions, zero-initialised (ViTDet; Li et al. 2021).
+        rel_pos_bias: add BEiT's relative position bias, zero-initialised (App. A.4); global attention only.
         out_blocks: blocks whose outputs are returned. Default: the last.
         class_token: keep the class token among the tokens (global attention only), as mmseg's MAE backbone does.
         grad_checkpointing: recompute blocks in the backward pass.
@@ -41,6 +43,7 @@ class DenseEncoder(nn.Module):
         window_size: int = 0,
         global_blocks: Sequence[int] | None = None,
         rel_pos: bool = False,
+        rel_pos_bias: bool = False,
         out_blocks: Sequence[int] | None = None,
         class_token: bool = False,
         grad_checkpointing: bool = False,
@@ -53,6 +56,10 @@ class DenseEncoder(nn.Module):
             raise UserError("a class token cannot be kept with window attention: set class_token or window_size off")
         if rel_pos and class_token:
             raise UserError("decomposed relative positions do not cover a class token: set class_token or rel_pos off")
+        if rel_pos_bias and (rel_pos or window_size):
+            raise UserError(
+                "rel_pos_bias goes with global attention and without rel_pos: set window_size and rel_pos off"
+            )
         self.encoder = encoder
         self.patch_size: int = encoder.patch_embed.patch_size[0]
         self.embed_dim: int = encoder.embed_dim
@@ -65,6 +72,9 @@ class DenseEncoder(nn.Module):
         if rel_pos:
             for block, window in zip(encoder.blocks, self.windows, strict=True):
                 _add_rel_pos(block, (window, window) if window else grid)
+        if rel_pos_bias:
+            for block in encoder.blocks:
+                add_bias_tables(block.attn, grid, class_token)
         _drop_unused(encoder, class_token)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -112,12 +122,15 @@ def block_forward(block: Block, x: Tensor, grid: tuple[int, int], window: int) -
 
 def attend(attn: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
     """timm's attention on tokens (B, T, C), with the block's relative positions when it has them."""
-    if not hasattr(attn, "rel_pos_h"):
+    if not hasattr(attn, "rel_pos_h") and not hasattr(attn, "rel_bias"):
         return attn(x)
     b, t, _ = x.shape
     q, k, v = attn.qkv(x).reshape(b, t, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
     q, k = attn.q_norm(q), attn.k_norm(k)
-    bias = rel_pos_bias(q, attn.rel_pos_h, attn.rel_pos_w, grid)
+    if hasattr(attn, "rel_bias"):
+        bias = bias_of_tables(attn.rel_bias, getattr(attn, "rel_bias_cls", None), grid)
+    else:
+        bias = rel_pos_bias(q, attn.rel_pos_h, attn.rel_pos_w, grid)
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
     return attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2)))
 

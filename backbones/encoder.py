@@ -70,7 +70,9 @@ def create_encoder(
     width, depth, heads, patch = parse_arch(arch)
     size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if size[0] % patch or size[1] % patch:
-        raise UserError(f"image size {size[0]}x{size[1]} is not a multiple of the patch size of {arch}: change img_size")
+        raise UserError(
+            f"image size {size[0]}x{size[1]} is not a multiple of the patch size of {arch}: change img_size"
+        )
     encoder = VisionTransformer(
         img_size=size,
         patch_size=patch,

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backbones.errors import UserError, unknown
-from tasks.base import Task, TaskSpec
 from tasks.recipe import Recipe
+
+if TYPE_CHECKING:  # torch takes seconds to import, and listing tasks needs none of it
+    from backbones.checkpoint import Checkpoint
+    from tasks.base import Task
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A line of the registry."""
+
+    recipe: str  # "module:class" of the recipe's schema; importing it needs no extra and no torch
+    build: str  # "module:class" of the task; importing it may need the extra
+    extra: str | None  # what to install when `needs` are missing
+    needs: tuple[str, ...] = ()  # import names that the extra brings
+    metrics: str = ""  # for `mae-bench list tasks`
+
 
 REGISTRY: dict[str, TaskSpec] = {
     "pretraining": TaskSpec(
-        "tasks.pretraining.config:PretrainingRecipe", "tasks.pretraining.task:PretrainingTask", None, metrics="loss"
+        "tasks.pretraining.config:PretrainingRecipe",
+        "tasks.pretraining.task:PretrainingTask",
+        None,
+        metrics="loss",
     ),
     "classification": TaskSpec(
         "tasks.classification.config:ClassificationRecipe",
@@ -66,7 +85,7 @@ def require(task: str) -> None:
         raise UserError(f"task {task} needs {', '.join(missing)}: {way}")
 
 
-def create_task(recipe: Recipe, checkpoint: Any = None) -> Task[Any]:
+def create_task(recipe: Recipe, checkpoint: Checkpoint | None = None) -> Task[Any]:
     """The task of a resolved recipe, its encoder from `checkpoint` (`backbones.checkpoint.Checkpoint`) or from scratch."""
     require(recipe.task)
     task: Task[Any] = _load(spec(recipe.task).build)(recipe, checkpoint)

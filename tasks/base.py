@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -95,17 +94,3 @@ class Task(ABC, Generic[RecipeT]):
     def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         """Files to write at the end: name without suffix -> tensors (written as safetensors)."""
         return {"model": model.state_dict()}
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """A line of the registry in `tasks/__init__.py`."""
-
-    recipe: str  # "module:class" of the recipe's schema; importing it needs no extra
-    build: str  # "module:class" of the task; importing it may need the extra
-    extra: str | None  # what to install when the import fails
-    needs: Sequence[str] = ()  # import names that the extra brings
-    metrics: str = ""  # for `mae-bench list tasks`
-
-
-Encoder = VisionTransformer

@@ -6,9 +6,14 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from backbones.errors import UserError
+from tasks.recipe import DataConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of pixels in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,3 +56,24 @@ def decode_rgb(path: Path) -> Image.Image:
         raise UserError(
             f"{path}: unreadable image ({e}): replace it, or leave such images out with --set data.skip_broken=true"
         ) from e
+
+
+def embedded_root(data: DataConfig, layout: str) -> str | None:
+    """``data.root``, or for the embedded set the folder of `layout` in the cache (made when missing)."""
+    if data.name != "embedded" or data.root is not None:
+        return data.root
+    # Kept out of module scope: generating scenes loads photographs and digits that no other data set needs.
+    from tasks.embedded import EmbeddedConfig, prepare
+
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EmbeddedConfig), data.options))
+    except OmegaConfBaseException as e:
+        raise UserError(f"data.options of the embedded set: {str(e).splitlines()[0]}") from e
+    return str(prepare(config) / layout)  # type: ignore[arg-type]
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 RGB (N, 3, H, W) on any device -> float, ImageNet's mean and deviation taken off."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
+    return (images.float() / 255 - mean) / std

@@ -6,7 +6,7 @@ Each task extends `Recipe` by its own section (`tasks/<task>/config.py`), so tha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 
 @dataclass
@@ -23,11 +23,11 @@ class DataConfig:
     """Which data set. `root` comes from ``--data``; the embedded set needs none."""
 
     name: str = "imagenet"  # name in records and tables, and the NAME of --data NAME=DIR
-    root: Optional[str] = None  # noqa: UP045 (OmegaConf reads the annotation)
+    root: str | None = None
     # Options of the data set's maker, such as the seed and counts of the embedded one.
     options: dict[str, Any] = field(default_factory=dict)
-    limit_train: Optional[int] = None  # noqa: UP045 use the first n training images only
-    limit_val: Optional[int] = None  # noqa: UP045
+    limit_train: int | None = None  # use the first n training images only
+    limit_val: int | None = None
     skip_broken: bool = False  # leave out unreadable training images and count them, instead of stopping
 
 
@@ -36,13 +36,13 @@ class OptimizerConfig:
     """One of `blr` (scaled by effective batch size / 256, paper App. A) and `lr` (as it is)."""
 
     name: str = "adamw"  # adamw | lars | sgd
-    blr: Optional[float] = None  # noqa: UP045
-    lr: Optional[float] = None  # noqa: UP045
+    blr: float | None = None
+    lr: float | None = None
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     momentum: float = 0.9  # lars, sgd
     weight_decay: float = 0.05
-    layer_decay: Optional[float] = None  # noqa: UP045 layer-wise learning-rate decay
-    clip_grad: Optional[float] = None  # noqa: UP045 maximal gradient norm
+    layer_decay: float | None = None  # layer-wise learning-rate decay
+    clip_grad: float | None = None  # maximal gradient norm
 
 
 @dataclass
@@ -50,10 +50,10 @@ class ScheduleConfig:
     """Length in epochs or in iterations (one of them), and the curve of the learning rate, set at every step."""
 
     name: str = "cosine"  # cosine | multistep | poly
-    epochs: Optional[float] = None  # noqa: UP045
-    iterations: Optional[int] = None  # noqa: UP045
+    epochs: float | None = None
+    iterations: int | None = None
     warmup_epochs: float = 0.0
-    warmup_iterations: Optional[int] = None  # noqa: UP045 instead of warmup_epochs
+    warmup_iterations: int | None = None  # instead of warmup_epochs
     warmup_factor: float = 0.0  # warm-up starts at this share of the learning rate
     min_lr: float = 0.0
     milestones: list[float] = field(default_factory=list)  # multistep: shares of the schedule's length
@@ -66,16 +66,16 @@ class TrainConfig:
     """How the loop runs; nothing here but `batch_size`, `precision` and `ema` changes what is learnt."""
 
     batch_size: int = 256  # effective: over all processes and accumulation steps
-    micro_batch_size: Optional[int] = None  # noqa: UP045 images a process takes at once; default: all of its share
+    micro_batch_size: int | None = None  # images a process takes at once; default: all of its share
     precision: str = "fp32"  # fp32 | bf16 | fp16
     compile: bool = False
-    ema: Optional[float] = None  # noqa: UP045 decay of the weights' moving average
+    ema: float | None = None  # decay of the weights' moving average
     workers: int = 2  # data-loading processes of each training process
     cache_images: bool = False  # keep decoded training images in memory (small data sets)
-    eval_every_epochs: Optional[float] = None  # noqa: UP045 default: at the end only
+    eval_every_epochs: float | None = None  # default: at the end only
     eval_batch_size: int = 64
     checkpoint_every_seconds: float = 300.0
-    checkpoint_every_steps: Optional[int] = None  # noqa: UP045 instead of by time
+    checkpoint_every_steps: int | None = None  # instead of by time
     keep_checkpoints: int = 2
     log_every_steps: int = 20
 
@@ -93,3 +93,7 @@ class Recipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def protocol(self) -> str:
+        """The row group of the tables that this recipe's figures belong to."""
+        return self.task

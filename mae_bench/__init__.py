@@ -1,0 +1,24 @@
+"""From a ViT checkpoint to the tables of the MAE paper: the runner. The same verbs as the command line, for notebooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["load_encoder", "pretrain", "run", "table"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: `mae-bench --help` should not wait for torch.
+    if name in ("load_encoder", "pretrain", "run"):
+        from mae_bench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'mae_bench' has no attribute {name!r}")
+
+
+def table(name: str, runs: str, format: str = "md") -> str:
+    """A table of the paper from the records under `runs`, as ``md``, ``csv`` or ``json`` text."""
+    from mae_bench.record import find
+    from mae_bench.tables import build, render
+
+    return render(build(name, find(runs), runs_dir=runs), format)

@@ -1,0 +1,44 @@
+"""Evaluation of a task on all processes, every image once; metrics themselves are the task's evaluator's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mae_bench.seeding import CollateOrFail, SeededDataset, derive, raise_if_failed
+from tasks.base import Task
+
+
+@torch.no_grad()
+def evaluate(task: Task[Any], model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+    """Metrics of `model` on the validation set, the same on all processes.
+
+    Process r takes images r, r + world, …: nothing is padded, so nothing counts twice (the official code pads).
+    """
+    dataset: Any = task.val_dataset()
+    if dataset is None:
+        return {}
+    train = task.recipe.train
+    mine = range(accelerator.process_index, len(dataset), accelerator.num_processes)
+    loader = DataLoader(
+        SeededDataset(dataset),
+        batch_size=train.eval_batch_size,
+        sampler=[(i, derive(task.recipe.seed, "evaluation", i)) for i in mine],  # type: ignore[arg-type]
+        collate_fn=CollateOrFail(task.collate()),
+        num_workers=train.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    evaluator = task.evaluator()
+    model.eval()
+    with accelerator.autocast():
+        for batch in loader:
+            evaluator.update(model, send_to_device(raise_if_failed(batch), accelerator.device))
+    results = evaluator.results()
+    if accelerator.num_processes > 1:
+        results = gather_object(results)
+    return evaluator.metrics(results)

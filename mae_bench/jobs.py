@@ -1,0 +1,211 @@
+"""A job: one recipe, one start (scratch or a checkpoint), one seed, in one run directory; done once. Plans are in `suites`.
+
+A job's identity is the hash of resolved recipe, checkpoint content, data fingerprint and seed: a finished one is not run
+again, an interrupted one goes on, a changed one gets another folder.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+
+from backbones.checkpoint import Checkpoint, save_tensors
+from backbones.errors import UserError
+from mae_bench import provenance
+from mae_bench.engine import FitResult, Interrupted, create_accelerator, fit
+from mae_bench.logs import console
+from mae_bench.recipes import as_dict, recipe_hash
+from mae_bench.record import FILE_NAME, Data, Init, Metrics, Record, read, write
+from mae_bench.run_state import read_json, write_json, write_status
+from mae_bench.seeding import seed_all
+from tasks import create_task
+from tasks.base import Task
+from tasks.recipe import Recipe
+
+JOB_FILE = "job.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run; `checkpoint` None means from scratch."""
+
+    recipe_name: str
+    recipe: Recipe
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def method(self) -> str:
+        return self.checkpoint.method if self.checkpoint else "scratch"
+
+    @property
+    def name(self) -> str:
+        """For people and for the run directory: ``finetune/vit_micro_patch8_embedded-MAE-s0``."""
+        return job_name(self.recipe.protocol(), self.recipe_name, self.method, self.recipe.seed)
+
+
+def job_name(protocol: str, recipe_name: str, method: str, seed: int) -> str:
+    """``protocol/recipe-method-sSEED``, safe as a path."""
+    stem = Path(recipe_name).stem if recipe_name.endswith((".yaml", ".yml")) else recipe_name.rsplit("/", 1)[-1]
+    safe = "".join(c if c.isalnum() or c in "._" else "-" for c in method)
+    return f"{protocol}/{stem}-{safe}-s{seed}"
+
+
+def job_id(job: Job, fingerprint: str) -> str:
+    """sha256 over resolved recipe, checkpoint content, data fingerprint and seed."""
+    parts = [recipe_hash(job.recipe), job.checkpoint.sha256 if job.checkpoint else "scratch", fingerprint]
+    return hashlib.sha256("\n".join([*parts, str(job.recipe.seed)]).encode()).hexdigest()
+
+
+def run_job(job: Job, place: Callable[[str], Path]) -> Record:
+    """Runs a job, or finds it done.
+
+    Args:
+        place: run directory of a job id.
+
+    Raises:
+        UserError: bad input, or the run directory belongs to another job.
+        Interrupted: a signal came; what was done is saved.
+    """
+    accelerator = create_accelerator(job.recipe)
+    seed_all(job.recipe.seed, "init")
+    task = create_task(job.recipe, job.checkpoint)
+    identity = job_id(job, task.data.fingerprint)
+    run_dir = place(identity)
+    # One process looks and claims; the others find what it left.
+    done = _claim(run_dir, job, identity) if accelerator.is_main_process else None
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process and (run_dir / FILE_NAME).is_file():
+        done = read(run_dir)
+    if done is not None:
+        if accelerator.is_main_process:
+            console.print(f"{job.name}: done already ({run_dir})", markup=False, soft_wrap=True)
+        return done
+    started = _now()
+    try:
+        result = fit(task, run_dir, name=job.name, accelerator=accelerator)
+    except BaseException as e:
+        if accelerator.is_main_process:
+            state = "interrupted" if isinstance(e, (Interrupted, KeyboardInterrupt)) else "failed"
+            write_status(run_dir, state, name=job.name, error=str(e) or type(e).__name__)
+        raise
+    record = _record(job, task, result, identity, run_dir, started)
+    if accelerator.is_main_process:
+        for name, tensors in task.export(result.model).items():
+            save_tensors(run_dir / f"{name}.safetensors", tensors, _export_metadata(job))
+        write(record, run_dir)
+        write_status(run_dir, "done", name=job.name, step=result.progress.step, total=result.progress.step)
+    accelerator.wait_for_everyone()
+    return record
+
+
+def _claim(run_dir: Path, job: Job, identity: str) -> Record | None:
+    """Makes `run_dir` this job's, or returns the record of the finished job there."""
+    found = read_json(run_dir / JOB_FILE)
+    if found is not None and found.get("id") != identity:
+        raise UserError(
+            f"{run_dir} belongs to another recipe, checkpoint, data set or seed ({found.get('name')}): "
+            "give another --out, or delete that folder"
+        )
+    if found is None and run_dir.is_dir() and any(run_dir.iterdir()):
+        raise UserError(f"{run_dir} is not empty and holds no run: give another --out")
+    if (run_dir / FILE_NAME).is_file():
+        return read(run_dir)
+    make_folder(run_dir)
+    write_json(run_dir / JOB_FILE, {"id": identity, "name": job.name, "recipe": job.recipe_name})
+    recipe = yaml.safe_dump(as_dict(job.recipe), sort_keys=False)
+    (run_dir / "config.yaml").write_text(f"# {job.recipe_name}, resolved\n{recipe}")
+    write_status(run_dir, "running", name=job.name)
+    return None
+
+
+def make_folder(path: Path) -> None:
+    """`path` as a folder that can be written to, or a UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"--out {path}: cannot make this folder ({e.strerror}): give another one") from e
+    if not os.access(path, os.W_OK):
+        raise UserError(f"--out {path}: not writable: give another folder")
+
+
+def _export_metadata(job: Job) -> dict[str, str]:
+    """What a checkpoint of ours says of itself: the row of the tables that its encoder belongs to."""
+    method = "MAE" if job.recipe.task == "pretraining" else job.method
+    return {"method": method, "arch": job.recipe.encoder.arch, "recipe": job.recipe_name}
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _record(job: Job, task: Task[Any], result: FitResult, identity: str, run_dir: Path, started: str) -> Record:
+    recipe, progress, checkpoint = job.recipe, result.progress, job.checkpoint
+    kind = next(result.model.parameters()).device
+    return Record(
+        name=job.name,
+        task=recipe.task,
+        protocol=recipe.protocol(),
+        status="done",
+        arch=recipe.encoder.arch,
+        img_size=recipe.encoder.img_size,
+        init=Init(
+            method=job.method,
+            checkpoint=str(checkpoint.path) if checkpoint else None,
+            sha256=checkpoint.sha256 if checkpoint else None,
+            layout=checkpoint.layout if checkpoint else None,
+        ),
+        metrics=Metrics(
+            last=_numbers(progress.last),
+            best=_numbers(progress.best) or None,
+            best_epoch=progress.best_epoch,
+        ),
+        primary_metric=task.primary_metric,
+        seed=recipe.seed,
+        data=Data(**asdict(task.data)),
+        recipe=as_dict(recipe),
+        recipe_name=job.recipe_name,
+        recipe_hash=recipe_hash(recipe),
+        job_id=identity,
+        software=provenance.software(),
+        device=provenance.device(kind, result.processes),
+        precision=recipe.train.precision,
+        started=started,
+        finished=_now(),
+        git=provenance.git(),
+        images_per_s=progress.images / progress.train_seconds if progress.train_seconds else None,
+        peak_memory_bytes=provenance.peak_memory_bytes(kind),
+        device_hours=progress.seconds * result.processes / 3600,
+        wall_time_s=progress.seconds,
+        final_loss=progress.loss,
+        warnings=[f"resumed {progress.starts - 1} times"] if progress.starts > 1 else [],
+        checkpoints=[str(p.name) for p in sorted((run_dir / "checkpoints").glob("step_*.pt"))],
+    )
+
+
+def _numbers(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {k: None if math.isnan(v) else float(v) for k, v in metrics.items()}
+
+
+def device_summary() -> str:
+    """Such as ``2 processes on CPU`` for the first line of a run."""
+    state = PartialState()
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return f"{state.num_processes} process{'es' if state.num_processes > 1 else ''} on {where}"
+
+
+def describe(record: Record) -> str:
+    """A line on what a job came to."""
+    values = {k: v for k, v in record.metrics.last.items() if k in ("top1", "box_ap", "mask_ap", "mIoU")}
+    shown = "  ".join(f"{k} {'nan' if v is None else f'{v:.1f}'}" for k, v in values.items())
+    seconds = record.wall_time_s or 0.0
+    return f"{record.name}: {shown or f'loss {record.final_loss:.4f}'}  ({seconds:.0f} s)"

@@ -1,0 +1,160 @@
+"""Finding, loading, overriding and hashing recipes and suites: YAML under ``configs/``, checked against the task's schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from backbones.errors import UserError, unknown
+from tasks import recipe_schema
+from tasks.recipe import Recipe
+
+_PACKAGE = Path(__file__).parent
+# Keys that say how a run is carried out, not what is learnt: left out of a job's identity.
+_RUNTIME = ("compile", "workers", "cache_images", "eval_batch_size", "checkpoint_every_seconds", "micro_batch_size")
+_RUNTIME += ("checkpoint_every_steps", "keep_checkpoints", "log_every_steps")
+
+
+def config_root() -> Path:
+    """``configs/``: inside the installed package, or beside it in a checkout."""
+    inside = _PACKAGE / "configs"
+    return inside if inside.is_dir() else _PACKAGE.parent / "configs"
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes: paths under ``configs/`` without suffix, such as ``linear/vit_base_patch16_imagenet``."""
+    root = config_root()
+    paths = (p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+    return sorted(p for p in paths if not p.startswith("suites/"))
+
+
+def suite_names() -> list[str]:
+    """Names of the shipped suites."""
+    return sorted(p.stem for p in (config_root() / "suites").glob("*.yaml"))
+
+
+def find(kind: str, name: str) -> Path:
+    """The file of a shipped recipe or suite, or of a path that ends in .yaml."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"{kind} {name}: no such file")
+        return path
+    names = recipe_names() if kind == "recipe" else suite_names()
+    if name not in names:
+        raise unknown(kind, name, names)
+    folder = config_root() if kind == "recipe" else config_root() / "suites"
+    return folder / f"{name}.yaml"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, read with the safe loader."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a YAML mapping")
+    return content
+
+
+def protocol(name: str) -> str:
+    """A recipe's protocol is the folder it lies in: pretrain, finetune, linear, detection, segmentation."""
+    return find("recipe", name).parent.name
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or path with ``a.b=c`` overrides, as its task's dataclass.
+
+    A recipe may name another one as ``base:`` (by name, or by path beside it), whose values it overrides.
+
+    Raises:
+        UserError: unknown recipe, key or value type; the nearest key is named.
+    """
+    path = find("recipe", name)
+    layers = _layers(path)
+    task = next((layer["task"] for layer in reversed(layers) if "task" in layer), None)
+    if not isinstance(task, str):
+        raise UserError(f"{path}: a recipe needs task: pretraining | classification | detection | segmentation")
+    config = OmegaConf.structured(recipe_schema(task))
+    for layer in layers:
+        config = _merge(config, layer, str(path))
+    for text in overrides:
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            raise UserError(f"--set {text}: give key=value, such as --set optimizer.blr=1e-3")
+        layer = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"])))
+        config = _merge(config, layer, f"--set {text}")
+    try:
+        return cast(Recipe, OmegaConf.to_object(config))
+    except MissingMandatoryValue as e:
+        raise UserError(f"{path}: {str(e).splitlines()[0]}") from e
+
+
+def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    if path in seen:
+        raise UserError(f"{path}: base: leads back to itself")
+    content = read_yaml(path)
+    base = content.pop("base", None)
+    if base is None:
+        return [content]
+    beside = path.parent / f"{base}.yaml"
+    base_path = beside if beside.is_file() else find("recipe", base)
+    return [*_layers(base_path, (*seen, path)), content]
+
+
+def _merge(config: DictConfig, layer: dict[str, Any], where: str) -> DictConfig:
+    try:
+        return cast(DictConfig, OmegaConf.merge(config, layer))
+    except (ConfigKeyError, ConfigAttributeError) as e:
+        full = str(e.full_key or e.key)
+        options = _keys(config)
+        raise unknown("key", full, options, where=where) from e
+    except OmegaConfBaseException as e:
+        raise UserError(f"{where}: {str(e).splitlines()[0]} ({e.full_key})") from e
+
+
+def _keys(config: DictConfig, prefix: str = "") -> list[str]:
+    found = []
+    for key in config:
+        value = config._get_node(key)
+        found.append(f"{prefix}{key}")
+        if isinstance(value, DictConfig) and not value._is_none():
+            found += _keys(value, f"{prefix}{key}.")
+    return found
+
+
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain values, for records and ``config.yaml``."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(recipe)))
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """sha256 over what a recipe learns: without title, data folder, seed (kept apart) and run-time keys."""
+    content = as_dict(recipe)
+    for key in ("title", "published", "seed"):
+        content.pop(key)
+    content["data"].pop("root")
+    for key in _RUNTIME:
+        content["train"].pop(key)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def describe(name: str) -> dict[str, str]:
+    """Name, task, architecture, data, title and published figure, for `mae-bench list recipes`."""
+    recipe = load_recipe(name)
+    return {
+        "name": name,
+        "task": recipe.task,
+        "arch": recipe.encoder.arch,
+        "data": recipe.data.name,
+        "title": recipe.title,
+        "published": recipe.published,
+    }

@@ -1,0 +1,145 @@
+"""Random numbers as a function of what is being computed, so that nothing has to be restored on resume.
+
+Before each step the global generators are seeded from (seed, step, process), before each training sample from (seed, epoch,
+index). The order of the data and every augmentation are thus the same with any number of workers or processes, and after an
+interruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from backbones.errors import UserError
+
+
+def derive(*key: int | str) -> int:
+    """A 64-bit seed from a key."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
+
+
+def seed_all(*key: int | str) -> None:
+    """Seeds the global generators of torch (all devices), numpy and random."""
+    value = derive(*key)
+    torch.manual_seed(value)
+    _seed_others(value)
+
+
+def seed_sample(value: int) -> None:
+    """As `seed_all`, but the CPU only: a sample costs 0.1 ms less, and is made on the CPU."""
+    torch.default_generator.manual_seed(value)
+    _seed_others(value)
+
+
+def _seed_others(value: int) -> None:
+    np.random.seed(value % 2**32)
+    random.seed(value)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How `steps` optimiser steps cut up the data set among processes and accumulation.
+
+    Each epoch is a permutation of all images, its incomplete last batch dropped (as the official loaders do); a data set that
+    is smaller than a batch is repeated within it.
+    """
+
+    images: int
+    batch_size: int  # effective
+    micro_batch_size: int
+    accumulation: int
+    rank: int
+    world: int
+    seed: int
+
+    @staticmethod
+    def make(images: int, batch_size: int, micro: int | None, rank: int, world: int, seed: int) -> Plan:
+        """The plan with the largest micro batch up to `micro` that divides a process's share."""
+        if batch_size % world:
+            raise UserError(
+                f"train.batch_size={batch_size} cannot be shared by {world} processes: give a multiple of {world}"
+            )
+        share = batch_size // world
+        size = max(m for m in range(1, min(micro or share, share) + 1) if share % m == 0)
+        return Plan(images, batch_size, size, share // size, rank, world, seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, self.images // self.batch_size)
+
+    def epoch_order(self, epoch: int) -> torch.Tensor:
+        """Image indices of an epoch, ``steps_per_epoch * batch_size`` of them."""
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
+        order = torch.randperm(self.images, generator=generator)
+        wanted = self.steps_per_epoch * self.batch_size
+        return order.repeat(-(-wanted // self.images))[:wanted]
+
+
+class PlanSampler(Sampler[list[tuple[int, int]]]):
+    """Batch sampler: for each micro batch from `start` on, this process's (image index, sample seed) pairs."""
+
+    def __init__(self, plan: Plan, start: int, stop: int) -> None:
+        self.plan, self.start, self.stop = plan, start, stop
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start) * self.plan.accumulation
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        plan, epoch, order = self.plan, -1, torch.empty(0)
+        share, micro = plan.batch_size // plan.world, plan.micro_batch_size
+        for step in range(self.start, self.stop):
+            if step // plan.steps_per_epoch != epoch:
+                epoch = step // plan.steps_per_epoch
+                order = plan.epoch_order(epoch)
+            first = (step % plan.steps_per_epoch) * plan.batch_size + plan.rank * share
+            for i in range(first, first + share, micro):
+                yield [(k, derive(plan.seed, epoch, n, k)) for n, k in enumerate(order[i : i + micro].tolist(), i)]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A sample that could not be read; travels through the loader so that its one-line message survives the worker."""
+
+    message: str
+
+
+class SeededDataset(Dataset[Any]):
+    """Seeds the generators before each sample of `dataset`, and turns UserErrors into `Failed`."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        index, seed = key
+        seed_sample(seed)
+        try:
+            return self.dataset[index]
+        except UserError as e:
+            return Failed(str(e))
+
+
+class CollateOrFail:
+    """`collate`, except that a failed sample takes the place of its batch."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> Any:
+        for sample in samples:
+            if isinstance(sample, Failed):
+                return sample
+        return self.collate(samples)
+
+
+def raise_if_failed(batch: Any) -> Any:
+    """`batch`, or the UserError that a worker met."""
+    if isinstance(batch, Failed):
+        raise UserError(batch.message)
+    return batch

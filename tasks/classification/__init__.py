@@ -1,0 +1,1 @@
+"""Image classification: fine-tuning, linear probe, from scratch."""

@@ -1,0 +1,115 @@
+"""The classification task: class folders, the official transforms and losses, top-1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.data import Mixup
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from backbones.checkpoint import Checkpoint, build_encoder
+from backbones.errors import UserError
+from backbones.finetune import param_groups
+from tasks.base import DataInfo, Evaluator, Task
+from tasks.classification.config import ClassificationRecipe
+from tasks.classification.evaluation import AccuracyEvaluator
+from tasks.classification.model import Classifier
+from tasks.classification.transforms import eval_transform, train_transform
+from tasks.data import embedded_root, normalise
+from tasks.images import TransformedImages, open_split
+
+
+class ClassificationTask(Task[ClassificationRecipe]):
+    """Fine-tuning (Table 9), linear probe (Table 10) or supervised training, by the recipe's values."""
+
+    primary_metric = "top1"
+
+    def __init__(self, recipe: ClassificationRecipe, checkpoint: Checkpoint | None = None) -> None:
+        super().__init__(recipe)
+        self._open_data()
+        config, augmentation = recipe.encoder, recipe.augmentation
+        encoder = build_encoder(config.arch, config.img_size, config.drop_path, checkpoint)
+        self.mixup: Mixup | None = None
+        smoothing = recipe.head.label_smoothing
+        if augmentation.mixup or augmentation.cutmix:
+            self.mixup = Mixup(
+                mixup_alpha=augmentation.mixup,
+                cutmix_alpha=augmentation.cutmix,
+                label_smoothing=smoothing,
+                num_classes=self.data.classes,
+            )
+            smoothing = 0.0  # the mixed targets are smoothed already
+        self.erasing = RandomErasing(augmentation.erasing, mode="pixel", device="cpu") if augmentation.erasing else None
+        self.model = Classifier(encoder, self.data.classes, recipe.head, nn.CrossEntropyLoss(label_smoothing=smoothing))
+
+    def _open_data(self) -> None:
+        data = self.recipe.data
+        root = embedded_root(data, "imagenet")
+        notes = []
+        self.train_images = None
+        class_to_idx = None
+        if self.recipe.schedule.iterations != 0:
+            self.train_images = open_split(data.name, root, "train")
+            class_to_idx = self.train_images.class_to_idx
+            self.train_images.limit(data.limit_train)
+            if data.skip_broken and (dropped := self.train_images.drop_broken()):
+                notes.append(f"{dropped} unreadable training images left out")
+        self.val_images = open_split(data.name, root, "val", class_to_idx)
+        self.val_images.limit(data.limit_val)
+        splits = [s for s in (self.train_images, self.val_images) if s is not None]
+        self.data = DataInfo(
+            name=data.name,
+            root=str(root),
+            train_count=len(self.train_images or ()),
+            val_count=len(self.val_images),
+            classes=self.val_images.classes,
+            fingerprint="+".join(s.fingerprint() for s in splits),
+            notes=notes,
+        )
+        if self.data.classes < 2:
+            raise UserError(
+                f"--data {data.name}={root}: only {self.data.classes} class folder: classification needs two"
+            )
+
+    def train_dataset(self) -> Dataset[Any]:
+        assert self.train_images is not None
+        if self.recipe.train.cache_images:
+            self.train_images.cache()
+        transform = train_transform(self.recipe.encoder.img_size, self.recipe.augmentation)
+        return TransformedImages(self.train_images, transform)
+
+    def val_dataset(self) -> Dataset[Any]:
+        return TransformedImages(
+            self.val_images, eval_transform(self.recipe.encoder.img_size, self.recipe.augmentation)
+        )
+
+    def prepare_batch(self, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Normalise, erase, mix: erasing comes after normalisation, since it fills with unit noise."""
+        images, targets = normalise(batch[0]), batch[1]
+        if self.erasing is not None:
+            self.erasing.device = images.device.type
+            images = self.erasing(images)
+        if self.mixup is not None:
+            if len(images) % 2:
+                raise UserError("mixup pairs images: give an even train.batch_size and train.micro_batch_size")
+            images, targets = self.mixup(images, targets)
+        return images, targets
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        optimizer = self.recipe.optimizer
+        return param_groups(
+            self.model,
+            weight_decay=optimizer.weight_decay,
+            depth=len(self.model.encoder.blocks),  # type: ignore[union-attr,arg-type]
+            layer_decay=optimizer.layer_decay,
+            encoder_prefix="encoder.",
+        )
+
+    def evaluator(self) -> Evaluator:
+        return AccuracyEvaluator(self.data.classes)
+
+    def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+        assert isinstance(model, Classifier)
+        return {"model": model.timm_state()}

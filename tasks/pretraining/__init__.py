@@ -1,0 +1,1 @@
+"""MAE pre-training as a task of the engine."""
