@@ -71,9 +71,7 @@ def test_a_task_does_not_import_another_task(path: Path) -> None:
 def test_both_rules_see_every_way_of_writing_an_import(tmp_path: Path) -> None:
     bad = tmp_path / "tasks" / "one" / "bad.py"
     bad.parent.mkdir(parents=True)
-    bad.write_text(
-        "def f():\n    import mae_bench.cli\n\nfrom .. import two\nfrom tasks.three.data import x\n"
-    )
+    bad.write_text("def f():\n    import mae_bench.cli\n\nfrom .. import two\nfrom tasks.three.data import x\n")
     assert wrong_way(bad, tmp_path) == {"mae_bench.cli"}
     assert into_another_task(bad, tmp_path) == {"tasks.two", "tasks.three.data", "tasks.three.data.x"}
 
@@ -82,13 +80,9 @@ def test_every_package_that_we_import_is_declared() -> None:
     declared = {Requirement(line).name.lower() for line in requires("mae-bench") or []}
     distributions = packages_distributions()
     modules = {name.split(".")[0] for path in FILES for name in imports(path)}
-    third_party = (
-        modules - sys.stdlib_module_names - MAY_IMPORT.keys() - {"detectron2"}
-    )  # tasks/detection/install.py
+    third_party = modules - sys.stdlib_module_names - MAY_IMPORT.keys() - {"detectron2"}  # tasks/detection/install.py
     undeclared = {
-        module
-        for module in third_party
-        if not {name.lower() for name in distributions.get(module, [])} & declared
+        module for module in third_party if not {name.lower() for name in distributions.get(module, [])} & declared
     }
     # onedl-mmcv asks for opencv-python itself; declaring it here as well would bring it to those who hold another.
     assert undeclared <= {"cv2"}
@@ -104,7 +98,5 @@ import mae_bench, mae_bench.cli, tasks
 for task in tasks.REGISTRY:
     tasks.recipe_schema(task)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -42,7 +42,7 @@ def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = home / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home).strip())
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--quiet", wheel, cwd=home)
-    # A folder that a .pth file names is searched after `site`, and its own .pth files (the editable install) are not read.
+    # A folder named in a .pth file is searched last, and its own .pth files (the editable install) are not read.
     libraries = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     (site / "libraries.pth").write_text("\n".join(libraries) + "\n")
     return home / "bin"
@@ -54,9 +54,7 @@ def test_the_wheel_carries_every_recipe_and_data_file(wheel: Path) -> None:
         "git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES, "configs", cwd=ROOT
     ).split()
     wanted = {
-        f"mae_bench/{name}" if name.startswith("configs/") else name
-        for name in tracked
-        if (ROOT / name).exists()
+        f"mae_bench/{name}" if name.startswith("configs/") else name for name in tracked if (ROOT / name).exists()
     }
     assert {name for name in wanted if name.startswith("mae_bench/configs/")}, "no recipes in the repository"
     assert wanted <= inside

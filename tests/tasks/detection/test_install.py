@@ -40,13 +40,9 @@ def test_install_puts_a_whole_package_on_the_path_and_twice_is_as_once(tmp_path:
     assert sorted(os.listdir(tmp_path)) == ["_detectron2", "_detectron2.pth"]
 
 
-def test_without_an_index_it_says_so_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_an_index_it_says_so_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(
-        UserError, match=r"could not install sal-detectron2==0\.7\.2: .*check the network"
-    ) as error:
+    with pytest.raises(UserError, match=r"could not install sal-detectron2==0\.7\.2: .*check the network") as error:
         install.install(tmp_path)
     assert "\n" not in str(error.value)
     assert not os.listdir(tmp_path)
