@@ -51,11 +51,12 @@ def wrong_way(path: Path, root: Path = ROOT) -> set[str]:
 
 
 def into_another_task(path: Path, root: Path = ROOT) -> set[str]:
+    """Imports from a folder of `tasks` that is not the file's own; modules beside the folders are for all of them."""
     parts = path.relative_to(root).parts
     if parts[0] != "tasks" or len(parts) < 3:
         return set()
-    allowed = {parts[1], *SHARED_BY_TASKS}
-    return {n for n in imports(path, root) if n.startswith("tasks.") and n.split(".")[1] not in allowed}
+    others = {folder.name for folder in (root / "tasks").iterdir() if folder.is_dir()} - {parts[1]}
+    return {name for name in imports(path, root) if name.startswith("tasks.") and name.split(".")[1] in others}
 
 
 @each_file
@@ -69,9 +70,12 @@ def test_a_task_does_not_import_another_task(path: Path) -> None:
 
 
 def test_both_rules_see_every_way_of_writing_an_import(tmp_path: Path) -> None:
+    for task in ("one", "two", "three"):
+        (tmp_path / "tasks" / task).mkdir(parents=True)
     bad = tmp_path / "tasks" / "one" / "bad.py"
-    bad.parent.mkdir(parents=True)
-    bad.write_text("def f():\n    import mae_bench.cli\n\nfrom .. import two\nfrom tasks.three.data import x\n")
+    bad.write_text(
+        "def f():\n    import mae_bench.cli\n\nfrom .. import two\nfrom tasks.three.data import x\nimport tasks.base\n"
+    )
     assert wrong_way(bad, tmp_path) == {"mae_bench.cli"}
     assert into_another_task(bad, tmp_path) == {"tasks.two", "tasks.three.data", "tasks.three.data.x"}
 

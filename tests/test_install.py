@@ -69,6 +69,8 @@ def test_the_installed_command_runs_from_any_folder(elsewhere: Path, tmp_path: P
     where = run(elsewhere / "python", "-c", "import mae_bench; print(mae_bench.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(elsewhere.parent)
     assert "0.1.0" in run(elsewhere / "mae-bench", "--version", cwd=tmp_path)
-    listed = run(elsewhere / "mae-bench", "list", "recipes", cwd=tmp_path)
-    for recipe in (ROOT / "configs").rglob("*.yaml"):
-        assert recipe.stem in listed
+    recipes = run(elsewhere / "mae-bench", "list", "recipes", cwd=tmp_path)
+    suites = run(elsewhere / "mae-bench", "list", "suites", cwd=tmp_path)
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        name = str(path.relative_to(ROOT / "configs").with_suffix(""))
+        assert name in recipes or name.removeprefix("suites/") in suites
