@@ -7,6 +7,7 @@ Read so far: the official MAE layout (encoder-only, with decoder, wrapped in ``m
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -23,6 +24,7 @@ from backbones.encoder import SIZES, create_encoder
 from backbones.errors import UserError
 from backbones.pos_embed import resample_grid, sincos_2d
 
+_METADATA = "mae_bench"
 _DECODER = ("mask_token", "decoder_")
 _HEADS = ("head.", "fc_norm.")
 _WRAPPERS = ("model", "state_dict")
@@ -73,7 +75,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     file = _resolve(Path(path))
     tensors, metadata = _read(file)
     names = _strip(tensors)
-    layout = "mae_bench" if metadata.get("format") == "mae_bench" else "mae" if _has_decoder(names) else "timm"
+    layout = "mae_bench" if metadata is not None else "mae" if _has_decoder(names) else "timm"
     state = {k: v.float() for k, v in names.items() if not k.startswith(_DECODER) and not k.startswith(_HEADS)}
     arch, img_size = _shape_of(file, state)
     _check(file, state, arch, img_size)
@@ -81,7 +83,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         path=file,
         sha256=sha256_file(file),
         layout=layout,
-        method=metadata.get("method", "MAE"),
+        method=(metadata or {}).get("method", "MAE"),
         state=state,
         arch=arch,
         img_size=img_size,
@@ -89,10 +91,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes safetensors atomically: to a temporary name in the same folder, then renamed."""
+    """Writes safetensors atomically: to a temporary name in the same folder, then renamed.
+
+    All metadata is one entry, since safetensors writes entries in any order: the same tensors give the same bytes.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    safetensors.torch.save_file(contiguous, temporary, metadata={"format": "mae_bench", **(metadata or {})})
+    safetensors.torch.save_file(contiguous, temporary, metadata={_METADATA: json.dumps(metadata or {}, sort_keys=True)})
     os.replace(temporary, path)
 
 
@@ -120,12 +125,13 @@ def _resolve(path: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The file's named tensors, unwrapped, and its metadata."""
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """The file's named tensors, unwrapped, and what `save_tensors` wrote beside them (None: not our file)."""
     try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, framework="pt") as f:
-                return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}  # noqa: SIM118
+                metadata = json.loads((f.metadata() or {}).get(_METADATA, "null"))
+                return {k: f.get_tensor(k) for k in f.keys()}, metadata  # noqa: SIM118
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise UserError(
@@ -138,7 +144,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             content = content[wrapper]
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{path} holds no named tensors: give a model's state dict")
-    return {k: v for k, v in content.items() if isinstance(v, Tensor)}, {}
+    return {k: v for k, v in content.items() if isinstance(v, Tensor)}, None
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from backbones.checkpoint import Checkpoint, load_checkpoint
 from backbones.encoder import parse_arch
 from backbones.errors import UserError
 from mae_bench.jobs import Job, describe, job_name, make_folder, run_job
-from mae_bench.logs import console
+from mae_bench.logs import say
 from mae_bench.recipes import load_recipe
 from mae_bench.record import Record
 from mae_bench.run_state import read_json, write_json
@@ -100,9 +100,9 @@ def _run_entry(entry: Entry, source: Checkpoint | None, out: Path, outcome: Outc
         record = run_job(job, lambda identity: out / f"{job.name}-{identity[:8]}")
     except UserError as e:
         outcome.failures[job.name] = str(e)
-        console.print(f"{job.name}: {e}", style="red", markup=False, soft_wrap=True)
+        say(f"{job.name}: {e}", style="red")
         return
-    console.print(describe(record), markup=False, soft_wrap=True)
+    say(describe(record))
     outcome.records.append(record)
 
 

@@ -23,7 +23,7 @@ from backbones.checkpoint import Checkpoint, save_tensors
 from backbones.errors import UserError
 from mae_bench import provenance
 from mae_bench.engine import FitResult, Interrupted, create_accelerator, fit
-from mae_bench.logs import console
+from mae_bench.logs import say
 from mae_bench.recipes import as_dict, recipe_hash
 from mae_bench.record import FILE_NAME, Data, Init, Metrics, Record, read, write
 from mae_bench.run_state import read_json, write_json, write_status
@@ -87,8 +87,7 @@ def run_job(job: Job, place: Callable[[str], Path]) -> Record:
     if not accelerator.is_main_process and (run_dir / FILE_NAME).is_file():
         done = read(run_dir)
     if done is not None:
-        if accelerator.is_main_process:
-            console.print(f"{job.name}: done already ({run_dir})", markup=False, soft_wrap=True)
+        say(f"{job.name}: done already ({run_dir})")
         return done
     started = _now()
     try:

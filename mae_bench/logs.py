@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
@@ -65,8 +65,7 @@ class RunLog:
 
     def message(self, text: str) -> None:
         """A line for people."""
-        if self.active:
-            console.print(text, markup=False, soft_wrap=True)
+        say(text)
 
     def close(self) -> None:
         if self.active:
@@ -81,6 +80,8 @@ class RunLog:
             self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
 
-def print_error(text: str) -> None:
-    """One line on stderr."""
-    print(f"error: {text}", file=sys.stderr)
+def say(text: str, style: str | None = None) -> None:
+    """A line on stderr, from the main process only."""
+    if PartialState().is_main_process:
+        console.print(text, style=style, markup=False, soft_wrap=True)
+
