@@ -11,4 +11,5 @@ import warnings
 # detectron2 on a new torch warns on import and on its first forward, about things that users cannot mend.
 warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated", category=FutureWarning)
 warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated", category=DeprecationWarning)
+warnings.filterwarnings("ignore", message=".*torch.meshgrid: in an upcoming release", category=UserWarning)
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)

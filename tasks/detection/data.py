@@ -145,10 +145,10 @@ def test_augmentations(config: DetectionConfig) -> list[T.Augmentation]:
 
 
 class CocoDataset(Dataset[Record]):
-    """Items are detectron2's dicts: uint8 RGB ``image`` (3, H, W), ``image_id``, and the original ``height``, ``width``.
+    """Items are detectron2's dicts: uint8 RGB ``image`` (3, H, W), ``image_id``, the original ``height`` and ``width``.
 
-    In training also ``instances``: ``gt_boxes``, ``gt_classes`` and, with masks, ``gt_masks``; none of them when the crop
-    caught no object.
+    In training also ``instances``: ``gt_boxes``, ``gt_classes`` and, with masks, ``gt_masks``; none of them when the
+    crop caught no object.
 
     Args:
         train: draw `train_augmentations` and make the targets.
@@ -200,6 +200,6 @@ class CocoDataset(Dataset[Record]):
         # Polygons are rasterised inside each proposal, which is exact; run-length masks go as bitmaps.
         polygons = all(isinstance(each.get("segmentation", []), list) for each in objects)
         instances = utils.annotations_to_instances(objects, size, mask_format="polygon" if polygons else "bitmask")
-        if self.with_masks:  # the box that bounds what the crop left of the mask, not the cropped box
+        if instances.has("gt_masks"):  # the box that bounds what the crop left of the mask, not the cropped box
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return utils.filter_empty_instances(instances)

@@ -1,7 +1,7 @@
 """Mask R-CNN as ViTDet has it, from detectron2's classes, on our encoder. No recipe files, no data, no training.
 
-Built as in detectron2's configs/common/models/mask_rcnn_vitdet.py. Everything follows from the patch size P: the pyramid
-has strides P/4, P/2, P, 2P, and a max-pooled 4P for the proposals.
+Built as in detectron2's configs/common/models/mask_rcnn_vitdet.py. Everything follows from the patch size P: the
+pyramid has strides P/4, P/2, P, 2P, and a max-pooled 4P for the proposals.
 """
 
 from __future__ import annotations
