@@ -237,7 +237,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update(self.accelerator.unwrap_model(self.model), step=step)
+            self.ema.update(self.accelerator.unwrap_model(self.model))
         return mean
 
     def _losses(self, batch: Any) -> dict[str, Tensor]:
