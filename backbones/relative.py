@@ -1,17 +1,19 @@
 """BEiT's relative position bias: a learnt scalar a head and 2-D offset, added to attention; class token included.
 
-MAE turns it on for semantic segmentation, initialised as zero (App. A.4), since BEiT's code, which it follows, has it. The
-decomposed relative positions of ViTDet are in `backbones.dense`.
+MAE turns it on for semantic segmentation, initialised as zero (App. A.4), since BEiT's code, which it follows, has
+it. The decomposed relative positions of ViTDet are in `backbones.dense`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def add_bias_tables(attn: nn.Module, grid: tuple[int, int], class_token: bool) -> None:
+def add_bias_tables(attn: Any, grid: tuple[int, int], class_token: bool) -> None:
     """Gives an attention module zero tables: ``rel_bias`` (heads, 2h - 1, 2w - 1) for offsets between patches and, with
     a class token, ``rel_bias_cls`` (heads, 3) for class token to patch, patch to class token, class token to itself.
     """

@@ -51,5 +51,6 @@ __all__ = [
     "RandomFlip",
     "RandomResize",
     "Resize",
+    "mmseg",
     "pseudo_collate",
 ]

@@ -6,6 +6,7 @@ Shapes: N images, H x W pixels.
 from __future__ import annotations
 
 import os
+import warnings
 from collections import defaultdict
 from typing import Any
 
@@ -88,47 +89,69 @@ def build_segmenter(encoder: VisionTransformer, config: SegmentationConfig, img_
         )
     if config.inference not in ("slide", "whole"):
         raise UserError(f'segmentation.inference must be slide or whole, not "{config.inference}"')
-    norm = {"type": "SyncBN" if _synchronised() else "BN", "requires_grad": True}
-    head = {"num_classes": classes, "norm_cfg": norm, "dropout_ratio": config.dropout, "ignore_index": IGNORE}
-    net = EncoderDecoder(
-        data_preprocessor=MODELS.build(_preprocessor(config, img_size, encoder.patch_embed.patch_size[0])),
-        backbone={
-            "type": "DenseViT",
-            "encoder": encoder,
-            "img_size": img_size,
-            "out_blocks": blocks,
-            "class_token": config.class_token,
-            "grad_checkpointing": config.grad_checkpointing,
-        },
-        neck={"type": "Feature2Pyramid", "embed_dim": width, "rescales": _rescales(config), "norm_cfg": norm},
-        decode_head={
-            **head,
-            "type": "UPerHead",
-            "in_channels": [width] * 4,
-            "in_index": [0, 1, 2, 3],
-            "pool_scales": tuple(config.pool_scales),
-            "channels": config.channels,
-            "align_corners": False,
-            "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
-        },
-        auxiliary_head={
-            **head,
-            "type": "FCNHead",
-            "in_channels": width,
-            "in_index": 2,
-            "channels": config.aux_channels,
-            "num_convs": 1,
-            "concat_input": False,
-            "align_corners": False,
-            "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": config.aux_weight},
-        },
-        train_cfg=ConfigDict(),
-        test_cfg=_inference(config, img_size),
-    )
+    common = {
+        "num_classes": classes,
+        "norm_cfg": _norm(),
+        "dropout_ratio": config.dropout,
+        "ignore_index": IGNORE,
+        "align_corners": False,
+    }
+    with warnings.catch_warnings():
+        # mmseg averages the loss over unlabelled pixels too, and says so for each head; its recipes rely on it.
+        warnings.filterwarnings("ignore", message=".*avg_non_ignore")
+        net = EncoderDecoder(
+            data_preprocessor=MODELS.build(_preprocessor(config, img_size, encoder.patch_embed.patch_size[0])),
+            backbone={
+                "type": "DenseViT",
+                "encoder": encoder,
+                "img_size": img_size,
+                "out_blocks": blocks,
+                "class_token": config.class_token,
+                "rel_pos_bias": config.rel_pos_bias,
+                "grad_checkpointing": config.grad_checkpointing,
+            },
+            neck={
+                "type": "Feature2Pyramid",
+                "embed_dim": width,
+                "rescales": _rescales(config),
+                "norm_cfg": _norm(),
+            },
+            decode_head={**common, **_decode_head(config, width)},
+            auxiliary_head={**common, **_auxiliary_head(config, width)},
+            train_cfg=ConfigDict(),
+            test_cfg=_inference(config, img_size),
+        )
     # Not net.init_weights(): the encoder has its weights already.
     net.decode_head.init_weights()
     net.auxiliary_head.init_weights()
     return Segmenter(net)
+
+
+def _decode_head(config: SegmentationConfig, width: int) -> dict[str, Any]:
+    return {
+        "type": "UPerHead",
+        "in_channels": [width] * 4,
+        "in_index": [0, 1, 2, 3],
+        "pool_scales": tuple(config.pool_scales),
+        "channels": config.channels,
+        "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
+    }
+
+
+def _auxiliary_head(config: SegmentationConfig, width: int) -> dict[str, Any]:
+    return {
+        "type": "FCNHead",
+        "in_channels": width,
+        "in_index": 2,
+        "channels": config.aux_channels,
+        "num_convs": 1,
+        "concat_input": False,
+        "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": config.aux_weight},
+    }
+
+
+def _norm() -> dict[str, Any]:
+    return {"type": "SyncBN" if _synchronised() else "BN", "requires_grad": True}
 
 
 def _rescales(config: SegmentationConfig) -> list[float]:
