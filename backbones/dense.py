@@ -8,6 +8,7 @@ Shapes: N images, C width, h x w patches, W window size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -120,7 +121,7 @@ def block_forward(block: Block, x: Tensor, grid: tuple[int, int], window: int) -
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 
-def attend(attn: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+def attend(attn: Any, x: Tensor, grid: tuple[int, int]) -> Tensor:
     """timm's attention on tokens (B, T, C), with the block's relative positions when it has them."""
     if not hasattr(attn, "rel_pos_h") and not hasattr(attn, "rel_bias"):
         return attn(x)
@@ -174,7 +175,7 @@ def unpartition(windows: Tensor, window: int, padded: tuple[int, int], grid: tup
     return x.reshape(-1, *padded, windows.shape[-1])[:, : grid[0], : grid[1]]
 
 
-def _add_rel_pos(block: Block, size: tuple[int, int]) -> None:
+def _add_rel_pos(block: Any, size: tuple[int, int]) -> None:
     for name, length in (("rel_pos_h", size[0]), ("rel_pos_w", size[1])):
         block.attn.register_parameter(name, nn.Parameter(torch.zeros(2 * length - 1, block.attn.head_dim)))
 

@@ -28,7 +28,7 @@ def evaluate(task: Task[Any], model: nn.Module, accelerator: Accelerator) -> dic
     loader = DataLoader(
         SeededDataset(dataset),
         batch_size=train.eval_batch_size,
-        sampler=[(i, derive(task.recipe.seed, "evaluation", i)) for i in mine],  # type: ignore[arg-type]
+        sampler=[(i, derive(task.recipe.seed, "evaluation", i)) for i in mine],
         collate_fn=CollateOrFail(task.collate()),
         num_workers=train.workers,
         pin_memory=accelerator.device.type == "cuda",

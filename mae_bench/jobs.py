@@ -24,6 +24,7 @@ from backbones.errors import UserError
 from mae_bench import provenance
 from mae_bench.engine import FitResult, Interrupted, create_accelerator, fit
 from mae_bench.logs import say
+from mae_bench.optim import check
 from mae_bench.recipes import as_dict, recipe_hash
 from mae_bench.record import FILE_NAME, Data, Init, Metrics, Record, read, write
 from mae_bench.run_state import read_json, write_json, write_status
@@ -76,6 +77,7 @@ def run_job(job: Job, place: Callable[[str], Path]) -> Record:
         UserError: bad input, or the run directory belongs to another job.
         Interrupted: a signal came; what was done is saved.
     """
+    check(job.recipe)
     accelerator = create_accelerator(job.recipe)
     seed_all(job.recipe.seed, "init")
     task = create_task(job.recipe, job.checkpoint)

@@ -84,4 +84,3 @@ def say(text: str, style: str | None = None) -> None:
     """A line on stderr, from the main process only."""
     if PartialState().is_main_process:
         console.print(text, style=style, markup=False, soft_wrap=True)
-

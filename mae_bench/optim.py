@@ -22,6 +22,20 @@ def learning_rate(config: OptimizerConfig, batch_size: int) -> float:
     return config.lr if config.lr is not None else config.blr * batch_size / 256  # type: ignore[operator]
 
 
+OPTIMIZERS = ("adamw", "lars", "sgd")
+SCHEDULES = ("cosine", "multistep", "poly")
+
+
+def check(recipe: Recipe) -> None:
+    """A UserError for what `create_optimizer` and `create_schedule` would refuse, before anything is written."""
+    if recipe.optimizer.name not in OPTIMIZERS:
+        raise unknown("optimiser", recipe.optimizer.name, OPTIMIZERS, where="optimizer.name")
+    if recipe.schedule.name not in SCHEDULES:
+        raise unknown("schedule", recipe.schedule.name, SCHEDULES, where="schedule.name")
+    learning_rate(recipe.optimizer, recipe.train.batch_size)
+    total_steps(recipe.schedule, 1)
+
+
 def create_optimizer(recipe: Recipe, groups: Groups) -> torch.optim.Optimizer:
     """The recipe's optimiser over a task's parameter groups."""
     config = recipe.optimizer
@@ -30,9 +44,7 @@ def create_optimizer(recipe: Recipe, groups: Groups) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=lr, betas=(config.betas[0], config.betas[1]), fused=True)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=config.momentum)
-    if config.name == "lars":
-        return Lars(_adapt_weights_only(groups), lr=lr, momentum=config.momentum, trust_coeff=0.001)
-    raise unknown("optimiser", config.name, ["adamw", "sgd", "lars"], where="optimizer.name")
+    return Lars(_adapt_weights_only(groups), lr=lr, momentum=config.momentum, trust_coeff=0.001)
 
 
 def _adapt_weights_only(groups: Groups) -> Groups:
@@ -78,7 +90,5 @@ def create_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_
         return PolyLRScheduler(
             optimizer, length, power=config.power, lr_min=config.min_lr, warmup_prefix=True, **common
         )
-    if config.name == "multistep":
-        steps = [round(m * total) for m in config.milestones]
-        return MultiStepLRScheduler(optimizer, steps, decay_rate=config.gamma, warmup_prefix=False, **common)
-    raise unknown("schedule", config.name, ["cosine", "poly", "multistep"], where="schedule.name")
+    steps = [round(m * total) for m in config.milestones]
+    return MultiStepLRScheduler(optimizer, steps, decay_rate=config.gamma, warmup_prefix=False, **common)

@@ -18,8 +18,10 @@ from tasks.recipe import Recipe
 
 _PACKAGE = Path(__file__).parent
 # Keys that say how a run is carried out, not what is learnt: left out of a job's identity.
-_RUNTIME = ("compile", "workers", "cache_images", "eval_batch_size", "checkpoint_every_seconds", "micro_batch_size")
-_RUNTIME += ("checkpoint_every_steps", "keep_checkpoints", "log_every_steps")
+_RUNTIME = (
+    *("compile", "workers", "cache_images", "eval_batch_size", "micro_batch_size", "log_every_steps"),
+    *("checkpoint_every_seconds", "checkpoint_every_steps", "keep_checkpoints"),
+)
 
 
 def config_root() -> Path:
@@ -123,7 +125,7 @@ def _merge(config: DictConfig, layer: dict[str, Any], where: str) -> DictConfig:
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:
     found = []
-    for key in config:
+    for key in map(str, config):
         value = config._get_node(key)
         found.append(f"{prefix}{key}")
         if isinstance(value, DictConfig) and not value._is_none():

@@ -119,7 +119,7 @@ def open_split(name: str, root: str | None, split: str, class_to_idx: dict[str, 
         raise UserError(f"--data {name}={root}: no {split} split there: expected {known} with one folder a class")
     try:
         # A tar kept open would be shared by forked workers, together with its position.
-        reader = (
+        reader: Any = (
             ReaderImageFolder(str(path))
             if path.is_dir()
             else ReaderImageInTar(str(path), cache_tarfiles=False, cache_tarinfo=False)

@@ -44,7 +44,7 @@ class PretrainingTask(Task[PretrainingRecipe]):
             notes.append(f"{dropped} unreadable training images left out")
         self.data = DataInfo(
             name=data.name,
-            root=root,
+            root=str(root),
             train_count=len(self.images),
             val_count=0,
             classes=self.images.classes,
