@@ -6,10 +6,10 @@ Read so far: the official MAE layout (encoder-only, with decoder, wrapped in ``m
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ _METADATA = "mae_bench"
 _DECODER = ("mask_token", "decoder_")
 _HEADS = ("head.", "fc_norm.")
 _WRAPPERS = ("model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "encoder.")
+_WRAPPED = re.compile(r"(module\.|_orig_mod\.|encoder\.)(?:module\.|_orig_mod\.|encoder\.)*blocks\.")
 
 
 @dataclass(frozen=True)
@@ -132,30 +132,33 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
             with safetensors.safe_open(path, framework="pt") as f:
                 metadata = json.loads((f.metadata() or {}).get(_METADATA, "null"))
                 return {k: f.get_tensor(k) for k in f.keys()}, metadata  # noqa: SIM118
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        raise UserError(
-            f"{path} is refused: it is no checkpoint, or a pickle that would run code: {_first_line(e)}"
-        ) from e
-    except (OSError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as e:
+        # The official and timm's training checkpoints hold the command line's arguments; a Namespace is mere data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # on arbitrary bytes the unpickler raises nearly anything
+        if code := re.search(r"GLOBAL (\S+)", str(e)):
+            raise UserError(f"{path} is refused: it wants to run {code[1]}, and only tensors are read") from e
         raise UserError(f"{path} is not a checkpoint or is cut short: {_first_line(e)}") from e
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
         raise UserError(f"{path} holds no named tensors: give a model's state dict")
-    return {k: v for k, v in content.items() if isinstance(v, Tensor)}, None
+    return tensors, None
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:120] if text else type(error).__name__
+    # torch's first lines say how to load the file all the same, which is no advice for a broken one.
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    return f"{type(error).__name__} {text.splitlines()[0][:120]}" if text else type(error).__name__
 
 
 def _strip(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        if any(k.startswith(f"{prefix}blocks.") or k.startswith(f"{prefix}encoder.") for k in tensors):
-            tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}
+    """Names without what DDP, torch.compile and models around the encoder put before ``blocks.``."""
+    while wrapped := next((m for k in tensors if (m := _WRAPPED.match(k))), None):
+        tensors = {k.removeprefix(wrapped[1]): v for k, v in tensors.items()}
     return tensors
 
 
@@ -170,12 +173,17 @@ def _shape_of(path: Path, state: dict[str, Tensor]) -> tuple[str, tuple[int, int
         raise UserError(
             f"{path} is not a ViT in a layout that is known (it begins with {first}): give an MAE or timm ViT"
         )
-    weight = state["patch_embed.proj.weight"]
+    weight, pos = state["patch_embed.proj.weight"], state["pos_embed"]
+    if weight.ndim != 4 or pos.ndim != 3 or pos.shape[1] < 2 or not weight.numel():
+        raise UserError(
+            f"{path}: patch_embed.proj.weight has shape {tuple(weight.shape)} and pos_embed {tuple(pos.shape)}: a ViT has "
+            "(width, 3, patch, patch) and (1, 1 + patches, width)"
+        )
     width, patch = weight.shape[0], weight.shape[-1]
     depth = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k)))
     for name, (w, d, _) in SIZES.items():
         if (w, d) == (width, depth):
-            side = round((state["pos_embed"].shape[1] - 1) ** 0.5) * patch
+            side = round((pos.shape[1] - 1) ** 0.5) * patch
             return f"vit_{name}_patch{patch}", (side, side)
     sizes = ", ".join(f"{n} {w}x{d}" for n, (w, d, _) in SIZES.items())
     raise UserError(f"{path} is a ViT of width {width} and depth {depth}, which is no known size ({sizes})")

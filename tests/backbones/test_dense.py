@@ -1,0 +1,135 @@
+"""The dense encoder: timm's own features where nothing is added, windows that do not see each other, any image size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from backbones.dense import DenseEncoder, partition, unpartition
+from backbones.encoder import create_encoder
+from backbones.errors import UserError
+from backbones.relative import bias_of_tables
+
+
+def build(img_size: int = 32, **kwargs: object) -> DenseEncoder:
+    torch.manual_seed(0)
+    return DenseEncoder(create_encoder("vit_micro_patch8", img_size=img_size), img_size=img_size, **kwargs).eval()  # type: ignore[arg-type]
+
+
+def randomise_tables(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if "rel_" in name:
+            nn.init.normal_(parameter, std=0.5)
+
+
+@given(st.integers(1, 3), st.integers(1, 11), st.integers(1, 11), st.integers(1, 5))
+@settings(deadline=None, max_examples=60)
+def test_unpartition_inverts_partition_on_any_grid(batch: int, rows: int, columns: int, window: int) -> None:
+    x = torch.randn(batch, rows, columns, 3)
+    windows, padded = partition(x, window)
+    assert windows.shape == (batch * padded[0] * padded[1] // window**2, window**2, 3)
+    assert padded[0] % window == padded[1] % window == 0
+    assert 0 <= padded[0] - rows < window
+    assert 0 <= padded[1] - columns < window
+    assert torch.equal(unpartition(windows, window, padded, (rows, columns)), x)
+    assert windows.abs().sum() == pytest.approx(x.abs().sum().item(), rel=1e-5)  # padding is zero
+
+
+def test_with_global_attention_and_class_token_it_is_timms_encoder() -> None:
+    images = torch.randn(2, 3, 32, 32)
+    encoder = create_encoder("vit_micro_patch8", img_size=32).eval()
+    wanted = encoder.forward_intermediates(images, indices=[1, 3], norm=False, intermediates_only=True)
+    dense = DenseEncoder(encoder, img_size=32, class_token=True, out_blocks=[1, 3]).eval()
+    for ours, timms in zip(dense(images), wanted, strict=True):
+        torch.testing.assert_close(ours, timms, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kwargs", [{"window_size": 2, "rel_pos": True}, {"rel_pos": True}, {"rel_pos_bias": True}])
+def test_relative_positions_start_as_nothing_and_then_matter(kwargs: dict[str, object]) -> None:
+    images = torch.randn(1, 3, 32, 32)
+    plain = build(**{k: v for k, v in kwargs.items() if not k.startswith("rel_")})
+    added = build(**kwargs)
+    torch.testing.assert_close(added(images), plain(images), rtol=1e-4, atol=1e-4)
+    randomise_tables(added)
+    assert (added(images)[0] - plain(images)[0]).abs().max() > 0.01
+
+
+def test_windows_do_not_see_each_other_and_global_blocks_see_all() -> None:
+    images = torch.randn(1, 3, 32, 32)
+    changed = images.clone()
+    changed[..., 16:, 16:] += 1  # the lower right window of 2 x 2 patches
+    windowed = build(window_size=2, global_blocks=[])
+    difference = (windowed(images)[0] - windowed(changed)[0]).abs().sum(1)[0]
+    assert difference[:2].sum() == difference[:, :2].sum() == 0
+    assert (difference[2:, 2:] > 0).all()
+    mixed = build(window_size=2, global_blocks=[3])
+    assert ((mixed(images)[0] - mixed(changed)[0]).abs().sum(1) > 0).all()
+
+
+def test_last_block_of_each_quarter_is_global_by_default() -> None:
+    encoder = create_encoder("vit_tiny_patch16", img_size=32)
+    dense = DenseEncoder(encoder, img_size=32, window_size=14)
+    assert dense.windows == [14, 14, 0, 14, 14, 0, 14, 14, 0, 14, 14, 0]
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"window_size": 3, "rel_pos": True}, {"rel_pos_bias": True, "class_token": True}]
+)
+@given(height=st.integers(8, 60), width=st.integers(8, 60))
+@settings(deadline=None, max_examples=8)
+def test_map_covers_an_image_of_any_size(kwargs: dict[str, object], height: int, width: int) -> None:
+    (out,) = build(**kwargs)(torch.randn(1, 3, height, width))
+    assert out.shape == (1, 128, -(-height // 8), -(-width // 8))
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"window_size": 2, "rel_pos": True}, {"rel_pos_bias": True, "class_token": True, "out_blocks": [0, 3]}]
+)
+def test_every_parameter_gets_a_gradient(kwargs: dict[str, object]) -> None:
+    dense = build(**kwargs).train()
+    torch.stack([m.square().sum() for m in dense(torch.randn(1, 3, 32, 32))]).sum().backward()
+    without = [n for n, p in dense.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []  # DDP would wait for them
+
+
+def test_recomputing_blocks_changes_neither_output_nor_gradient() -> None:
+    def gradients(recompute: bool) -> list[Tensor]:
+        dense = build(window_size=2, rel_pos=True, grad_checkpointing=recompute).train()
+        dense(torch.linspace(-1, 1, 3072).reshape(1, 3, 32, 32))[0].square().sum().backward()
+        return [p.grad for p in dense.parameters() if p.grad is not None]
+
+    for kept, recomputed in zip(gradients(False), gradients(True), strict=True):
+        torch.testing.assert_close(kept, recomputed)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"window_size": 2, "class_token": True}, "class_token or window_size"),
+        ({"rel_pos": True, "class_token": True}, "class_token or rel_pos"),
+        ({"rel_pos_bias": True, "window_size": 2}, "rel_pos_bias"),
+        ({"rel_pos_bias": True, "rel_pos": True}, "rel_pos_bias"),
+    ],
+)
+def test_combinations_that_make_no_sense_are_named(kwargs: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build(**kwargs)
+
+
+def test_bias_is_looked_up_by_offset_from_query_to_key() -> None:
+    h, w = 2, 3
+    table, table_cls = torch.randn(2, 2 * h - 1, 2 * w - 1), torch.randn(2, 3)
+    bias = bias_of_tables(table, table_cls, (h, w))
+    assert bias.shape == (2, 1 + h * w, 1 + h * w)
+    cells = [(r, c) for r in range(h) for c in range(w)]
+    for i, (qr, qc) in enumerate(cells):
+        for j, (kr, kc) in enumerate(cells):
+            assert torch.equal(bias[:, 1 + i, 1 + j], table[:, qr - kr + h - 1, qc - kc + w - 1])
+    to_patch, from_patch, to_itself = table_cls.unbind(1)
+    assert torch.equal(bias[:, 0, 0], to_itself)
+    assert torch.equal(bias[:, 0, 1:], to_patch[:, None].expand(-1, h * w))
+    assert torch.equal(bias[:, 1:, 0], from_patch[:, None].expand(-1, h * w))

@@ -1,0 +1,215 @@
+"""The masked autoencoder computes what the official one does, and never lets a masked pixel reach the encoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from backbones.encoder import create_encoder
+from backbones.mae import MaskedAutoencoder, normalise_patches, patchify, unpatchify
+from backbones.masking import Masking, mask_from_noise, random_masking
+from tests.golden.figures import arrays, draw_weights, tensor
+
+# Our sums run in another order than the official ones (the patch embedding is a matrix product, the loss a plain mean).
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def build(*, norm_pix_loss: bool) -> MaskedAutoencoder:
+    return MaskedAutoencoder(
+        create_encoder("vit_micro_patch16", img_size=80),
+        decoder_embed_dim=64,
+        decoder_depth=2,
+        decoder_num_heads=4,
+        norm_pix_loss=norm_pix_loss,
+    )
+
+
+def official_names(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name.removeprefix("encoder."): p for name, p in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return tensor("images", (2, 3, 80, 80), scale=1.0, offset=0.1)
+
+
+@pytest.fixture(scope="module")
+def masking() -> Masking:
+    return mask_from_noise(torch.from_numpy(arrays("mae_forward")["noise"]), 0.75)
+
+
+# --- Stored figures of models_mae.py for the same weights, images and noise.
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    return {k: torch.from_numpy(v) for k, v in arrays("mae_forward").items() if v.dtype.kind != "U"}
+
+
+def with_drawn_weights(*, norm_pix_loss: bool = False) -> MaskedAutoencoder:
+    model = build(norm_pix_loss=norm_pix_loss)
+    draw_weights(official_names(model))
+    return model
+
+
+def test_parameters_that_train_bear_the_official_names() -> None:
+    ours = sorted(n for n, p in official_names(build(norm_pix_loss=True)).items() if p.requires_grad)
+    assert ours == arrays("mae_forward")["parameters"].tolist()
+
+
+def test_mask_equals_official(golden: dict[str, Tensor], masking: Masking) -> None:
+    assert torch.equal(masking.mask, golden["mask"].float())
+
+
+def test_patches_equal_official(golden: dict[str, Tensor], images: Tensor) -> None:
+    assert torch.equal(patchify(images, 16)[0, ::7], golden["patches_first_image_every7"])
+
+
+def test_latent_equals_official(golden: dict[str, Tensor], images: Tensor, masking: Masking) -> None:
+    latent = with_drawn_weights().forward_encoder(patchify(images, 16), masking)
+    torch.testing.assert_close(latent, golden["latent"], **CLOSE)
+
+
+def test_prediction_equals_official(golden: dict[str, Tensor], images: Tensor, masking: Masking) -> None:
+    torch.testing.assert_close(with_drawn_weights().predict(images, masking), golden["prediction"], **CLOSE)
+
+
+@pytest.mark.parametrize("target", ["plain", "normalised"])
+def test_loss_and_every_gradient_equal_official(
+    golden: dict[str, Tensor], images: Tensor, masking: Masking, target: str
+) -> None:
+    mae = with_drawn_weights(norm_pix_loss=target == "normalised")
+    loss = mae(images, masking)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), golden[f"loss_{target}"], rtol=1e-5, atol=0)
+    parameters = official_names(mae)
+    norms = [parameters[n].grad.double().norm() for n in arrays("mae_forward")["parameters"].tolist()]
+    torch.testing.assert_close(torch.stack(norms), golden[f"gradient_norms_{target}"], rtol=1e-5, atol=1e-8)
+
+
+# --- What must hold for any input.
+
+
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
+@settings(deadline=None, max_examples=40)
+def test_unpatchify_inverts_patchify(batch: int, rows: int, columns: int, patch: int) -> None:
+    pixels = torch.randn(batch, 3, rows * patch, columns * patch)
+    patches = patchify(pixels, patch)
+    assert patches.shape == (batch, rows * columns, patch * patch * 3)
+    assert torch.equal(unpatchify(patches, patch, (rows, columns)), pixels)
+
+
+def test_patches_are_in_row_major_order_with_channels_last() -> None:
+    pixels = torch.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6).float()
+    second_of_first_row = patchify(pixels, 2)[1, 1].reshape(2, 2, 3)
+    assert torch.equal(second_of_first_row, pixels[1, :, 0:2, 2:4].permute(1, 2, 0))
+
+
+def test_normalised_patches_have_zero_mean_and_unit_variance() -> None:
+    patches = normalise_patches(torch.randn(2, 3, 192) * 7 + 4)
+    torch.testing.assert_close(patches.mean(-1), torch.zeros(2, 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(patches.var(-1), torch.ones(2, 3), rtol=1e-4, atol=0)
+    assert normalise_patches(torch.full((1, 1, 12), 3.0)).abs().sum() == 0  # a flat patch is finite
+
+
+def test_masked_pixels_do_not_reach_the_prediction(images: Tensor, masking: Masking) -> None:
+    mae = build(norm_pix_loss=False)
+    patches = patchify(images, 16)
+    other = torch.where(masking.mask.bool().unsqueeze(-1), torch.randn_like(patches), patches)
+    changed = unpatchify(other, 16, (5, 5))
+    assert torch.equal(mae.predict(images, masking), mae.predict(changed, masking))
+    assert mae(images, masking) != mae(changed, masking)
+
+
+def test_visible_pixels_do_not_reach_the_target(images: Tensor, masking: Masking) -> None:
+    mae = build(norm_pix_loss=True)
+    pixels = images.clone().requires_grad_()
+    target = mae.targets(patchify(pixels, 16)) * masking.mask.unsqueeze(-1)
+    target.square().sum().backward()
+    gradient = patchify(pixels.grad, 16).abs().sum(-1)
+    assert gradient[masking.mask == 0].sum() == 0
+
+
+def test_encoder_sees_only_visible_tokens(images: Tensor) -> None:
+    mae = build(norm_pix_loss=True)
+    seen: list[int] = []
+    for block in mae.encoder.blocks:
+        block.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    embedded: list[int] = []
+    original = mae.embed_patches
+    mae.embed_patches = lambda patches: (embedded.append(patches.shape[1]), original(patches))[1]  # type: ignore[method-assign]
+    mae(images)
+    assert seen == [1 + 6] * 4
+    assert embedded == [6]
+
+
+def test_patch_embedding_equals_timms_convolution(images: Tensor) -> None:
+    mae = build(norm_pix_loss=True)
+    ours = mae.embed_patches(patchify(images, 16))
+    torch.testing.assert_close(ours, mae.encoder.patch_embed(images), **CLOSE)
+
+
+def test_with_everything_visible_the_latent_is_timms_features(images: Tensor) -> None:
+    mae = build(norm_pix_loss=True).eval()
+    in_order = mask_from_noise(torch.arange(25.0).expand(2, -1), 0.0)
+    torch.testing.assert_close(
+        mae.forward_encoder(patchify(images, 16), in_order), mae.encoder.forward_features(images), **CLOSE
+    )
+
+
+def test_order_of_the_visible_patches_does_not_matter(images: Tensor) -> None:
+    mae = build(norm_pix_loss=False)
+    noise = torch.rand(2, 25)
+    first = mask_from_noise(noise, 0.6)
+    kept_again = torch.where(first.mask.bool(), noise + 1, torch.rand(2, 25) * 0.5)
+    second = mask_from_noise(kept_again, 0.6)
+    assert torch.equal(first.mask, second.mask)
+    assert not torch.equal(first.ids_keep, second.ids_keep)
+    torch.testing.assert_close(mae.predict(images, first), mae.predict(images, second), **CLOSE)
+
+
+def test_non_square_images_work() -> None:
+    mae = MaskedAutoencoder(
+        create_encoder("vit_micro_patch8", img_size=(32, 64)),
+        decoder_embed_dim=32,
+        decoder_depth=1,
+        decoder_num_heads=2,
+    )
+    images = torch.randn(2, 3, 32, 64)
+    assert mae.predict(images, random_masking(2, 32, 0.75)).shape == (2, 32, 192)
+    mae(images).backward()
+
+
+def test_bf16_autocast_gives_a_float32_loss_close_to_full_precision(images: Tensor, masking: Masking) -> None:
+    torch.manual_seed(0)
+    mae = build(norm_pix_loss=True)
+    exact = mae(images, masking)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = mae(images, masking)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact.item(), rel=0.02)
+    assert all(torch.isfinite(p.grad).all() for p in mae.parameters() if p.requires_grad)
+
+
+def test_learns_to_carry_colours_from_visible_to_masked_patches() -> None:
+    torch.manual_seed(0)
+    mae = MaskedAutoencoder(
+        create_encoder("vit_micro_patch8", img_size=32),
+        decoder_embed_dim=64,
+        decoder_depth=1,
+        decoder_num_heads=4,
+        norm_pix_loss=False,
+    )
+    images = torch.randn(32, 3, 1, 1).expand(-1, -1, 32, 32)
+    optimizer = torch.optim.AdamW([p for p in mae.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(30):
+        loss = mae(images)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    # Predicting the mean colour would leave the variance.
+    assert loss.item() < 0.3 * images.var().item()
