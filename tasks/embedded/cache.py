@@ -80,9 +80,7 @@ def _generate(folder: Path, config: EmbeddedConfig, pools: dict[str, Pool]) -> N
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("embedded data set (digits on photographs)", total=singles + scenes)
         write_class_folders(folder / "imagenet", config, pools, lambda: progress.advance(bar))
-        write_scenes(
-            folder / "coco", folder / "ADEChallengeData2016", config, pools, lambda: progress.advance(bar)
-        )
+        write_scenes(folder / "coco", folder / "ADEChallengeData2016", config, pools, lambda: progress.advance(bar))
     write_readme(folder / "README.txt", _settings(config))
 
 

@@ -87,8 +87,7 @@ class _CocoJson:
             "images": [],
             "annotations": [],
             "categories": [
-                {"id": label + 1, "name": name, "supercategory": "digit"}
-                for label, name in enumerate(CLASSES)
+                {"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASSES)
             ],
         }
 
@@ -135,9 +134,7 @@ def _write_class_list(path: Path, pixels: np.ndarray, scenes_with: dict[str, np.
     lines = ["Idx\tRatio\tTrain\tVal\tStuff\tName"]
     for value, name in enumerate(ADE_NAMES, start=1):
         counts = f"{scenes_with['train'][value]}\t{scenes_with['val'][value]}"
-        lines.append(
-            f"{value}\t{pixels[value] / pixels.sum():.4f}\t{counts}\t{int(name == 'background')}\t{name}"
-        )
+        lines.append(f"{value}\t{pixels[value] / pixels.sum():.4f}\t{counts}\t{int(name == 'background')}\t{name}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

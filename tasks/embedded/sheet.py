@@ -69,9 +69,7 @@ def _annotated(path: Path, image: dict, coco: dict) -> Image.Image:
             draw.polygon([scale * value for value in ring], outline=colour, width=2)
         left, top, width, height = (scale * value for value in annotation["bbox"])
         draw.rectangle((left, top, left + width, top + height), outline=colour)
-        draw.text(
-            (left + 3, top), names[annotation["category_id"]], fill=colour, font=ImageFont.load_default(20)
-        )
+        draw.text((left + 3, top), names[annotation["category_id"]], fill=colour, font=ImageFont.load_default(20))
     return tile
 
 
