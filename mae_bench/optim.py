@@ -90,5 +90,6 @@ def create_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_
         return PolyLRScheduler(
             optimizer, length, power=config.power, lr_min=config.min_lr, warmup_prefix=True, **common
         )
-    steps = [round(m * total) for m in config.milestones]
+    # timm decays one update before the step that it is given.
+    steps = [round(m * total) + 1 for m in config.milestones]
     return MultiStepLRScheduler(optimizer, steps, decay_rate=config.gamma, warmup_prefix=False, **common)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from backbones.errors import UserError, unknown
 from tasks import recipe_schema
@@ -85,19 +85,30 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     task = next((layer["task"] for layer in reversed(layers) if "task" in layer), None)
     if not isinstance(task, str):
         raise UserError(f"{path}: a recipe needs task: pretraining | classification | detection | segmentation")
-    config = OmegaConf.structured(recipe_schema(task))
+    try:
+        config = OmegaConf.structured(recipe_schema(task))
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from e
     for layer in layers:
         config = _merge(config, layer, str(path))
     for text in overrides:
         key, separator, value = text.partition("=")
         if not separator or not key:
             raise UserError(f"--set {text}: give key=value, such as --set optimizer.blr=1e-3")
-        layer = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"])))
-        config = _merge(config, layer, f"--set {text}")
+        config = _merge(config, _parse(key, value, f"--set {text}"), f"--set {text}")
     try:
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise UserError(f"{path}: {', '.join(missing)} has no value: give it in the recipe or by --set")
         return cast(Recipe, OmegaConf.to_object(config))
-    except MissingMandatoryValue as e:
-        raise UserError(f"{path}: {str(e).splitlines()[0]}") from e
+    except OmegaConfBaseException as e:
+        raise UserError(f"{path}: {_first_line(e)} ({e.full_key})") from e
+
+
+def _parse(key: str, value: str, where: str) -> dict[str, Any]:
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"])))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as e:
+        raise UserError(f"{_one_line(where)}: not readable: {_one_line(str(e))}") from e
 
 
 def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
@@ -107,6 +118,8 @@ def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     base = content.pop("base", None)
     if base is None:
         return [content]
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: {base}: give a recipe's name")
     beside = path.parent / f"{base}.yaml"
     base_path = beside if beside.is_file() else find("recipe", base)
     return [*_layers(base_path, (*seen, path)), content]
@@ -118,9 +131,17 @@ def _merge(config: DictConfig, layer: dict[str, Any], where: str) -> DictConfig:
     except (ConfigKeyError, ConfigAttributeError) as e:
         full = str(e.full_key or e.key)
         options = _keys(config)
-        raise unknown("key", full, options, where=where) from e
+        raise unknown("key", _one_line(full), options, where=_one_line(where)) from e
     except OmegaConfBaseException as e:
-        raise UserError(f"{where}: {str(e).splitlines()[0]} ({e.full_key})") from e
+        raise UserError(f"{_one_line(where)}: {_first_line(e)} ({e.full_key})") from e
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:
