@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,11 +58,11 @@ class ImageSet:
         """
         if i in self.cached:
             return Image.fromarray(self.cached[i]), self._label(i)
-        file, label = self.reader[self.indices[i]]
         try:
+            file, label = self.reader[self.indices[i]]
             with file, Image.open(io.BytesIO(file.read())) as image:
                 return image.convert("RGB"), label
-        except (OSError, SyntaxError, ValueError) as e:
+        except (OSError, SyntaxError, ValueError, tarfile.TarError) as e:
             raise UserError(
                 f"{self.name(i)}: unreadable image ({e}): replace it, or leave such images out with --set data.skip_broken=true"
             ) from e
@@ -124,8 +125,9 @@ def open_split(name: str, root: str | None, split: str, class_to_idx: dict[str, 
             if path.is_dir()
             else ReaderImageInTar(str(path), cache_tarfiles=False, cache_tarinfo=False)
         )
-    except (RuntimeError, AssertionError, OSError) as e:
-        raise UserError(f"{path}: no images found in class folders: {str(e).splitlines()[0]}") from e
+    except (RuntimeError, AssertionError, ValueError, OSError, tarfile.TarError) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise UserError(f"{path}: no images found in class folders: {reason}") from e
     own: dict[str, int] = getattr(reader, "class_to_idx", None) or reader.class_name_to_idx
     if class_to_idx is not None and own != class_to_idx:
         reader = _renumber(reader, path, own, class_to_idx)

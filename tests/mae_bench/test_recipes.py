@@ -116,7 +116,10 @@ def test_any_override_is_taken_or_refused_in_one_line(key: str, value: str) -> N
         try:
             load_recipe(FINETUNE, [override])
         except UserError as e:
-            assert "\n" not in str(e)
+            message = str(e)
+        else:
+            message = ""
+        assert "\n" not in message
 
 
 def test_unknown_recipe_is_answered_with_the_nearest() -> None:
