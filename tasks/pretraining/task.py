@@ -12,10 +12,11 @@ from backbones.checkpoint import Checkpoint, build_encoder
 from backbones.errors import UserError
 from backbones.finetune import no_decay_pretraining, param_groups
 from backbones.mae import MaskedAutoencoder
+from backbones.masking import visible_count
 from tasks.base import DataInfo, Task
 from tasks.data import embedded_root, normalise
 from tasks.images import TransformedImages, open_split
-from tasks.pretraining.config import PretrainingRecipe
+from tasks.pretraining.config import MAEConfig, PretrainingRecipe
 
 
 class PretrainingTask(Task[PretrainingRecipe]):
@@ -24,9 +25,8 @@ class PretrainingTask(Task[PretrainingRecipe]):
     def __init__(self, recipe: PretrainingRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
         encoder_config, mae = recipe.encoder, recipe.mae
-        if not 0 < mae.mask_ratio < 1:
-            raise UserError(f"mae.mask_ratio={mae.mask_ratio}: give a share between 0 and 1")
         encoder = build_encoder(encoder_config.arch, encoder_config.img_size, encoder_config.drop_path, checkpoint)
+        _check(mae, encoder.patch_embed.num_patches)
         self.model = MaskedAutoencoder(
             encoder,
             decoder_embed_dim=mae.decoder_embed_dim,
@@ -82,3 +82,15 @@ class PretrainingTask(Task[PretrainingRecipe]):
         assert isinstance(model, MaskedAutoencoder)
         whole = {k.removeprefix("encoder."): v for k, v in model.state_dict().items()}
         return {"encoder": model.encoder.state_dict(), "mae": whole}
+
+
+def _check(mae: MAEConfig, patches: int) -> None:
+    if not 0 < mae.mask_ratio < 1:
+        raise UserError(f"mae.mask_ratio={mae.mask_ratio}: give a share between 0 and 1")
+    if visible_count(patches, mae.mask_ratio) == 0:
+        raise UserError(f"mae.mask_ratio={mae.mask_ratio} leaves none of {patches} patches visible: give a smaller one")
+    if mae.decoder_embed_dim % 4 or mae.decoder_embed_dim % mae.decoder_num_heads:
+        raise UserError(
+            f"mae.decoder_embed_dim={mae.decoder_embed_dim}: give a multiple of 4 and of "
+            f"mae.decoder_num_heads={mae.decoder_num_heads}"
+        )

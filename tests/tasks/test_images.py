@@ -111,8 +111,7 @@ def test_truncated_jpeg_is_named(folders: Path, tmp_path: Path, kind: str, share
     root = folders if kind == "folders" else make_tars(folders, tmp_path / "tars")
     images = open_split("mine", str(root), "train")
     with pytest.raises(UserError, match=r"bee/2\.jpg: unreadable image .*data\.skip_broken=true") as caught:
-        for i in range(len(images)):
-            images.read(i)
+        list(map(images.read, range(len(images))))
     assert "\n" not in str(caught.value)
     assert images.drop_broken() == 1
     assert len(images) == 11

@@ -1,0 +1,125 @@
+"""The classifier is timm's and the official one, pooled either way; a probe trains its head and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from backbones.encoder import create_encoder
+from backbones.errors import UserError
+from tasks.classification.config import HeadConfig
+from tasks.classification.model import Classifier
+from tests.golden.figures import arrays, draw_weights, tensor
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def build(img_size: int = 32, classes: int = 7, patch: int = 8, **head: object) -> Classifier:
+    encoder = create_encoder(f"vit_micro_patch{patch}", img_size=img_size)
+    return Classifier(encoder, classes, HeadConfig(**head), nn.CrossEntropyLoss())  # type: ignore[arg-type]
+
+
+def batch(count: int = 6, size: int = 32, classes: int = 7) -> tuple[Tensor, Tensor]:
+    return torch.randn(count, 3, size, size), torch.arange(count) % classes
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_logits_equal_official(pool: str) -> None:
+    model = build(img_size=80, patch=16, pool=pool).eval()
+    names = dict(model.encoder.named_parameters()) | {f"head.{k}": p for k, p in model.head[1].named_parameters()}
+    draw_weights(names, positions=True)
+    images = tensor("images", (2, 3, 80, 80), scale=1.0, offset=0.1)
+    with torch.no_grad():
+        logits = model((images, None))
+    torch.testing.assert_close(logits, torch.from_numpy(arrays("classifier")[f"logits_{pool}"]), **CLOSE)
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_exported_weights_give_the_same_logits_in_timm(pool: str) -> None:
+    model = build(pool=pool, init_std=0.1).eval()
+    timm_model = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=128, depth=4, num_heads=4, num_classes=7, global_pool=pool
+    ).eval()
+    timm_model.load_state_dict(model.timm_state())
+    images, targets = batch()
+    torch.testing.assert_close(model((images, targets)), timm_model(images), **CLOSE)
+
+
+@pytest.mark.parametrize("std", [2e-5, 0.01])
+def test_head_starts_truncated_normal_with_zero_bias(std: float) -> None:
+    torch.manual_seed(0)
+    linear = build(classes=200, init_std=std).head[1]
+    assert linear.weight.std().item() == pytest.approx(std, rel=0.02)
+    assert linear.bias.abs().sum() == 0
+
+
+def test_loss_in_training_and_logits_in_evaluation() -> None:
+    model = build(init_std=0.1, pool="avg")
+    images, targets = batch()
+    losses = model.train()((images, targets))
+    logits = model.eval()((images, targets))
+    torch.testing.assert_close(losses, {"loss": nn.functional.cross_entropy(logits, targets)})
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_fine_tuning_trains_every_parameter(pool: str) -> None:
+    model = build(pool=pool, init_std=0.1).train()
+    model(batch())["loss"].backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    assert model.encoder.pos_embed.grad.abs().sum() > 0
+
+
+def test_linear_probe_leaves_the_encoder_bit_identical_and_in_evaluation_mode() -> None:
+    torch.manual_seed(0)
+    encoder = create_encoder("vit_micro_patch8", img_size=32, drop_path=0.5)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    config = HeadConfig(frozen_encoder=True, pool="token", batch_norm=True, init_std=0.01)
+    model = Classifier(encoder, 7, config, nn.CrossEntropyLoss()).train()
+    assert model.training
+    assert not any(m.training for m in model.encoder.modules())
+    assert model.head[0].training
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == ["head.1.weight", "head.1.bias"]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0, weight_decay=0.1)
+    head = model.head[1].weight.clone()
+    first, second = (model(data)["loss"] for data in [batch()] * 2)
+    assert first.item() != 0
+    (first + second).backward()
+    optimizer.step()
+    assert all(torch.equal(v, before[k]) for k, v in model.encoder.state_dict().items())
+    assert not torch.equal(model.head[1].weight, head)
+    assert all(p.grad is None for p in model.encoder.parameters())
+    assert model.head[0].running_mean.abs().sum() > 0
+
+
+def test_probe_normalises_features_without_scale_and_shift() -> None:
+    model = build(frozen_encoder=True, pool="token", batch_norm=True, init_std=0.01).train()
+    seen: list[Tensor] = []
+    model.head[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(batch(64))
+    torch.testing.assert_close(seen[0].mean(0), torch.zeros(128), rtol=0, atol=1e-4)
+    torch.testing.assert_close(seen[0].var(0, unbiased=False), torch.ones(128), rtol=1e-2, atol=1e-2)
+    assert list(model.head[0].parameters()) == []
+
+
+def test_label_smoothed_loss_of_soft_targets() -> None:
+    model = build(init_std=0.1).train()
+    images, targets = batch()
+    soft = nn.functional.one_hot(targets, 7).float()
+    torch.testing.assert_close(model((images, soft))["loss"], model((images, targets))["loss"], **CLOSE)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_bf16_autocast_trains(frozen: bool) -> None:
+    model = build(frozen_encoder=frozen, pool="token" if frozen else "avg", batch_norm=frozen, init_std=0.01).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(batch())["loss"]
+    loss.backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(torch.isfinite(p.grad).all() and p.grad.dtype == torch.float32 for p in trained)
+
+
+def test_unknown_pooling_is_named() -> None:
+    with pytest.raises(UserError, match=r'unknown pooling "avgg" in head\.pool: did you mean "avg"'):
+        build(pool="avgg")
