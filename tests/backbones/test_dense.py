@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from backbones.dense import DenseEncoder, partition, unpartition
+from backbones.dense import DenseEncoder, partition, rel_pos_bias, unpartition
 from backbones.encoder import create_encoder
 from backbones.errors import UserError
 from backbones.relative import bias_of_tables
@@ -133,3 +133,15 @@ def test_bias_is_looked_up_by_offset_from_query_to_key() -> None:
     assert torch.equal(bias[:, 0, 0], to_itself)
     assert torch.equal(bias[:, 0, 1:], to_patch[:, None].expand(-1, h * w))
     assert torch.equal(bias[:, 1:, 0], from_patch[:, None].expand(-1, h * w))
+
+
+def test_decomposed_positions_are_looked_up_by_offset_from_query_to_key() -> None:
+    h, w = 2, 3
+    q = torch.randn(1, 1, h * w, 4)
+    table_h, table_w = torch.randn(2 * h - 1, 4), torch.randn(2 * w - 1, 4)
+    bias = rel_pos_bias(q, table_h, table_w, (h, w))[0, 0]
+    cells = [(r, c) for r in range(h) for c in range(w)]
+    for i, (qr, qc) in enumerate(cells):
+        for j, (kr, kc) in enumerate(cells):
+            wanted = q[0, 0, i] @ (table_h[qr - kr + h - 1] + table_w[qc - kc + w - 1])
+            torch.testing.assert_close(bias[i, j], wanted)
