@@ -33,7 +33,7 @@ def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
         img_size=96,
         scale_range=[1.0, 1.0],
         flip=False,
-        channels=64,
+        channels=48,
         box_convs=2,
         mask_convs=2,
         box_fc=256,
@@ -43,7 +43,7 @@ def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
         rpn_post_nms_topk=[100, 50],
     )
     recipe.optimizer.lr, recipe.optimizer.clip_grad = 2e-3, 1.0
-    recipe.schedule.iterations, recipe.schedule.warmup_iterations = 130, 15
+    recipe.schedule.iterations, recipe.schedule.warmup_iterations = 190, 15
     recipe.train.batch_size = 4
     recipe.train.cache_images = True
     (tmp_path / "run").mkdir()
