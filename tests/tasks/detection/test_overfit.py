@@ -43,7 +43,7 @@ def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
         rpn_post_nms_topk=[100, 50],
     )
     recipe.optimizer.lr, recipe.optimizer.clip_grad = 2e-3, 1.0
-    recipe.schedule.iterations, recipe.schedule.warmup_iterations = 190, 15
+    recipe.schedule.iterations, recipe.schedule.warmup_iterations = 150, 15
     recipe.train.batch_size = 4
     recipe.train.cache_images = True
     (tmp_path / "run").mkdir()
