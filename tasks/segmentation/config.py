@@ -39,6 +39,8 @@ class SegmentationConfig:
     pool_scales: list[int] = field(default_factory=lambda: [1, 2, 3, 6])  # of its pyramid pooling
     aux_channels: int = 256  # of the auxiliary FCNHead
     aux_weight: float = 0.4  # of its loss
+    # Weight of each class in both heads' losses; default: all 1. Small data sets learn nothing but a vast background.
+    class_weight: list[float] | None = None
     dropout: float = 0.1  # before the classifier of both heads
     grad_checkpointing: bool = False
 

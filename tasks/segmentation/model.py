@@ -89,6 +89,8 @@ def build_segmenter(encoder: VisionTransformer, config: SegmentationConfig, img_
         )
     if config.inference not in ("slide", "whole"):
         raise UserError(f'segmentation.inference must be slide or whole, not "{config.inference}"')
+    if config.class_weight is not None and len(config.class_weight) != classes:
+        raise UserError(f"segmentation.class_weight has {len(config.class_weight)} values for {classes} classes")
     common = {
         "num_classes": classes,
         "norm_cfg": _norm(),
@@ -134,7 +136,7 @@ def _decode_head(config: SegmentationConfig, width: int) -> dict[str, Any]:
         "in_index": [0, 1, 2, 3],
         "pool_scales": tuple(config.pool_scales),
         "channels": config.channels,
-        "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
+        "loss_decode": _loss(config, 1.0),
     }
 
 
@@ -146,8 +148,13 @@ def _auxiliary_head(config: SegmentationConfig, width: int) -> dict[str, Any]:
         "channels": config.aux_channels,
         "num_convs": 1,
         "concat_input": False,
-        "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": config.aux_weight},
+        "loss_decode": _loss(config, config.aux_weight),
     }
+
+
+def _loss(config: SegmentationConfig, weight: float) -> dict[str, Any]:
+    classes = None if config.class_weight is None else list(config.class_weight)
+    return {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": weight, "class_weight": classes}
 
 
 def _norm() -> dict[str, Any]:

@@ -44,6 +44,7 @@ def recipe() -> RecipeMaker:
     def make(root: Path | None, *overrides: str) -> SegmentationRecipe:
         small = ["encoder.img_size=32", "segmentation.resize_scale=[64,32]", "segmentation.channels=8"]
         small += ["segmentation.aux_channels=8", "train.batch_size=2", "train.workers=0", "schedule.iterations=2"]
+        small += ["segmentation.class_weight=null"]
         small += ["data.name=small", f"data.root={root}"] if root else []
         loaded = load_recipe("segmentation/vit_micro_patch8_embedded", [*small, *overrides])
         assert isinstance(loaded, SegmentationRecipe)

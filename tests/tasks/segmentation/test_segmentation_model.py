@@ -174,6 +174,17 @@ def test_bf16_autocast_trains_and_predicts() -> None:
             assert model.eval()(batch((64, 64)))[0].pred_sem_seg.data.shape == (1, 64, 64)
 
 
+def test_class_weights_are_those_of_a_weighted_mean() -> None:
+    weights = [0.1, 1.0, 2.0, 1.0, 0.5]
+    net = segmenter(dropout=0.0, class_weight=weights).train().net
+    data = net.data_preprocessor(batch((64, 64), (64, 64)), training=True)
+    losses = net(**data, mode="loss")
+    logits = torch.nn.functional.interpolate(net(**data, mode="tensor"), size=(64, 64), mode="bilinear")
+    labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data["data_samples"]])
+    expected = torch.nn.functional.cross_entropy(logits, labels, weight=torch.tensor(weights))
+    torch.testing.assert_close(losses["decode.loss_ce"], expected)
+
+
 def test_gradient_checkpointing_changes_no_gradient() -> None:
     data = batch((64, 64), (64, 64))
     gradients = []
@@ -194,6 +205,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         ({"inference": "tiles"}, "inference"),
         ({"slide_stride": 65}, "slide_stride"),
         ({"slide_stride": 0}, "slide_stride"),
+        ({"class_weight": [1, 1]}, "class_weight"),
     ],
 )
 def test_settings_that_make_no_network_are_named(changes: dict[str, Any], names: str) -> None:

@@ -173,16 +173,15 @@ def overfit(run_dir: Path, steps: int) -> FitResult:
     counts = ("pretrain_count", "train_count", "val_count", "scene_train_count", "scene_val_count")
     keys = [f"data.options.{count}=8" for count in counts]
     keys += ["segmentation.val_images=images/training", "segmentation.val_maps=annotations/training"]
-    keys += ["train.batch_size=4", "train.eval_batch_size=8"]
+    keys += ["train.batch_size=4"]
     keys += [
         "train.workers=0",
         "train.cache_images=true",
         f"schedule.iterations={steps}",
         "schedule.warmup_iterations=10",
     ]
-    keys += ["optimizer.lr=8e-3", "optimizer.weight_decay=0", "optimizer.layer_decay=null", "optimizer.clip_grad=1"]
-    keys += ["segmentation.photometric_distortion=false", "segmentation.resize_ratio=[1,1]"]
-    keys += ["segmentation.cat_max_ratio=1", "segmentation.dropout=0"]
+    keys += ["optimizer.lr=8e-3", "optimizer.weight_decay=0", "optimizer.layer_decay=null"]
+    keys += ["segmentation.resize_scale=[64,64]", "segmentation.resize_ratio=[1,1]", "segmentation.dropout=0"]
     loaded = load_recipe("segmentation/vit_micro_patch8_embedded", keys)
     assert isinstance(loaded, SegmentationRecipe)
     seed_all(0)
@@ -193,4 +192,4 @@ def overfit(run_dir: Path, steps: int) -> FitResult:
 def test_eight_images_are_learnt_by_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads learn and the evaluator is joined up right: nothing but the right classes in the right places gets there."""
     monkeypatch.setenv("MAE_BENCH_CACHE", str(tmp_path / "cache"))
-    assert overfit(tmp_path, steps=180).progress.last["mIoU"] > 60
+    assert overfit(tmp_path, steps=200).progress.last["mIoU"] > 60
