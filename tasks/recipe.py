@@ -26,7 +26,7 @@ class DataConfig:
     root: str | None = None
     # Options of the data set's maker, such as the seed and counts of the embedded one.
     options: dict[str, Any] = field(default_factory=dict)
-    limit_train: int | None = None  # use the first n training images only
+    limit_train: int | None = None  # use n training images only, spread over the set
     limit_val: int | None = None
     skip_broken: bool = False  # leave out unreadable training images and count them, instead of stopping
 
