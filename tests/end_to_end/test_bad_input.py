@@ -63,13 +63,19 @@ FINETUNE = ["run", "--scratch", "vit_micro_patch4", "--tasks", "finetune", *SMAL
         ([*PRETRAIN, "--set", "train.precision=fp8"], ['unknown precision "fp8"', "train.precision"]),
         ([*PRETRAIN, "--set", "optimizer.name=adam"], ['unknown optimiser "adam"', '"adamw"']),
         (["pretrain", "pretrain/vit_micro_patch4_cifar10"], ["cifar10", "--data cifar10=DIR"]),
-        (["pretrain", "pretrain/vit_micro_patch4_cifar10", "--data", "/nowhere"], ["/nowhere", "no such file or folder"]),
+        (
+            ["pretrain", "pretrain/vit_micro_patch4_cifar10", "--data", "/nowhere"],
+            ["/nowhere", "no such file or folder"],
+        ),
         (["run", "--scratch", "vit_micro_patch8", "--tasks", "finetun"], ['unknown task "finetun"', '"finetune"']),
         (["run", "--scratch", "vit_micr_patch8", "--tasks", "finetune"], ["vit_micr_patch8", "vit_micro_patch8"]),
         (["run", "--tasks", "finetune"], ["--checkpoint", "--scratch"]),
         (["run", "--suite", "quikstart"], ['unknown suite "quikstart"', '"quickstart"']),
         (["run", "--scratch", "vit_base_patch16", "--tasks", "finetune"], ["--data imagenet=DIR"]),
-        (["run", "--scratch", "vit_micro_patch8", "--tasks", "linear", "--data", "imagnet=/tmp"], ["imagnet", "embedded"]),
+        (
+            ["run", "--scratch", "vit_micro_patch8", "--tasks", "linear", "--data", "imagnet=/tmp"],
+            ["imagnet", "embedded"],
+        ),
         (["run", "--scratch", "vit_micro_patch8", "--tasks", "linear", "--seeds", "0,x"], ["--seeds 0,x"]),
         (["run", "--checkpoint", "/nowhere.pth", "--tasks", "linear"], ["/nowhere.pth", "no such checkpoint"]),
     ],
@@ -195,4 +201,3 @@ def test_a_missing_extra_says_what_to_install(
     monkeypatch.setattr("tasks.find_spec", lambda name: None)
     command = ["run", "--scratch", "vit_micro_patch8", "--tasks", task, *EMBEDDED]
     refused(cli(*command, "--out", tmp_path / "out"), f"pip install 'mae-bench[{task}]'")
-

@@ -1,0 +1,58 @@
+"""The quickstart's suite, with data and schedules cut down: every part joined up, the tables, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mae_bench.record import find
+from tests.conftest import Result
+from tests.end_to_end.tiny import EMBEDDED
+
+Cli = Callable[..., Result]
+SHORT = [
+    *("--set", "train.batch_size=4", "--set", "pretrain:schedule.epochs=0.2", "--set", "linear:schedule.epochs=1"),
+    *("--set", "finetune:schedule.epochs=1", "--set", "detection:schedule.iterations=2"),
+    *("--set", "segmentation:schedule.iterations=2"),
+]
+QUICKSTART = ["run", "--suite", "quickstart", *EMBEDDED, *SHORT]
+
+
+@pytest.mark.slow
+def test_every_task_runs_from_scratch_and_pre_trained_and_fills_the_tables(cli: Cli, tmp_path: Path) -> None:
+    first = cli(*QUICKSTART, "--out", tmp_path)
+    assert first.code == 0, first.err
+    for heading in ("### Table 3", "### Table 4", "### Table 5"):
+        assert heading in first.out
+    assert str(tmp_path) in first.out.splitlines()[-1]
+
+    records = find(tmp_path)
+    done = {(r.protocol, r.init.method) for r in records}
+    tasks = ("linear", "finetune", "detection", "segmentation")
+    assert done == {("pretrain", "scratch")} | {(t, m) for t in tasks for m in ("scratch", "MAE")}
+    encoders = {r.init.sha256 for r in records if r.init.method == "MAE"}
+    assert len(encoders) == 1
+
+    table = json.loads(cli("table", "table4", "--runs", tmp_path, "--format", "json").out)
+    ours = {row["method"] for row in table["rows"] if any(c["ours_mean"] is not None for c in row["cells"].values())}
+    assert ours == {"scratch", "MAE"}
+
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != "plan.json"}
+    again = cli(*QUICKSTART, "--out", tmp_path)
+    assert again.out == first.out
+    assert again.err.count("done already") == 9
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert cli("status", tmp_path).out.splitlines()[-1] == "9 done"
+
+
+@pytest.mark.slow
+def test_seeds_become_mean_and_deviation(cli: Cli, tmp_path: Path) -> None:
+    command = ["run", "--scratch", "vit_micro_patch8", "--tasks", "finetune", *EMBEDDED]
+    short = ["--set", "schedule.epochs=1", "--set", "train.batch_size=8"]
+    result = cli(*command, *short, "--seeds", "0,1", "--out", tmp_path)
+    assert result.code == 0, result.err
+    assert "± " in result.out
+    assert "(2)" in result.out
