@@ -29,7 +29,15 @@ from mae_bench.logs import RunLog
 from mae_bench.meters import Clock, Meter
 from mae_bench.optim import create_optimizer, create_schedule, total_steps
 from mae_bench.run_state import Progress, load_newest, progress_dict, save_checkpoint, write_status
-from mae_bench.seeding import CollateOrFail, Plan, PlanSampler, SeededDataset, raise_if_failed, seed_all
+from mae_bench.seeding import (
+    CollateOrFail,
+    Plan,
+    PlanSampler,
+    SeededDataset,
+    leave_signals_to_parent,
+    raise_if_failed,
+    seed_all,
+)
 from tasks.base import Task
 from tasks.recipe import Recipe
 
@@ -49,6 +57,7 @@ class FitResult:
     model: nn.Module  # unwrapped; the moving average when there is one
     processes: int
     resumed_from: int
+    stopped: bool  # a signal came after the last step: this run is whole, the next should not begin
 
 
 def create_accelerator(recipe: Recipe) -> Accelerator:
@@ -87,6 +96,7 @@ def fit(task: Task[Any], run_dir: Path, *, name: str = "", accelerator: Accelera
         recipe.seed,
     )
     trainer = Trainer(task, plan, accelerator)
+    run_dir.mkdir(parents=True, exist_ok=True)
     saved = load_newest(run_dir / "checkpoints")
     if saved is not None:
         trainer.load_state(saved)
@@ -100,7 +110,7 @@ def fit(task: Task[Any], run_dir: Path, *, name: str = "", accelerator: Accelera
             _train(trainer, dataset, run_dir, log, stop)
     finally:
         log.close()
-    return FitResult(trainer.progress, trainer.eval_model(), accelerator.num_processes, start)
+    return FitResult(trainer.progress, trainer.eval_model(), accelerator.num_processes, start, stop.is_set())
 
 
 def _train(trainer: Trainer, dataset: Any, run_dir: Path, log: RunLog, stop: threading.Event) -> None:
@@ -192,6 +202,7 @@ def _steps(trainer: Trainer, dataset: Any, start: int, stop: int) -> Iterator[tu
         collate_fn=CollateOrFail(trainer.task.collate()),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=leave_signals_to_parent,
         pin_memory=trainer.accelerator.device.type == "cuda",
     )
     batches = iter(loader)

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object, send_to_device
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mae_bench.seeding import CollateOrFail, SeededDataset, derive, raise_if_failed
+from mae_bench.seeding import CollateOrFail, SeededDataset, derive, leave_signals_to_parent, raise_if_failed
 from tasks.base import Task
 
 
@@ -31,6 +31,7 @@ def evaluate(task: Task[Any], model: nn.Module, accelerator: Accelerator) -> dic
         sampler=[(i, derive(task.recipe.seed, "evaluation", i)) for i in mine],
         collate_fn=CollateOrFail(task.collate()),
         num_workers=train.workers,
+        worker_init_fn=leave_signals_to_parent,
         pin_memory=accelerator.device.type == "cuda",
     )
     evaluator = task.evaluator()

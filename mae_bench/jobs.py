@@ -106,6 +106,8 @@ def run_job(job: Job, place: Callable[[str], Path]) -> Record:
         write(record, run_dir)
         write_status(run_dir, "done", name=job.name, step=result.progress.step, total=result.progress.step)
     accelerator.wait_for_everyone()
+    if result.stopped:
+        raise Interrupted(f"{job.name} is done, what comes after it is not: the same command goes on")
     return record
 
 

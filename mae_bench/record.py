@@ -40,7 +40,7 @@ class Init:
 class Metrics:
     """Percentages as papers print them (`top1`, `top5`, `box_ap`, `mask_ap`, `mIoU`, `aAcc`, `mAcc`); losses.
 
-    None stands for not-a-number, such as the AP of a detector that detects nothing.
+    None stands for not-a-number, such as the AP of a size range without objects.
     """
 
     last: dict[str, float | None]

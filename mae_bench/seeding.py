@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -143,3 +144,9 @@ def raise_if_failed(batch: Any) -> Any:
     if isinstance(batch, Failed):
         raise UserError(batch.message)
     return batch
+
+
+def leave_signals_to_parent(_: int) -> None:
+    """For data workers: Ctrl-C and `timeout` signal the whole process group, and only the loop should act on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
