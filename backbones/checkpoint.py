@@ -22,7 +22,7 @@ from torch import Tensor
 
 from backbones.encoder import SIZES, create_encoder
 from backbones.errors import UserError
-from backbones.pos_embed import resample_grid, sincos_2d
+from backbones.pos_embed import resample_grid
 
 _METADATA = "mae_bench"
 _DECODER = ("mask_token", "decoder_")
@@ -217,10 +217,10 @@ def _some(names: list[str]) -> str:
 
 
 def _fit_positions(pos: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Positions for another grid: fixed sin-cos ones are made anew, learnt ones resampled; prefix tokens stay."""
-    if old == new:
-        return pos
+    """Positions for another grid, resampled; prefix tokens stay.
+
+    Fixed sin-cos ones too, as every transfer protocol has it (util/pos_embed.py, mmseg's MAE, detectron2's ViT): made anew,
+    they would hold coordinates that pre-training never saw.
+    """
     prefix = pos.shape[1] - old[0] * old[1]
-    if torch.allclose(pos, sincos_2d(pos.shape[-1], old, prefix), atol=1e-5):
-        return sincos_2d(pos.shape[-1], new, prefix)
     return torch.cat([pos[:, :prefix], resample_grid(pos[:, prefix:], old, new)], dim=1)

@@ -140,6 +140,11 @@ def _read_losses(trainer: Trainer, run_dir: Path, log: RunLog, clock: Clock, met
     if not values:
         return
     progress = trainer.progress
+    if not math.isfinite(values["loss"]):
+        raise UserError(
+            f"the loss is {values['loss']} near step {progress.step}: lower the learning rate, set optimizer.clip_grad, or "
+            "use train.precision=fp32; earlier checkpoints are kept"
+        )
     log.train(progress.step, trainer.epoch(), values, meter.seconds_left())
     if trainer.main and clock.due("status", _STATUS_SECONDS):
         fields = {
@@ -149,11 +154,6 @@ def _read_losses(trainer: Trainer, run_dir: Path, log: RunLog, clock: Clock, met
             **values,
         }
         write_status(run_dir, "running", **fields, last_metrics=progress.last)
-    if not math.isfinite(values["loss"]):
-        raise UserError(
-            f"the loss is {values['loss']} near step {progress.step}: lower the learning rate, set optimizer.clip_grad, or "
-            "use train.precision=fp32; earlier checkpoints are kept"
-        )
 
 
 def _save_due(trainer: Trainer, clock: Clock, stop: threading.Event) -> bool:

@@ -20,7 +20,7 @@ from backbones.checkpoint import Checkpoint, build_encoder, load_checkpoint, sav
 from backbones.encoder import create_encoder
 from backbones.errors import UserError
 from backbones.mae import MaskedAutoencoder
-from backbones.pos_embed import resample_grid, sincos_2d
+from backbones.pos_embed import resample_grid
 
 ARCH = "vit_micro_patch8"
 
@@ -121,15 +121,12 @@ def test_half_precision_weights_are_read_as_float32(tmp_path: Path, encoder: Vis
     assert all(torch.equal(v, encoder.state_dict()[k].bfloat16().float()) for k, v in state.items())
 
 
-def test_fixed_positions_are_made_anew_for_another_image_size(tmp_path: Path, encoder: VisionTransformer) -> None:
-    save_tensors(tmp_path / "e.safetensors", encoder.state_dict())
-    larger = load_checkpoint(tmp_path / "e.safetensors").encoder(img_size=(96, 64))
-    assert torch.equal(larger.pos_embed, sincos_2d(128, (12, 8), prefix_tokens=1))
-    assert torch.equal(larger.blocks[3].mlp.fc2.weight, encoder.blocks[3].mlp.fc2.weight)
-
-
-def test_learnt_positions_are_resampled_for_another_image_size(tmp_path: Path, encoder: VisionTransformer) -> None:
-    nn.init.normal_(encoder.pos_embed)
+@pytest.mark.parametrize("learnt", [False, True])
+def test_positions_are_resampled_for_another_image_size(
+    tmp_path: Path, encoder: VisionTransformer, learnt: bool
+) -> None:
+    if learnt:
+        nn.init.normal_(encoder.pos_embed)
     save_tensors(tmp_path / "e.safetensors", encoder.state_dict())
     pos = load_checkpoint(tmp_path / "e.safetensors").encoder(img_size=96).pos_embed
     assert torch.equal(pos[:, :1], encoder.pos_embed[:, :1])
