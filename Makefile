@@ -42,7 +42,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing the pinned set into $(VENV): some minutes, once" >&2
 	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv $(VENV); \
 		else $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; fi
-	@$(PIP) install --quiet --no-compile --use-pep517 -c constraints.txt -e ".[all]"
+	@$(PIP) install --quiet --use-pep517 -c constraints.txt -e ".[all]"
 	@$(PIP) install --quiet --force-reinstall --no-deps -c constraints.txt opencv-python-headless
 	@$(BIN)/python -m tasks.detection.install
 	@touch $@ && rm -f $(UNFINISHED)

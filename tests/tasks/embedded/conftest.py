@@ -11,9 +11,7 @@ from tasks.embedded import EmbeddedConfig, prepare
 
 @pytest.fixture(scope="session")
 def small() -> EmbeddedConfig:
-    return EmbeddedConfig(
-        pretrain_count=12, train_count=40, val_count=20, scene_train_count=30, scene_val_count=10
-    )
+    return EmbeddedConfig(pretrain_count=12, train_count=40, val_count=20, scene_train_count=30, scene_val_count=10)
 
 
 @pytest.fixture(scope="session")

@@ -35,9 +35,7 @@ def start_prepare(config: EmbeddedConfig, cache_root: Path) -> subprocess.Popen[
         f"print(prepare(EmbeddedConfig(**{dataclasses.asdict(config)}), Path({str(cache_root)!r})))"
     )
     command = [sys.executable, "-c", program]
-    return subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_two_processes_at_once_both_end_well_with_the_bytes_that_a_third_one_makes(
