@@ -55,4 +55,4 @@ def test_seeds_become_mean_and_deviation(cli: Cli, tmp_path: Path) -> None:
     result = cli(*command, *short, "--seeds", "0,1", "--out", tmp_path)
     assert result.code == 0, result.err
     assert "± " in result.out
-    assert "(2)" in result.out
+    assert "(n=2)" in result.out
