@@ -56,7 +56,11 @@ def test_semantic_maps_of_coco_give_miou(cli: Cli, tmp_path: Path) -> None:
     short = ["--set", "schedule.iterations=2", "--set", "data.limit_val=4", "--set", "train.workers=0"]
     got = record(cli(*command, "--data", f"cocosubset={data}", *short, "--out", tmp_path))
     assert got["data"]["classes"] == 80
-    assert 0 < got["metrics"]["last"]["mIoU"] < 100
+    metrics = got["metrics"]["last"]
+    # Two steps may well hit nothing; what counts is that the classes of these four maps were judged, and no others.
+    assert 0 <= metrics["mIoU"] < 100
+    assert 1 < sum(name.startswith("IoU.") for name in metrics) < 80
+    assert 0 < got["final_loss"] < 20
 
 
 def test_ade20k_is_evaluated_without_a_training_set(cli: Cli, tmp_path: Path) -> None:
