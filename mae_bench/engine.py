@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from mae_bench.evaluation import evaluate
 from mae_bench.logs import RunLog
 from mae_bench.meters import Clock, Meter
 from mae_bench.optim import create_optimizer, create_schedule, total_steps
-from mae_bench.run_state import Progress, load_newest, progress_dict, save_checkpoint, write_status
+from mae_bench.run_state import Progress, load_newest, save_checkpoint, write_status
 from mae_bench.seeding import (
     CollateOrFail,
     Plan,
@@ -286,7 +286,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "ema": self.ema.module.state_dict() if self.ema is not None else None,
                 "scaler": scaler.state_dict() if scaler is not None else None,
-                "progress": progress_dict(self.progress),
+                "progress": asdict(self.progress),
             }
             save_checkpoint(run_dir / "checkpoints", self.progress.step, state, self.recipe.train.keep_checkpoints)
         self.accelerator.wait_for_everyone()

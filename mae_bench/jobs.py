@@ -15,9 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from accelerate import PartialState
 
 from backbones.checkpoint import Checkpoint, save_tensors
 from backbones.errors import UserError
@@ -29,11 +27,10 @@ from mae_bench.recipes import as_dict, recipe_hash
 from mae_bench.record import FILE_NAME, Data, Init, Metrics, Record, read, write
 from mae_bench.run_state import read_json, write_json, write_status
 from mae_bench.seeding import seed_all
+from mae_bench.status import JOB_FILE
 from tasks import create_task
 from tasks.base import Task
 from tasks.recipe import Recipe
-
-JOB_FILE = "job.json"
 
 
 @dataclass(frozen=True)
@@ -197,13 +194,6 @@ def _record(job: Job, task: Task[Any], result: FitResult, identity: str, run_dir
 
 def _numbers(metrics: dict[str, float]) -> dict[str, float | None]:
     return {k: None if math.isnan(v) else float(v) for k, v in metrics.items()}
-
-
-def device_summary() -> str:
-    """Such as ``2 processes on CPU`` for the first line of a run."""
-    state = PartialState()
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    return f"{state.num_processes} process{'es' if state.num_processes > 1 else ''} on {where}"
 
 
 def describe(record: Record) -> str:

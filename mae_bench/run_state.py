@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def progress_dict(progress: Progress) -> dict[str, Any]:
-    """Plain values, so that ``weights_only=True`` can read them."""
-    return asdict(progress)

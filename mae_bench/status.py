@@ -10,6 +10,7 @@ from backbones.errors import UserError
 from mae_bench.run_state import read_json, read_status
 
 PLAN_FILE = "plan.json"
+JOB_FILE = "job.json"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def collect(folder: Path) -> list[JobStatus]:
     """All jobs planned or begun under `folder`."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    begun = [_begun(path.parent) for path in sorted(folder.rglob("job.json"))]
+    begun = [_begun(path.parent) for path in sorted(folder.rglob(JOB_FILE))]
     planned = read_json(folder / PLAN_FILE)
     names = planned["jobs"] if isinstance(planned, dict) else []
     left = [JobStatus(name, "left") for name in names if name not in {job.name for job in begun}]
@@ -41,7 +42,7 @@ def collect(folder: Path) -> list[JobStatus]:
 
 
 def _begun(run_dir: Path) -> JobStatus:
-    job = read_json(run_dir / "job.json") or {}
+    job = read_json(run_dir / JOB_FILE) or {}
     status = read_status(run_dir)
     record = read_json(run_dir / "record.json")
     metrics = record.get("metrics", {}).get("last") if isinstance(record, dict) else status.get("last_metrics")

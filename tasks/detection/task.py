@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from backbones.checkpoint import Checkpoint, build_encoder
@@ -92,9 +92,6 @@ class DetectionTask(Task[DetectionRecipe]):
         return DetectionEvaluator(
             self.val, [r["image_id"] for r in self.val_records], with_masks=self.recipe.detection.with_masks
         )
-
-    def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
-        return {"model": model.state_dict()}
 
 
 def _check_classes(recipe: DetectionRecipe, train: CocoSplit, val: CocoSplit) -> None:
