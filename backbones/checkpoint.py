@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Checkpoint:
     state: dict[str, Tensor]
     arch: str
     img_size: tuple[int, int]
+    metadata: dict[str, Any] = field(default_factory=dict)  # what our own files say of themselves
 
     def encoder(self, *, img_size: int | tuple[int, int] | None = None, drop_path: float = 0.0) -> VisionTransformer:
         """A fresh timm ViT with these weights, positions resampled to `img_size` (default: the checkpoint's)."""
@@ -87,10 +88,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         state=state,
         arch=arch,
         img_size=img_size,
+        metadata=metadata or {},
     )
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any] | None = None) -> None:
     """Writes safetensors atomically: to a temporary name in the same folder, then renamed.
 
     All metadata is one entry, since safetensors writes entries in any order: the same tensors give the same bytes.
@@ -125,7 +127,7 @@ def _resolve(path: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The file's named tensors, unwrapped, and what `save_tensors` wrote beside them (None: not our file)."""
     try:
         if path.suffix == ".safetensors":

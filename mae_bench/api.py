@@ -10,6 +10,7 @@ from typing import Any
 from backbones.checkpoint import Checkpoint, load_checkpoint
 from backbones.encoder import parse_arch
 from backbones.errors import UserError
+from mae_bench.ablations import describe_pretraining
 from mae_bench.jobs import Job, describe, job_name, make_folder, run_job
 from mae_bench.logs import say
 from mae_bench.recipes import load_recipe
@@ -35,7 +36,8 @@ def pretrain(recipe: str, out: str | Path, *, data: str | None = None, overrides
         raise UserError(f"recipe {recipe} is for {resolved.task}: use `mae-bench run --tasks {recipe}`")
     if data is not None:
         resolved.data.root = str(Path(data).expanduser().resolve())
-    return run_job(Job(recipe, resolved), lambda _: Path(out))
+    job = Job(recipe, resolved, pretraining=describe_pretraining(recipe, overrides))
+    return run_job(job, lambda _: Path(out))
 
 
 def run(
@@ -62,13 +64,13 @@ def run(
     make_folder(out)
     _write_plan(out, plan, source)
     outcome = Outcome(tables=plan.tables)
-    if plan.pretrain is not None:
-        job = Job(plan.pretrain.recipe_name, plan.pretrain.recipe)
-        record = run_job(job, lambda identity: out / f"{job.name}-{identity[:8]}")
-        outcome.records.append(record)
-        source = load_checkpoint(out / f"{job.name}-{record.job_id[:8]}")
-    for entry in plan.entries:
-        _run_entry(entry, source, out, outcome)
+    if not plan.pretrainings:
+        for entry in plan.entries:
+            _run_job(
+                Job(entry.recipe_name, entry.recipe, source if entry.start == "checkpoint" else None), out, outcome
+            )
+    for pretraining in plan.pretrainings:
+        _run_pretraining(pretraining, plan, out, outcome)
     return outcome
 
 
@@ -81,7 +83,7 @@ def _plan(
         if scratch is not None:
             raise UserError("--scratch goes with --tasks; a suite says itself what starts from scratch")
         plan = from_suite(suite, options, pretrain=source is None)
-        if source is None and plan.pretrain is None and any(e.start == "checkpoint" for e in plan.entries):
+        if source is None and not plan.pretrainings and any(e.start == "checkpoint" for e in plan.entries):
             raise UserError(f"suite {suite} needs a checkpoint: give --checkpoint FILE")
         return plan
     if (source is None) == (scratch is None):
@@ -93,17 +95,33 @@ def _plan(
     return from_tasks(tasks, source.arch, "checkpoint", options)
 
 
-def _run_entry(entry: Entry, source: Checkpoint | None, out: Path, outcome: Outcome) -> None:
-    """Runs one entry; what a user can mend is kept as its failure, so that the others run."""
-    job = Job(entry.recipe_name, entry.recipe, source if entry.start == "checkpoint" else None)
+def _run_pretraining(pretraining: Entry, plan: Plan, out: Path, outcome: Outcome) -> None:
+    """Runs a pre-training and what starts from it; what starts from scratch runs beside the first one only."""
+    job = Job(pretraining.recipe_name, pretraining.recipe, pretraining=pretraining.pretraining)
+    record = _run_job(job, out, outcome)
+    source = load_checkpoint(_run_dir(job, out, record.job_id)) if record else None
+    for entry in plan.entries:
+        if entry.start == "checkpoint" and source is not None:
+            _run_job(Job(entry.recipe_name, entry.recipe, source, variant=plan.variant(pretraining)), out, outcome)
+        elif entry.start == "scratch" and pretraining is plan.pretrainings[0]:
+            _run_job(Job(entry.recipe_name, entry.recipe), out, outcome)
+
+
+def _run_job(job: Job, out: Path, outcome: Outcome) -> Record | None:
+    """Runs a job; what a user can mend is kept as its failure, so that the others run."""
     try:
-        record = run_job(job, lambda identity: out / f"{job.name}-{identity[:8]}")
+        record = run_job(job, lambda identity: _run_dir(job, out, identity))
     except UserError as e:
         outcome.failures[job.name] = str(e)
         say(f"{job.name}: {e}", style="red")
-        return
+        return None
     say(describe(record))
     outcome.records.append(record)
+    return record
+
+
+def _run_dir(job: Job, out: Path, identity: str) -> Path:
+    return out / f"{job.name}-{identity[:8]}"
 
 
 def _write_plan(out: Path, plan: Plan, source: Checkpoint | None) -> None:
@@ -111,10 +129,15 @@ def _write_plan(out: Path, plan: Plan, source: Checkpoint | None) -> None:
     known = read_json(out / PLAN_FILE)
     names = list(known["jobs"]) if isinstance(known, dict) else []
     method = source.method if source else "MAE"
-    for entry in ([plan.pretrain] if plan.pretrain else []) + plan.entries:
-        start = "scratch" if entry.start == "scratch" else method
-        names.append(job_name(entry.recipe.protocol(), entry.recipe_name, start, entry.recipe.seed))
+    variants = [plan.variant(p) for p in plan.pretrainings] or [""]
+    names += [_name(p, "scratch") for p in plan.pretrainings]
+    for variant in variants:
+        names += [_name(e, method, variant) if e.start == "checkpoint" else _name(e, "scratch") for e in plan.entries]
     write_json(out / PLAN_FILE, {"jobs": list(dict.fromkeys(names))})
+
+
+def _name(entry: Entry, method: str, variant: str = "") -> str:
+    return job_name(entry.recipe.protocol(), entry.recipe_name, method, entry.recipe.seed, variant)
 
 
 def load_encoder(path: str | Path, *, img_size: int | None = None) -> Any:

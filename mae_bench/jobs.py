@@ -20,10 +20,11 @@ import yaml
 from backbones.checkpoint import Checkpoint, save_tensors
 from backbones.errors import UserError
 from mae_bench import provenance
+from mae_bench.ablations import said_of
 from mae_bench.engine import FitResult, Interrupted, create_accelerator, fit
 from mae_bench.logs import say
 from mae_bench.optim import check
-from mae_bench.recipes import as_dict, recipe_hash
+from mae_bench.recipes import as_dict, recipe_hash, short_name
 from mae_bench.record import FILE_NAME, Data, Init, Metrics, Record, read, write
 from mae_bench.run_state import read_json, write_json, write_status
 from mae_bench.seeding import seed_all
@@ -40,6 +41,8 @@ class Job:
     recipe_name: str
     recipe: Recipe
     checkpoint: Checkpoint | None = None
+    pretraining: dict[str, Any] | None = None  # of a pre-training: `ablations.describe_pretraining`
+    variant: str = ""  # which pre-training `checkpoint` is of, where a run has several
 
     @property
     def method(self) -> str:
@@ -48,14 +51,18 @@ class Job:
     @property
     def name(self) -> str:
         """For people and for the run directory: ``finetune/vit_micro_patch8_embedded-MAE-s0``."""
-        return job_name(self.recipe.protocol(), self.recipe_name, self.method, self.recipe.seed)
+        return job_name(self.recipe.protocol(), self.recipe_name, self.method, self.recipe.seed, self.variant)
+
+    def known_pretraining(self) -> dict[str, Any] | None:
+        """The settings behind the encoder: this job's own, or what its checkpoint says; None when nothing is known."""
+        return self.pretraining or (said_of(self.checkpoint.metadata) if self.checkpoint else None)
 
 
-def job_name(protocol: str, recipe_name: str, method: str, seed: int) -> str:
-    """``protocol/recipe-method-sSEED``, safe as a path."""
-    stem = Path(recipe_name).stem if recipe_name.endswith((".yaml", ".yml")) else recipe_name.rsplit("/", 1)[-1]
-    safe = "".join(c if c.isalnum() or c in "._" else "-" for c in method)
-    return f"{protocol}/{stem}-{safe}-s{seed}"
+def job_name(protocol: str, recipe_name: str, method: str, seed: int, variant: str = "") -> str:
+    """``protocol/recipe-method-sSEED``, with `variant` after the method when there is one; safe as a path."""
+    label = f"{method}-{variant}" if variant else method
+    safe = "".join(c if c.isalnum() or c in "._" else "-" for c in label)
+    return f"{protocol}/{short_name(recipe_name)}-{safe}-s{seed}"
 
 
 def job_id(job: Job, fingerprint: str) -> str:
@@ -138,10 +145,12 @@ def make_folder(path: Path) -> None:
         raise UserError(f"--out {path}: not writable: give another folder")
 
 
-def _export_metadata(job: Job) -> dict[str, str]:
+def _export_metadata(job: Job) -> dict[str, Any]:
     """What a checkpoint of ours says of itself: the row of the tables that its encoder belongs to."""
     method = "MAE" if job.recipe.task == "pretraining" else job.method
-    return {"method": method, "arch": job.recipe.encoder.arch, "recipe": job.recipe_name}
+    said = {"method": method, "arch": job.recipe.encoder.arch, "recipe": job.recipe_name}
+    pretraining = job.known_pretraining()
+    return said if pretraining is None else {**said, "pretraining": pretraining}
 
 
 def _now() -> str:
@@ -163,6 +172,7 @@ def _record(job: Job, task: Task[Any], result: FitResult, identity: str, run_dir
             checkpoint=str(checkpoint.path) if checkpoint else None,
             sha256=checkpoint.sha256 if checkpoint else None,
             layout=checkpoint.layout if checkpoint else None,
+            pretraining=job.known_pretraining(),
         ),
         metrics=Metrics(
             last=_numbers(progress.last),

@@ -69,19 +69,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def protocol(name: str) -> str:
     """A recipe's protocol is the folder it lies in: pretrain, finetune, linear, detection, segmentation."""
-    return find("recipe", name).parent.name
+    path = find("recipe", name)
+    return path.relative_to(config_root()).parts[0] if path.is_relative_to(config_root()) else path.parent.name
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+def short_name(recipe_name: str) -> str:
+    """A recipe's name without folders and suffix."""
+    return Path(recipe_name).stem if recipe_name.endswith((".yaml", ".yml")) else recipe_name.rsplit("/", 1)[-1]
+
+
+def load_recipe(name: str, overrides: Sequence[str] = (), *, base: str | None = None) -> Recipe:
     """A recipe by name or path with ``a.b=c`` overrides, as its task's dataclass.
 
-    A recipe may name another one as ``base:`` (by name, or by path beside it), whose values it overrides.
+    A recipe may name another one as ``base:`` (by name, or by path beside it), whose values it overrides. `base` takes the
+    place of the one that the file names, so that one row of an ablation serves several models and data sets.
 
     Raises:
         UserError: unknown recipe, key or value type; the nearest key is named.
     """
     path = find("recipe", name)
-    layers = _layers(path)
+    layers = _layers(path, base=base)
     task = next((layer["task"] for layer in reversed(layers) if "task" in layer), None)
     if not isinstance(task, str):
         raise UserError(f"{path}: a recipe needs task: pretraining | classification | detection | segmentation")
@@ -111,11 +118,15 @@ def _parse(key: str, value: str, where: str) -> dict[str, Any]:
         raise UserError(f"{_one_line(where)}: not readable: {_one_line(str(e))}") from e
 
 
-def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+def _layers(path: Path, seen: tuple[Path, ...] = (), *, base: str | None = None) -> list[dict[str, Any]]:
+    """A file's content, that of its base before it; `base` replaces the file's own, unless it is the file itself."""
     if path in seen:
         raise UserError(f"{path}: base: leads back to itself")
     content = read_yaml(path)
-    base = content.pop("base", None)
+    own = content.pop("base", None)
+    if base is not None and find("recipe", base) == path:
+        base = None
+    base = own if base is None else base
     if base is None:
         return [content]
     if not isinstance(base, str):

@@ -34,6 +34,7 @@ class Init:
     checkpoint: str | None = None
     sha256: str | None = None
     layout: str | None = None
+    pretraining: dict[str, Any] | None = None  # settings and changed keys (`mae_bench.ablations`); None when unknown
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,13 @@
 """What to run: suites (YAML under ``configs/suites``) and task lists become jobs; how a job runs is in `jobs`.
 
-A suite names an optional pre-training recipe and pairs of recipe and start. ``checkpoint`` as a start means the one given on
-the command line, or what the suite's own pre-training gave.
+A suite (``configs/suites/NAME.yaml``) has these keys:
+    title      what it is, for `mae-bench list suites`
+    pretrain   a pre-training recipe, or a list of them (the rows of an ablation); may be left out
+    base       recipe to put under those of `pretrain`, in place of the base that their files name
+    set        overrides as ``--set`` takes them, which the command line's own come after
+    jobs       pairs of recipe and starts; ``checkpoint`` as a start means the one given on the command line, or what each
+               of the suite's own pre-trainings gave
+    tables     what to print at the end
 """
 
 from __future__ import annotations
@@ -13,30 +19,37 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError, unknown
-from mae_bench.recipes import describe, find, load_recipe, read_yaml, recipe_names
+from mae_bench.ablations import describe_pretraining
+from mae_bench.recipes import describe, find, load_recipe, read_yaml, recipe_hash, recipe_names, short_name
 from tasks import require
 from tasks.recipe import Recipe
 
 STARTS = ("scratch", "checkpoint")
+KEYS = ("title", "pretrain", "base", "set", "jobs", "tables")
 TABLES = {"finetune": "table3", "detection": "table4", "segmentation": "table5", "linear": "table12"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A recipe and where it starts."""
+    """A recipe and where it starts; `pretraining` (see `ablations`) where the recipe is one."""
 
     recipe_name: str
     recipe: Recipe
     start: str  # scratch | checkpoint
+    pretraining: dict[str, Any] | None = None
 
 
 @dataclass
 class Plan:
-    """All entries of a run, its pre-training first when it has one, and the tables to print at the end."""
+    """All entries of a run, the tables to print at the end, and the pre-trainings that entries start from, if any."""
 
     entries: list[Entry]
-    pretrain: Entry | None = None
+    pretrainings: list[Entry] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
+
+    def variant(self, pretraining: Entry | None) -> str:
+        """What tells this pre-training's jobs from the others'; empty where there is but one."""
+        return short_name(pretraining.recipe_name) if pretraining and len(self.pretrainings) > 1 else ""
 
 
 @dataclass(frozen=True)
@@ -46,35 +59,60 @@ class Options:
     data: Mapping[str, str] = field(default_factory=dict)  # name -> folder; "" holds for all
     overrides: Sequence[str] = ()  # key=value, or protocol:key=value
     seeds: Sequence[int] | None = None  # None: the recipe's own
+    preset: Sequence[str] = ()  # a suite's own overrides, before those of the command line
+
+
+Loaded = dict[str, tuple[Recipe, list[str]]]  # name -> the recipe, and the overrides that it took
 
 
 def from_suite(name: str, options: Options, *, pretrain: bool) -> Plan:
-    """The plan of a suite; `pretrain` False leaves its pre-training out (a checkpoint was given)."""
+    """The plan of a suite; `pretrain` False leaves its pre-trainings out (a checkpoint was given)."""
     path = find("suite", name)
     content = read_yaml(path)
     for key in content:
-        if key not in ("title", "pretrain", "jobs", "tables"):
-            raise unknown("key", key, ["title", "pretrain", "jobs", "tables"], where=str(path))
+        if key not in KEYS:
+            raise unknown("key", key, KEYS, where=str(path))
     items = []
     for item in content.get("jobs") or []:
         for start in item["init"]:
             if start not in STARTS:
                 raise unknown("init", start, STARTS, where=str(path))
             items.append((item["recipe"], start))
-    first = content.get("pretrain") if pretrain else None
-    recipes = _load([r for r, _ in items] + ([first] if first else []), options)
+    rows = _strings(content, "pretrain", path) if pretrain else []
+    base = content.get("base")
+    options = replace(options, preset=_strings(content, "set", path))
+    recipes = _load([r for r, _ in items] + rows, options, dict.fromkeys(rows, base))
     return Plan(
-        entries=[e for r, start in items for e in _seeded(r, recipes[r], start, options.seeds)],
-        pretrain=Entry(first, recipes[first], "scratch") if first else None,
+        entries=[e for r, start in items for e in _seeded(r, recipes[r][0], start, options.seeds)],
+        pretrainings=_pretrainings(rows, recipes, base),
         tables=list(content.get("tables") or []),
     )
+
+
+def _strings(content: Mapping[str, Any], key: str, path: Path) -> list[str]:
+    """A suite's key that holds a text or a list of them."""
+    value = content.get(key) or []
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{path}: {key}: give a text or a list of texts")
+    return texts
+
+
+def _pretrainings(rows: Sequence[str], recipes: Loaded, base: str | None) -> list[Entry]:
+    """Entries of the rows, each once: under a base whose value it is, a row is the default and need not run again."""
+    entries: dict[tuple[str, int], Entry] = {}
+    for row in rows:
+        recipe, overrides = recipes[row]
+        entry = Entry(row, recipe, "scratch", describe_pretraining(row, overrides, base=base))
+        entries.setdefault((recipe_hash(recipe), recipe.seed), entry)
+    return list(entries.values())
 
 
 def from_tasks(tasks: Sequence[str], arch: str, start: str, options: Options) -> Plan:
     """The plan of ``--tasks``: protocols (the recipe is chosen by architecture and data) or recipe names."""
     names = [_choose(task, arch, options.data) for task in tasks]
     recipes = _load(names, options)
-    entries = [e for n in names for e in _seeded(n, recipes[n], start, options.seeds)]
+    entries = [e for n in names for e in _seeded(n, recipes[n][0], start, options.seeds)]
     tables = [TABLES[p] for p in dict.fromkeys(e.recipe.protocol() for e in entries) if p in TABLES]
     return Plan(entries, tables=tables)
 
@@ -108,39 +146,40 @@ def _choose(task: str, arch: str, data: Mapping[str, str]) -> str:
     raise UserError(f"task {task} for {arch} needs data: give {wanted}")
 
 
-def _load(names: Sequence[str], options: Options) -> dict[str, Recipe]:
-    """Recipes by name, with data folders and overrides in place; every flag must have found its recipe."""
-    loaded = {}
-    used: set[str] = set()
+def _load(names: Sequence[str], options: Options, bases: Mapping[str, str | None] | None = None) -> Loaded:
+    """Recipes by name, with bases, data folders and overrides in place; every flag must have found its recipe."""
+    loaded: Loaded = {}
     for name in dict.fromkeys(names):
-        protocol = load_recipe(name).protocol()
-        overrides = []
-        for text in options.overrides:
-            scope, separator, rest = text.partition(":")
-            scoped = bool(separator) and "=" not in scope
-            if not scoped or scope == protocol:
-                used.add(text)
-                overrides.append(rest if scoped else text)
-        recipe = load_recipe(name, overrides)
+        base = (bases or {}).get(name)
+        of_protocol = load_recipe(name, base=base).protocol()
+        texts = [*options.preset, *options.overrides]
+        overrides = [rest for scope, rest in map(_scoped, texts) if scope in ("", of_protocol)]
+        recipe = load_recipe(name, overrides, base=base)
         require(recipe.task)
         folder = options.data.get(recipe.data.name, options.data.get(""))
         if folder is not None:
             recipe = deepcopy(recipe)
             recipe.data.root = folder
-        loaded[name] = recipe
-    _check_used(options, loaded.values(), used)
+        loaded[name] = recipe, overrides
+    _check_used(options, [recipe for recipe, _ in loaded.values()])
     return loaded
 
 
-def _check_used(options: Options, recipes: Any, used: set[str]) -> None:
-    recipes = list(recipes)
+def _scoped(text: str) -> tuple[str, str]:
+    """``protocol:key=value`` as (protocol, key=value); the protocol is empty where none is given."""
+    scope, separator, rest = text.partition(":")
+    return (scope, rest) if separator and "=" not in scope else ("", text)
+
+
+def _check_used(options: Options, recipes: Sequence[Recipe]) -> None:
     known = {r.data.name for r in recipes}
     for name in options.data:
         if name and name not in known:
             raise unknown("data set", name, known, where="--data")
+    protocols = {r.protocol() for r in recipes}
     for text in options.overrides:
-        if text not in used:
-            raise unknown("protocol", text.partition(":")[0], {r.protocol() for r in recipes}, where=f"--set {text}")
+        if (scope := _scoped(text)[0]) and scope not in protocols:
+            raise unknown("protocol", scope, protocols, where=f"--set {text}")
 
 
 def parse_data(items: Sequence[str]) -> dict[str, str]:
