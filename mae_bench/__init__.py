@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["load_encoder", "pretrain", "run", "table"]
+__all__ = ["extract", "load_encoder", "pretrain", "run", "table"]
 
 
 def __getattr__(name: str) -> Any:
@@ -13,6 +13,10 @@ def __getattr__(name: str) -> Any:
         from mae_bench import api
 
         return getattr(api, name)
+    if name == "extract":
+        from mae_bench.extraction import extract
+
+        return extract
     raise AttributeError(f"module 'mae_bench' has no attribute {name!r}")
 
 

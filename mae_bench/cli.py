@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from backbones.errors import UserError, unknown
+from mae_bench import cli_checkpoints
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
 
@@ -205,6 +206,9 @@ def table(
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder")
     print(render(build(name, find(runs), runs_dir=runs), fmt))
+
+
+app.command()(cli_checkpoints.extract)
 
 
 def _print_tables(names: list[str], runs: Path) -> None:

@@ -36,6 +36,7 @@ class ImageSet:
     reader: Any
     class_to_idx: dict[str, int]
     indices: list[int]
+    way_out: str = "--set data.skip_broken=true"  # how to leave out unreadable images, for messages
     cached: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -50,6 +51,10 @@ class ImageSet:
         name: str = self.reader.filename(self.indices[i], absolute=True)
         return name if Path(name).is_absolute() else f"{self.reader.root}/{name}"
 
+    def relative_name(self, i: int) -> str:
+        """The image's path under the folder, or in the tar."""
+        return str(self.reader.filename(self.indices[i]))
+
     def read(self, i: int) -> tuple[Image.Image, int]:
         """The whole image as RGB, and its class index.
 
@@ -57,17 +62,18 @@ class ImageSet:
             UserError: unreadable or cut short, naming the file.
         """
         if i in self.cached:
-            return Image.fromarray(self.cached[i]), self._label(i)
+            return Image.fromarray(self.cached[i]), self.label(i)
         try:
             file, label = self.reader[self.indices[i]]
             with file, Image.open(io.BytesIO(file.read())) as image:
                 return image.convert("RGB"), label
         except (OSError, SyntaxError, ValueError, tarfile.TarError) as e:
             raise UserError(
-                f"{self.name(i)}: unreadable image ({e}): replace it, or leave such images out with --set data.skip_broken=true"
+                f"{self.name(i)}: unreadable image ({e}): replace it, or leave such images out with {self.way_out}"
             ) from e
 
-    def _label(self, i: int) -> int:
+    def label(self, i: int) -> int:
+        """The class index, without reading the image."""
         reader = self.reader
         k = self.indices[i]
         label: int = reader.targets[k] if hasattr(reader, "targets") else reader.samples[k][1]
@@ -118,9 +124,36 @@ def open_split(name: str, root: str | None, split: str, class_to_idx: dict[str, 
     if path is None:
         known = " or ".join(f"{s}/, {s}.tar" for s in SPLITS[split])
         raise UserError(f"--data {name}={root}: no {split} split there: expected {known} with one folder a class")
+    reader = _open_reader(path)
+    own = _classes(reader)
+    if class_to_idx is not None and own != class_to_idx:
+        reader = _renumber(reader, path, own, class_to_idx)
+    return ImageSet(base, split, reader, class_to_idx or own, list(range(len(reader))))
+
+
+def open_folder(path: str | Path) -> ImageSet:
+    """Every image under a folder or in a tar, in the natural order of the names; folders' names are the classes.
+
+    Images that lie in no folder have the class ``""``.
+
+    Raises:
+        UserError: no such folder, neither folder nor tar, or no images.
+    """
+    base = Path(path).expanduser()
+    if not base.exists():
+        raise UserError(f"--data {path}: no such file or folder")
+    if base.is_file() and base.suffix.lower() != ".tar":
+        raise UserError(f"--data {path}: give a folder of images or a .tar")
+    reader = _open_reader(base)
+    if not len(reader):
+        raise UserError(f"--data {path}: no images found there")
+    return ImageSet(base, "", reader, _classes(reader), list(range(len(reader))), way_out="--skip-broken")
+
+
+def _open_reader(path: Path) -> Any:
     try:
         # A tar kept open would be shared by forked workers, together with its position.
-        reader: Any = (
+        return (
             ReaderImageFolder(str(path))
             if path.is_dir()
             else ReaderImageInTar(str(path), cache_tarfiles=False, cache_tarinfo=False)
@@ -128,10 +161,11 @@ def open_split(name: str, root: str | None, split: str, class_to_idx: dict[str, 
     except (RuntimeError, AssertionError, ValueError, OSError, tarfile.TarError) as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise UserError(f"{path}: no images found in class folders: {reason}") from e
-    own: dict[str, int] = getattr(reader, "class_to_idx", None) or reader.class_name_to_idx
-    if class_to_idx is not None and own != class_to_idx:
-        reader = _renumber(reader, path, own, class_to_idx)
-    return ImageSet(base, split, reader, class_to_idx or own, list(range(len(reader))))
+
+
+def _classes(reader: Any) -> dict[str, int]:
+    found: dict[str, int] = getattr(reader, "class_to_idx", None) or reader.class_name_to_idx
+    return found
 
 
 def _find(base: Path, split: str) -> Path | None:
