@@ -1,7 +1,7 @@
 """The masked autoencoder (He et al., CVPR 2022): timm's ViT as the encoder, a light decoder, loss on masked patches.
 
-No training, no checkpoints. Shapes: N images, L patches, V visible ones, D encoder width, E decoder width,
-P = patch_size**2 * 3 pixel values of a patch.
+No training, no checkpoints; which patches are masked is `backbones.masking`'s, what is predicted `backbones.targets`'. Shapes:
+N images, L patches, V visible ones, D encoder width, E decoder width, P = patch_size**2 * 3 pixel values of a patch.
 """
 
 from __future__ import annotations
@@ -13,35 +13,10 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from backbones.encoder import initialise_linear
-from backbones.masking import Masking, random_masking
+from backbones.masking import Masking, draw_masking
+from backbones.patches import patchify, take
 from backbones.pos_embed import sincos_2d
-
-
-def patchify(images: Tensor, patch: int) -> Tensor:
-    """(N, 3, H, W) -> (N, L, P): patches in row-major order, pixels as (row, column, channel)."""
-    n, c, h, w = images.shape
-    x = images.reshape(n, c, h // patch, patch, w // patch, patch)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(n, (h // patch) * (w // patch), patch * patch * c)
-
-
-def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    """(N, L, P) -> (N, 3, H, W): the inverse of `patchify` for a grid of (rows, columns)."""
-    n, _, p = patches.shape
-    x = patches.reshape(n, *grid, patch, patch, p // patch**2)
-    return x.permute(0, 5, 1, 3, 2, 4).reshape(n, -1, grid[0] * patch, grid[1] * patch)
-
-
-def normalise_patches(patches: Tensor) -> Tensor:
-    """Each patch (last dimension) to zero mean and unit (unbiased) variance: the paper's normalised-pixel target."""
-    mean = patches.mean(dim=-1, keepdim=True)
-    var = patches.var(dim=-1, keepdim=True)
-    return (patches - mean) / (var + 1e-6).sqrt()
-
-
-def take(tokens: Tensor, ids: Tensor) -> Tensor:
-    """(N, L, C) at indices (N, K) -> (N, K, C)."""
-    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-
+from backbones.targets import Target, create_target
 
 _layer_norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -51,6 +26,13 @@ class MaskedAutoencoder(nn.Module):
 
     Submodules but `encoder` bear the official names (`decoder_embed`, `mask_token`, `decoder_blocks`, …), so that stripping
     ``encoder.`` from the state gives the official layout.
+
+    Args:
+        mask_sampling: ``random``, ``block`` or ``grid`` (Table 1f).
+        encoder_mask_tokens: whether mask tokens go through the encoder at the masked positions, as in BEiT, instead of only
+            through the decoder (Table 1c). `mask_token` is then of the encoder's width.
+        target: what is predicted (Table 1d), by name or made by `backbones.targets.create_target`. A target with buffers keeps
+            them in the state under ``decoder_target.``.
     """
 
     def __init__(
@@ -61,19 +43,24 @@ class MaskedAutoencoder(nn.Module):
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
         mask_ratio: float = 0.75,
-        norm_pix_loss: bool = True,
+        mask_sampling: str = "random",
+        encoder_mask_tokens: bool = False,
+        target: Target | str = "pixels_norm",
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.patch_size: int = encoder.patch_embed.patch_size[0]
         self.grid: tuple[int, int] = encoder.patch_embed.grid_size
         self.mask_ratio = mask_ratio
-        self.norm_pix_loss = norm_pix_loss
+        self.mask_sampling = mask_sampling
+        self.encoder_mask_tokens = encoder_mask_tokens
+        decoder_target = create_target(target, self.patch_size) if isinstance(target, str) else target
         # Fixed sin-cos positions in pre-training (paper App. A.1); fine-tuning trains them.
         encoder.pos_embed.requires_grad_(False)
 
         self.decoder_embed = nn.Linear(encoder.embed_dim, decoder_embed_dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
+        mask_token_dim = encoder.embed_dim if encoder_mask_tokens else decoder_embed_dim
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, mask_token_dim))
         self.decoder_pos_embed = nn.Parameter(
             sincos_2d(decoder_embed_dim, self.grid, prefix_tokens=1), requires_grad=False
         )
@@ -82,11 +69,12 @@ class MaskedAutoencoder(nn.Module):
             for _ in range(decoder_depth)
         )
         self.decoder_norm = _layer_norm(decoder_embed_dim)
-        self.decoder_pred = nn.Linear(decoder_embed_dim, self.patch_size**2 * 3)
+        self.decoder_pred = nn.Linear(decoder_embed_dim, decoder_target.outputs)
         for name, module in self.named_children():
             if name != "encoder":
                 module.apply(initialise_linear)
         nn.init.normal_(self.mask_token, std=0.02)
+        self.decoder_target: Target = decoder_target  # after the initialisation, which is not for a tokenizer's weights
 
     def embed_patches(self, patches: Tensor) -> Tensor:
         """Patch embedding of pixel patches (N, K, P) -> (N, K, D): the convolution as the matrix product that it is."""
@@ -94,47 +82,59 @@ class MaskedAutoencoder(nn.Module):
         weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, P), pixels as in `patchify`
         return nn.functional.linear(patches, weight, projection.bias)
 
+    def draw_masking(self, batch: int, device: torch.device | str = "cpu") -> Masking:
+        """Masks for a batch by this model's sampling and ratio, from the global generators."""
+        return draw_masking(self.mask_sampling, batch, self.grid, self.mask_ratio, device)
+
     def forward_encoder(self, patches: Tensor, masking: Masking) -> Tensor:
-        """Latents of the visible patches (N, 1 + V, D), class token first. What is masked is never embedded."""
+        """Latents, class token first: of the visible patches (N, 1 + V, D), in the order of `masking.ids_keep`.
+
+        With `encoder_mask_tokens` of all patches (N, 1 + L, D), in the image's order. Masked pixels are never embedded.
+        """
         encoder = self.encoder
         x = self.embed_patches(take(patches, masking.ids_keep))
-        x = x + take(encoder.pos_embed[:, 1:].expand(len(x), -1, -1), masking.ids_keep)
+        positions = encoder.pos_embed[:, 1:]
+        if self.encoder_mask_tokens:
+            x = self._insert_mask_tokens(x, masking) + positions
+        else:
+            x = x + take(positions.expand(len(x), -1, -1), masking.ids_keep)
         cls = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(x), -1, -1)
         x = torch.cat([cls, x], dim=1)
         for block in encoder.blocks:
             x = block(x)
         return encoder.norm(x)
 
+    def _insert_mask_tokens(self, visible: Tensor, masking: Masking) -> Tensor:
+        """(N, V, C) -> (N, L, C) in the image's order, the mask token where a patch is masked."""
+        mask_tokens = self.mask_token.to(visible.dtype).expand(len(visible), masking.ids_masked.shape[1], -1)
+        return take(torch.cat([visible, mask_tokens], dim=1), masking.ids_restore)
+
     def forward_decoder(self, latent: Tensor, masking: Masking) -> Tensor:
         """Decoder states of all tokens (N, 1 + L, E), in the image's order, before the prediction layer."""
         x = self.decoder_embed(latent)
-        mask_tokens = self.mask_token.to(x.dtype).expand(len(x), masking.ids_masked.shape[1], -1)
-        tokens = take(torch.cat([x[:, 1:], mask_tokens], dim=1), masking.ids_restore)
-        x = torch.cat([x[:, :1], tokens], dim=1) + self.decoder_pos_embed
+        if not self.encoder_mask_tokens:
+            x = torch.cat([x[:, :1], self._insert_mask_tokens(x[:, 1:], masking)], dim=1)
+        x = x + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
         return self.decoder_norm(x)
 
-    def targets(self, patches: Tensor) -> Tensor:
-        """What the decoder has to predict for pixel patches (N, K, P)."""
-        return normalise_patches(patches) if self.norm_pix_loss else patches
-
     def forward(self, images: Tensor, masking: Masking | None = None) -> Tensor:
-        """Mean squared error over the masked patches of (N, 3, H, W) normalised images, a scalar.
+        """The target's loss over the masked patches of (N, 3, H, W) normalised images, a scalar.
 
         Predictions and targets are made for masked patches only; the mean equals the official masked mean, since every
         image has the same number of them.
         """
         patches = patchify(images, self.patch_size)
         if masking is None:
-            masking = random_masking(len(images), patches.shape[1], self.mask_ratio, images.device)
+            masking = self.draw_masking(len(images), images.device)
         decoded = self.forward_decoder(self.forward_encoder(patches, masking), masking)
         prediction = self.decoder_pred(take(decoded[:, 1:], masking.ids_masked))
-        target = self.targets(take(patches, masking.ids_masked))
-        return (prediction.float() - target.float()).square().mean()
+        target = self.decoder_target(images, patches, masking.ids_masked)
+        return self.decoder_target.loss(prediction, target)
 
     @torch.no_grad()
     def predict(self, images: Tensor, masking: Masking) -> Tensor:
-        """Predictions for all patches (N, L, P), in target space (per-patch normalised when `norm_pix_loss`)."""
+        """Predictions for all patches (N, L, target.outputs), in target space; `decoder_target.to_pixels` leads out of it."""
         latent = self.forward_encoder(patchify(images, self.patch_size), masking)
         return self.decoder_pred(self.forward_decoder(latent, masking)[:, 1:])

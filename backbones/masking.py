@@ -1,11 +1,25 @@
-"""Random masking: which patches the encoder sees, and how to put the sequence back in order."""
+"""Mask sampling: which patches the encoder sees, and how to put the sequence back in order (paper Sec. 4.1, Table 1f).
+
+Every image of a batch has the same number of masked patches, whatever the sampling, so that a batch stays one tensor.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from backbones.errors import UserError, unknown
+
+SAMPLINGS = ("random", "block", "grid")
+
+# BEiT's block-wise masking (Bao et al. 2022, Algorithm 1): blocks of at least 16 of 196 patches, sides 0.3 to 1 / 0.3.
+_SMALLEST_BLOCK = 16 / 196
+_ASPECT = (0.3, 1 / 0.3)
+# A block that is too long for the image is drawn again; on a very long and thin image nearly all are, so that ends.
+_REDRAWS = 40
 
 
 @dataclass(frozen=True)
@@ -13,8 +27,8 @@ class Masking:
     """Per-sample choice of visible patches, for N images of L patches of which V are visible.
 
     Attributes:
-        ids_keep: (N, V) indices of the visible patches, in the shuffled order in which the encoder sees them.
-        ids_masked: (N, L - V) indices of the masked patches, in shuffled order.
+        ids_keep: (N, V) indices of the visible patches, in the (shuffled) order in which the encoder sees them.
+        ids_masked: (N, L - V) indices of the masked patches.
         ids_restore: (N, L); position of each patch in [visible, masked], so that gathering by it restores the order.
     """
 
@@ -28,6 +42,28 @@ class Masking:
         return (self.ids_restore >= self.ids_keep.shape[1]).float()
 
 
+def draw_masking(
+    sampling: str, batch: int, grid: tuple[int, int], mask_ratio: float, device: torch.device | str = "cpu"
+) -> Masking:
+    """Masks of a batch, from torch's global generators (`device`'s for random, the CPU's for block, none for grid).
+
+    Args:
+        sampling: ``random``, ``block`` or ``grid``.
+        grid: rows and columns of patches.
+        mask_ratio: share of patches to mask.
+
+    Raises:
+        UserError: unknown sampling, or a mask ratio that a grid cannot have.
+    """
+    if sampling == "random":
+        return random_masking(batch, grid[0] * grid[1], mask_ratio, device)
+    if sampling == "block":
+        return block_masking(batch, grid, mask_ratio, device)
+    if sampling == "grid":
+        return grid_masking(batch, grid, mask_ratio, device)
+    raise unknown("mask sampling", sampling, SAMPLINGS)
+
+
 def visible_count(patches: int, mask_ratio: float) -> int:
     """Number of visible patches: ``patches * (1 - mask_ratio)`` rounded down, as in the official code."""
     return int(patches * (1 - mask_ratio))
@@ -35,11 +71,84 @@ def visible_count(patches: int, mask_ratio: float) -> int:
 
 def mask_from_noise(noise: Tensor, mask_ratio: float) -> Masking:
     """The patches with the smallest `noise` (N, L) stay visible (paper Sec. 3: random sampling without replacement)."""
-    ids_shuffle = noise.argsort(dim=1)
-    visible = visible_count(noise.shape[1], mask_ratio)
+    return _from_order(noise.argsort(dim=1), visible_count(noise.shape[1], mask_ratio))
+
+
+def _from_order(ids_shuffle: Tensor, visible: int) -> Masking:
+    """The first `visible` patches of each image's order (N, L) are visible."""
     return Masking(ids_shuffle[:, :visible], ids_shuffle[:, visible:], ids_shuffle.argsort(dim=1))
 
 
 def random_masking(batch: int, patches: int, mask_ratio: float, device: torch.device | str = "cpu") -> Masking:
     """Uniform random masking, drawn from the global generator of `device`."""
     return mask_from_noise(torch.rand(batch, patches, device=device), mask_ratio)
+
+
+@torch.compiler.disable  # draws until every image has its count: no graph, and cheap on the CPU
+def block_masking(batch: int, grid: tuple[int, int], mask_ratio: float, device: torch.device | str = "cpu") -> Masking:
+    """Block-wise masking as BEiT's: rectangles are added until enough patches are masked.
+
+    Unlike BEiT's, the count is exact: of the last rectangle, only the first rows (and part of one) are masked. Drawn on the
+    CPU for all images at once and sent to `device` without waiting for it.
+    """
+    masked = _draw_blocks(batch, grid, grid[0] * grid[1] - visible_count(grid[0] * grid[1], mask_ratio))
+    order = masked.flatten(1).to(torch.uint8).argsort(dim=1, stable=True)
+    if torch.device(device).type == "cuda":
+        order = order.pin_memory().to(device, non_blocking=True)
+    return _from_order(order.to(device), visible_count(grid[0] * grid[1], mask_ratio))
+
+
+def _draw_blocks(batch: int, grid: tuple[int, int], count: int) -> Tensor:
+    """(N, rows, columns) bool with exactly `count` patches set in each image."""
+    sides = torch.tensor(grid)
+    row, column = torch.arange(grid[0]).view(1, -1, 1), torch.arange(grid[1]).view(1, 1, -1)
+    smallest = max(1.0, round(_SMALLEST_BLOCK * grid[0] * grid[1]))
+    low, high = (math.log(a) for a in _ASPECT)
+    masked = torch.zeros(batch, *grid, dtype=torch.bool)
+    left = torch.full((batch,), count)
+    draws = 0
+    while left.any():
+        u = torch.rand(batch, 4)
+        area = smallest + u[:, 0] * (left - smallest).clamp(min=0)
+        root_aspect = (0.5 * (low + u[:, 1] * (high - low))).exp()
+        size = torch.stack([area.sqrt() * root_aspect, area.sqrt() / root_aspect], dim=1).round().long().clamp(min=1)
+        fits = (size <= sides).all(dim=1) | (draws >= _REDRAWS)
+        size = size.minimum(sides)
+        top, leftmost = (u[:, 2:] * (sides - size + 1)).long().minimum(sides - size).unbind(1)
+        bottom, rightmost = top + size[:, 0], leftmost + size[:, 1]
+        inside = (row >= top.view(-1, 1, 1)) & (row < bottom.view(-1, 1, 1))
+        inside = inside & (column >= leftmost.view(-1, 1, 1)) & (column < rightmost.view(-1, 1, 1))
+        new = (inside & ~masked & fits.view(-1, 1, 1)).flatten(1)
+        new = new & (new.cumsum(dim=1) <= left.unsqueeze(1))
+        masked |= new.view_as(masked)
+        left -= new.sum(dim=1)
+        draws += 1
+    return masked
+
+
+def grid_masking(batch: int, grid: tuple[int, int], mask_ratio: float, device: torch.device | str = "cpu") -> Masking:
+    """Grid-wise masking: one patch of each k x k stays visible, the same in every image.
+
+    Raises:
+        UserError: `mask_ratio` is not ``1 - 1 / k**2``, or k does not divide both sides of the grid.
+    """
+    k = grid_stride(grid, mask_ratio)
+    rows, columns = torch.meshgrid(*(torch.arange(n, device=device) % k for n in grid), indexing="ij")
+    order = ((rows > 0) | (columns > 0)).flatten().to(torch.uint8).argsort(stable=True)
+    return _from_order(order.expand(batch, -1), grid[0] * grid[1] // k**2)
+
+
+def grid_stride(grid: tuple[int, int], mask_ratio: float) -> int:
+    """k of the k x k of which grid sampling keeps one patch: 2 for 75 %."""
+    k = round((1 - mask_ratio) ** -0.5)
+    if k < 2 or abs(1 - mask_ratio - k**-2) > 1e-3:
+        raise UserError(
+            f"mae.mask_sampling=grid keeps one patch of each k x k, which mae.mask_ratio={mask_ratio} is not: "
+            "give 0.75 (2 x 2), 0.8889 (3 x 3) or 0.9375 (4 x 4)"
+        )
+    if grid[0] % k or grid[1] % k:
+        raise UserError(
+            f"mae.mask_sampling=grid at mae.mask_ratio={mask_ratio} needs sides that are multiples of {k} patches, "
+            f"not {grid[0]} x {grid[1]}: change encoder.img_size"
+        )
+    return k

@@ -1,22 +1,31 @@
-"""The pre-training task: unlabelled images, `backbones.mae.MaskedAutoencoder`, its loss. No evaluation."""
+"""The pre-training task: unlabelled images, `backbones.mae.MaskedAutoencoder`, its loss. No evaluation, no transforms."""
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torchvision.transforms import InterpolationMode, v2
 
-from backbones.checkpoint import Checkpoint, build_encoder
-from backbones.errors import UserError
+from backbones.checkpoint import Checkpoint, build_encoder, sha256_file
+from backbones.errors import UserError, unknown
 from backbones.finetune import no_decay_pretraining, param_groups
 from backbones.mae import MaskedAutoencoder
-from backbones.masking import visible_count
+from backbones.masking import SAMPLINGS, grid_stride, visible_count
+from backbones.patches import patchify
+from backbones.targets import TokenTarget, create_target
+from backbones.tokenizer import PatchCodebook
 from tasks.base import DataInfo, Task
 from tasks.data import embedded_root, normalise
 from tasks.images import TransformedImages, open_split
+from tasks.pretraining import transforms
 from tasks.pretraining.config import MAEConfig, PretrainingRecipe
+
+# Fitted targets learn from so many patches, of at most so many training images spread over the set.
+_FIT_PATCHES, _FIT_IMAGES = 2**17, 2048
 
 
 class PretrainingTask(Task[PretrainingRecipe]):
@@ -26,14 +35,23 @@ class PretrainingTask(Task[PretrainingRecipe]):
         super().__init__(recipe)
         encoder_config, mae = recipe.encoder, recipe.mae
         encoder = build_encoder(encoder_config.arch, encoder_config.img_size, encoder_config.drop_path, checkpoint)
-        _check(mae, encoder.patch_embed.num_patches)
+        _check(mae, encoder.patch_embed.grid_size)
+        transforms.check(recipe.augmentation)
         self.model = MaskedAutoencoder(
             encoder,
             decoder_embed_dim=mae.decoder_embed_dim,
             decoder_depth=mae.decoder_depth,
             decoder_num_heads=mae.decoder_num_heads,
             mask_ratio=mae.mask_ratio,
-            norm_pix_loss=mae.norm_pix_loss,
+            mask_sampling=mae.mask_sampling,
+            encoder_mask_tokens=mae.encoder_mask_tokens,
+            target=create_target(
+                mae.target,
+                encoder.patch_embed.patch_size[0],
+                pca_components=mae.pca_components,
+                vocabulary=mae.vocabulary,
+                tokenizer=mae.tokenizer,
+            ),
         )
         data = recipe.data
         root = embedded_root(data, "imagenet")
@@ -48,7 +66,7 @@ class PretrainingTask(Task[PretrainingRecipe]):
             train_count=len(self.images),
             val_count=0,
             classes=self.images.classes,
-            fingerprint=self.images.fingerprint(),
+            fingerprint=_fingerprint(self.images.fingerprint(), mae),
             split="train",
             notes=notes,
         )
@@ -56,15 +74,25 @@ class PretrainingTask(Task[PretrainingRecipe]):
     def train_dataset(self) -> Dataset[Any]:
         if self.recipe.train.cache_images:
             self.images.cache()
-        return TransformedImages(self.images, self._transform())
-
-    def _transform(self) -> Any:
-        """Random resized crop (bicubic) and flip to uint8 (3, H, W), as main_pretrain.py up to normalisation."""
         augmentation, size = self.recipe.augmentation, self.recipe.encoder.img_size
-        steps = [v2.RandomResizedCrop(size, scale=tuple(augmentation.scale), interpolation=InterpolationMode.BICUBIC)]
-        if augmentation.hflip:
-            steps.append(v2.RandomHorizontalFlip())
-        return v2.Compose([*steps, v2.PILToTensor()])
+        dataset = TransformedImages(self.images, transforms.train_transform(size, augmentation))
+        target = self.model.decoder_target
+        if target.needs_fit:  # type: ignore[union-attr]
+            target.fit(self._sample_patches(dataset), self.recipe.seed)  # type: ignore[operator,union-attr]
+        return dataset
+
+    def _sample_patches(self, dataset: Dataset[Any]) -> Tensor:
+        """Augmented training patches (M, P) for a target that learns from them: the same at every start of a run."""
+        count = min(len(self.images), _FIT_IMAGES)
+        share, patch = -(-_FIT_PATCHES // count), self.model.patch_size
+        kept = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            for i in range(count):
+                image, _ = dataset[i * len(self.images) // count]
+                patches = patchify(normalise(image.unsqueeze(0)), patch)[0]  # type: ignore[arg-type]
+                kept.append(patches[torch.randperm(len(patches))[:share]])
+        return torch.cat(kept)
 
     def prepare_batch(self, batch: list[Tensor]) -> Tensor:
         return normalise(batch[0])
@@ -78,17 +106,33 @@ class PretrainingTask(Task[PretrainingRecipe]):
         )
 
     def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
-        """The encoder under timm's names, and everything in the official layout (with decoder)."""
+        """The encoder under timm's names, everything in the official layout (with decoder), and a codebook that was used."""
         assert isinstance(model, MaskedAutoencoder)
         whole = {k.removeprefix("encoder."): v for k, v in model.state_dict().items()}
-        return {"encoder": model.encoder.state_dict(), "mae": whole}
+        files = {"encoder": model.encoder.state_dict(), "mae": whole}
+        target = model.decoder_target
+        if isinstance(target, TokenTarget) and isinstance(target.tokenizer, PatchCodebook):
+            files["tokenizer"] = target.tokenizer.state_dict()
+        return files
 
 
-def _check(mae: MAEConfig, patches: int) -> None:
+def _fingerprint(images: str, mae: MAEConfig) -> str:
+    """The data's fingerprint; with a tokenizer file its content is part of it, since the targets come from there."""
+    if mae.target != "tokens" or mae.tokenizer is None:
+        return images
+    return hashlib.sha256(f"{images}\n{sha256_file(Path(mae.tokenizer).expanduser())}".encode()).hexdigest()
+
+
+def _check(mae: MAEConfig, grid: tuple[int, int]) -> None:
+    patches = grid[0] * grid[1]
+    if mae.mask_sampling not in SAMPLINGS:
+        raise unknown("mask sampling", mae.mask_sampling, SAMPLINGS, where="mae.mask_sampling")
     if not 0 < mae.mask_ratio < 1:
         raise UserError(f"mae.mask_ratio={mae.mask_ratio}: give a share between 0 and 1")
     if visible_count(patches, mae.mask_ratio) == 0:
         raise UserError(f"mae.mask_ratio={mae.mask_ratio} leaves none of {patches} patches visible: give a smaller one")
+    if mae.mask_sampling == "grid":
+        grid_stride(grid, mae.mask_ratio)
     if mae.decoder_embed_dim % 4 or mae.decoder_embed_dim % mae.decoder_num_heads:
         raise UserError(
             f"mae.decoder_embed_dim={mae.decoder_embed_dim}: give a multiple of 4 and of "

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backbones.mae import take
 from backbones.masking import mask_from_noise, random_masking, visible_count
+from backbones.patches import take
 from tests.golden.figures import arrays
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 60), st.floats(0.0, 0.99))
