@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -15,6 +14,7 @@ from backbones.finetune import param_groups
 from tasks.base import DataInfo, Evaluator, Task
 from tasks.classification.config import ClassificationRecipe
 from tasks.classification.evaluation import AccuracyEvaluator
+from tasks.classification.mixing import Mixup
 from tasks.classification.model import Classifier
 from tasks.classification.transforms import eval_transform, train_transform
 from tasks.data import embedded_root, normalise

@@ -66,6 +66,17 @@ def test_pretraining_decays_what_the_official_script_decays() -> None:
     assert "encoder.pos_embed" not in ours
 
 
+def test_pretraining_weight_decay_equals_official() -> None:
+    official = figures("pretraining_weight_decay")
+    depth = {
+        key: len({n.split(".")[1] for n in official if n.startswith(f"{key}.")}) for key in ("blocks", "decoder_blocks")
+    }
+    encoder = VisionTransformer(patch_size=16, embed_dim=768, depth=depth["blocks"], num_heads=12, num_classes=0)
+    mae = MaskedAutoencoder(encoder, decoder_depth=depth["decoder_blocks"])
+    groups = by_name(mae, param_groups(mae, weight_decay=0.05, depth=depth["blocks"], no_decay=no_decay_pretraining))
+    assert {name.removeprefix("encoder."): decay for name, (_, decay) in groups.items()} == official
+
+
 def test_what_lies_outside_the_encoder_learns_at_the_full_rate() -> None:
     model = nn.ModuleDict({"net": create_encoder("vit_micro_patch8", img_size=32), "blocks": nn.Linear(2, 2)})
     scales = by_name(model, param_groups(model, weight_decay=0.1, depth=4, layer_decay=0.5, encoder_prefix="net."))

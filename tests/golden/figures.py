@@ -43,6 +43,21 @@ def draw_weights(parameters: dict[str, nn.Parameter], positions: bool = False) -
         parameter.copy_(tensor(name, tuple(parameter.shape), offset=1.0 if norm else 0.0))
 
 
+def sketch(name: str, values: Tensor, projections: int = 8) -> NDArray[np.float64]:
+    """The L2 norm of a tensor, then its products with directions of random signs that depend on `name` alone.
+
+    Such a product is normally distributed about 0 with the norm as its standard deviation, so two tensors that differ by a
+    share e of their norm have products that differ by about e times the norm: a few numbers stand for a large tensor.
+    """
+    flat = values.detach().double().flatten().numpy()
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    signs = np.unpackbits(np.frombuffer(random.bytes(projections * (-(-flat.size // 8))), np.uint8)).reshape(
+        projections, -1
+    )
+    products = [flat @ (2.0 * row[: flat.size] - 1.0) for row in signs]
+    return np.array([np.linalg.norm(flat), *products])
+
+
 def picture(width: int, height: int) -> Image.Image:
     """An RGB picture with fine and coarse structure."""
     y, x = np.mgrid[0:height, 0:width]

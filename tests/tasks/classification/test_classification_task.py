@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -20,6 +21,7 @@ from tasks.classification.config import AugmentationConfig, ClassificationRecipe
 from tasks.classification.task import ClassificationTask
 from tasks.data import normalise
 from tasks.recipe import DataConfig, EncoderConfig, OptimizerConfig, ScheduleConfig
+from tests.golden.figures import arrays
 from tests.tasks.pictures import make_folders, save_picture, truncate
 
 LINEAR = HeadConfig(frozen_encoder=True, pool="token", batch_norm=True, init_std=0.01)
@@ -137,6 +139,17 @@ def test_mixup_gives_smoothed_distributions(root: Path) -> None:
     # Smoothed once: the criterion must not do it again.
     assert task.model.criterion.label_smoothing == 0.0
     assert torch.isfinite(task.model.train()((mixed, targets))["loss"])
+
+
+def test_mixup_and_cutmix_equal_the_official_ones_for_the_same_draws(root: Path) -> None:
+    golden = arrays("mixup")  # of the timm release that the official code asks for
+    task = ClassificationTask(recipe(root, augmentation=MIXED, head=HeadConfig(label_smoothing=0.1)))
+    for seed, (official_targets, official_pixels) in enumerate(zip(golden["targets"], golden["pixels"], strict=True)):
+        np.random.seed(seed)
+        images, targets = task.prepare_batch([torch.from_numpy(golden["images"]), torch.from_numpy(golden["labels"])])
+        torch.testing.assert_close(targets, torch.from_numpy(official_targets), rtol=1e-5, atol=1e-7)
+        # Normalisation is written as another product here; pixels are of the order of 1 and cross zero.
+        torch.testing.assert_close(images[:, :, ::5, ::5], torch.from_numpy(official_pixels), rtol=1e-5, atol=1e-5)
 
 
 def test_without_mixup_the_criterion_smooths(root: Path) -> None:
