@@ -1,58 +1,145 @@
-"""Checkpoints in and out: a file becomes an encoder and what is known of it. Run-time state is `mae_bench.engine`'s.
+"""Checkpoints in and out: a file becomes an encoder, what else it holds, and what is known of it.
 
-Read so far: the official MAE layout (encoder-only, with decoder, wrapped in ``model``), timm's and our own, as ``.pth`` or
-``.safetensors``. Only with ``weights_only=True``: a file that would run code is refused.
+Files are read by `backbones.tensor_files`, names by `backbones.layouts`, the architecture by `backbones.architecture`; other
+projects' layouts are written by `backbones.layouts_out`. Run-time state (optimiser, progress) is `mae_bench.engine`'s.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 import os
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
+from timm.layers import resize_rel_pos_bias_table
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from backbones.encoder import SIZES, create_encoder
+from backbones.architecture import Architecture, fixed_positions, read_architecture
+from backbones.encoder import create_encoder, parse_arch
 from backbones.errors import UserError
+from backbones.hub import is_remote, resolve_remote
+from backbones.layouts import Named, read_names
+from backbones.mae import MaskedAutoencoder
 from backbones.pos_embed import resample_grid
+from backbones.targets import create_target
+from backbones.tensor_files import TensorFile, read_tensors
 
-_METADATA = "mae_bench"
-_DECODER = ("mask_token", "decoder_")
-_HEADS = ("head.", "fc_norm.")
-_WRAPPERS = ("model", "state_dict")
-_WRAPPED = re.compile(r"(module\.|_orig_mod\.|encoder\.)(?:module\.|_orig_mod\.|encoder\.)*blocks\.")
+_METHODS = {"mae": "MAE", "dino": "DINO", "dinov2": "DINOv2", "moco_v3": "MoCo v3", "beit": "BEiT"}
+_HF_METHODS = {"vit_mae": "MAE", "dinov2": "DINOv2", "dinov2_with_registers": "DINOv2", "beit": "BEiT", "deit": "DeiT"}
+_MOCO_SMALL = 384  # MoCo v3's ViT-S has 12 heads of 32 channels (facebookresearch/moco-v3, vits.py)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An encoder's tensors under timm's names, and where they come from."""
+    """An encoder's tensors under timm's names, what came with them, and where they come from.
+
+    Attributes:
+        sha256: of the file.
+        layout: whose names the file has: a name of `backbones.layouts.LAYOUTS`, or ``mae_bench`` for our own files.
+        method: row of the tables, such as "MAE"; the file's name where nothing tells.
+        state: the encoder, float32.
+        decoder: MAE's decoder under the official names, empty if there is none.
+        head: ``fc_norm.*`` and ``head.*``, empty if there are none.
+        aside: names in the file that nothing was made of.
+        metadata: what our own files say of themselves.
+        target_normalised: whether the decoder predicts normalised pixels; None where nothing tells.
+        decoder_heads: attention heads of the decoder.
+    """
 
     path: Path
     sha256: str
-    layout: str  # "mae" (has a decoder) | "timm" | "mae_bench"
-    method: str  # row of the tables: "MAE" unless the file says otherwise
+    layout: str
+    method: str
+    architecture: Architecture
     state: dict[str, Tensor]
-    arch: str
-    img_size: tuple[int, int]
-    metadata: dict[str, Any] = field(default_factory=dict)  # what our own files say of themselves
+    decoder: dict[str, Tensor] = field(default_factory=dict)
+    head: dict[str, Tensor] = field(default_factory=dict)
+    aside: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    target_normalised: bool | None = None
+    decoder_heads: int = 16
 
-    def encoder(self, *, img_size: int | tuple[int, int] | None = None, drop_path: float = 0.0) -> VisionTransformer:
-        """A fresh timm ViT with these weights, positions resampled to `img_size` (default: the checkpoint's)."""
-        encoder = create_encoder(self.arch, img_size=img_size or self.img_size, drop_path=drop_path)
+    @property
+    def arch(self) -> str:
+        """Such as ``vit_base_patch16``."""
+        return self.architecture.arch
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Pixels, (height, width)."""
+        return self.architecture.img_size
+
+    def encoder(
+        self,
+        *,
+        img_size: int | tuple[int, int] | None = None,
+        drop_path: float = 0.0,
+        positions: str = "regenerate",
+    ) -> VisionTransformer:
+        """A fresh timm ViT with these weights.
+
+        Args:
+            img_size: pixels; default: the checkpoint's. Learnt positions and relative tables are resampled to another one.
+            positions: what becomes of fixed sin-cos positions at another size: ``regenerate`` makes them anew; ``resample``
+                treats them as learnt ones, as every transfer protocol does (util/pos_embed.py, mmseg's MAE, detectron2's
+                ViT): fine-tuning then meets no coordinates that pre-training never saw.
+        """
+        architecture = self.architecture
+        encoder = architecture.build(img_size, drop_path)
         state = dict(self.state)
-        patch = encoder.patch_embed.patch_size[0]
-        old = (self.img_size[0] // patch, self.img_size[1] // patch)
-        state["pos_embed"] = _fit_positions(state["pos_embed"], old, encoder.patch_embed.grid_size)
+        grid = encoder.patch_embed.grid_size
+        if grid != architecture.grid:
+            state |= _resized(state, architecture, grid, regenerate=positions == "regenerate")
         encoder.load_state_dict(state)
         return encoder
+
+    def masked_autoencoder(self, *, img_size: int | tuple[int, int] | None = None) -> MaskedAutoencoder:
+        """The encoder with its decoder; what nothing tells is the paper's default (normalised pixels).
+
+        Raises:
+            UserError: the file holds no decoder.
+        """
+        if not self.decoder:
+            raise UserError(
+                f"{self.path} holds an encoder without a decoder: reconstruction needs a file with both "
+                "(mae_visualize_vit_*.pth, mae_pretrain_vit_*_full.pth, or mae.safetensors of a pre-training run)"
+            )
+        encoder = self.encoder(img_size=img_size)
+        patch = encoder.patch_embed.patch_size[0]
+        width = self.decoder["decoder_embed.weight"].shape[0]
+        model = MaskedAutoencoder(
+            encoder,
+            decoder_embed_dim=width,
+            decoder_depth=_depth(self.decoder),
+            decoder_num_heads=self.decoder_heads,
+            encoder_mask_tokens=self._setting("mae.encoder_mask_tokens", self.decoder["mask_token"].shape[-1] != width),
+            mask_sampling=self._setting("mae.mask_sampling", "random"),
+            mask_ratio=self._setting("mae.mask_ratio", 0.75),
+            target=create_target(self.target, patch, **_target_sizes(self.decoder)),
+        )
+        state = {**self.decoder, **{f"encoder.{k}": v for k, v in encoder.state_dict().items()}}
+        pos = state["decoder_pos_embed"]
+        if pos.shape[1] != model.decoder_pos_embed.shape[1]:
+            state["decoder_pos_embed"] = fixed_positions(
+                self.architecture.positions, width, model.grid, prefix_tokens=1
+            )
+        model.load_state_dict(state)
+        return model
+
+    @property
+    def target(self) -> str:
+        """What the decoder predicts, as ``mae.target`` names it; normalised pixels where nothing tells."""
+        if "decoder_target.components" in self.decoder:
+            return "pca"
+        if "decoder_target.tokenizer.codebook" in self.decoder:
+            return "tokens"
+        return "pixels" if self.target_normalised is False else "pixels_norm"
+
+    def _setting(self, key: str, default: Any) -> Any:
+        return _settings(self.metadata).get(key, default)
 
 
 def build_encoder(arch: str, img_size: int, drop_path: float, checkpoint: Checkpoint | None) -> VisionTransformer:
@@ -64,165 +151,151 @@ def build_encoder(arch: str, img_size: int, drop_path: float, checkpoint: Checkp
             f"{checkpoint.path} holds a {checkpoint.arch}, the recipe wants a {arch}: "
             f"give another recipe or --set encoder.arch={checkpoint.arch}"
         )
-    return checkpoint.encoder(img_size=img_size, drop_path=drop_path)
+    return checkpoint.encoder(img_size=img_size, drop_path=drop_path, positions="resample")
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a checkpoint file, or the newest export of a run directory.
+def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] | None = None) -> Checkpoint:
+    """Reads a checkpoint: a file, a Hugging Face folder, a finished run's folder, ``timm:NAME`` or ``hf:OWNER/NAME``.
+
+    Args:
+        img_size: pixels, (height, width), that it was trained at; asked for only when the positions form no square.
 
     Raises:
         UserError: no such file, not a checkpoint, not a ViT, or tensors missing, left over or not finite.
     """
-    file = _resolve(Path(path))
-    tensors, metadata = _read(file)
-    names = _strip(tensors)
-    layout = "mae_bench" if metadata is not None else "mae" if _has_decoder(names) else "timm"
-    state = {k: v.float() for k, v in names.items() if not k.startswith(_DECODER) and not k.startswith(_HEADS)}
-    arch, img_size = _shape_of(file, state)
-    _check(file, state, arch, img_size)
+    source = os.fspath(path)
+    file = read_tensors(resolve_remote(source) if is_remote(source) else Path(source))
+    named = read_names(file.path, file.tensors)
+    state = _float(named.encoder)
+    told = _settings(file.metadata or {})
+    architecture = read_architecture(
+        file.path,
+        state,
+        heads=_heads(file, named),
+        img_size=img_size or _size(file),
+        norm_eps=float(file.config.get("layer_norm_eps", 1e-6)),
+    )
+    _check(file.path, state, architecture)
+    decoder, head = _float(named.decoder), _float(named.head)
+    _check_finite(file.path, {**decoder, **head})
     return Checkpoint(
-        path=file,
-        sha256=sha256_file(file),
-        layout=layout,
-        method=(metadata or {}).get("method", "MAE"),
+        path=file.path,
+        sha256=file.sha256,
+        layout="mae_bench" if file.metadata is not None else named.layout,
+        method=_method(file, named, architecture),
+        architecture=architecture,
         state=state,
-        arch=arch,
-        img_size=img_size,
-        metadata=metadata or {},
+        decoder=decoder,
+        head=head,
+        aside=tuple(named.aside),
+        metadata=file.metadata or {},
+        target_normalised=_normalised(file, told),
+        decoder_heads=_decoder_heads(file, told),
     )
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any] | None = None) -> None:
-    """Writes safetensors atomically: to a temporary name in the same folder, then renamed.
-
-    All metadata is one entry, since safetensors writes entries in any order: the same tensors give the same bytes.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    safetensors.torch.save_file(contiguous, temporary, metadata={_METADATA: json.dumps(metadata or {}, sort_keys=True)})
-    os.replace(temporary, path)
+def _settings(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Flat pre-training settings of our own files."""
+    pretraining = metadata.get("pretraining")
+    settings = pretraining.get("settings") if isinstance(pretraining, dict) else None
+    return settings if isinstance(settings, dict) else {}
 
 
-def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, as hex."""
-    with open(path, "rb") as f:
-        if hasattr(hashlib, "file_digest"):
-            return hashlib.file_digest(f, "sha256").hexdigest()
-        digest = hashlib.sha256()  # Python 3.10
-        for block in iter(lambda: f.read(1 << 20), b""):
-            digest.update(block)
-        return digest.hexdigest()
+def _float(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
-def _resolve(path: Path) -> Path:
-    if path.is_dir():
-        inside = path / "encoder.safetensors"
-        if inside.is_file():
-            return inside
-        raise UserError(
-            f"{path} is a folder without encoder.safetensors: give a checkpoint file or a finished run's folder"
-        )
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
-    return path
+def _heads(file: TensorFile, named: Named) -> int | None:
+    if file.config:
+        return int(file.config.get("num_attention_heads", 0)) or None
+    if named.layout == "moco_v3" and named.encoder["patch_embed.proj.weight"].shape[0] == _MOCO_SMALL:
+        return 12
+    arch = (file.metadata or {}).get("arch")
+    return parse_arch(arch)[2] if isinstance(arch, str) else None
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The file's named tensors, unwrapped, and what `save_tensors` wrote beside them (None: not our file)."""
-    try:
-        if path.suffix == ".safetensors":
-            with safetensors.safe_open(path, framework="pt") as f:
-                metadata = json.loads((f.metadata() or {}).get(_METADATA, "null"))
-                return {k: f.get_tensor(k) for k in f.keys()}, metadata  # noqa: SIM118
-        # The official and timm's training checkpoints hold the command line's arguments; a Namespace is mere data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # on arbitrary bytes the unpickler raises nearly anything
-        if code := re.search(r"GLOBAL (\S+)", str(e)):
-            raise UserError(f"{path} is refused: it wants to run {code[1]}, and only tensors are read") from e
-        raise UserError(f"{path} is not a checkpoint or is cut short: {_first_line(e)}") from e
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    named = content.items() if isinstance(content, dict) else ()
-    tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
-    if not tensors:
-        raise UserError(f"{path} holds no named tensors: give a model's state dict")
-    return tensors, None
+def _size(file: TensorFile) -> tuple[int, int] | None:
+    size = (file.metadata or {}).get("img_size", file.config.get("image_size"))
+    if isinstance(size, int):
+        return size, size
+    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) and len(size) == 2 else None
 
 
-def _first_line(error: Exception) -> str:
-    # torch's first lines say how to load the file all the same, which is no advice for a broken one.
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    return f"{type(error).__name__} {text.splitlines()[0][:120]}" if text else type(error).__name__
+def _method(file: TensorFile, named: Named, architecture: Architecture) -> str:
+    told = (file.metadata or {}).get("method")
+    if isinstance(told, str) and told:
+        return told
+    if model_type := file.config.get("model_type"):
+        return _HF_METHODS.get(model_type, str(model_type))
+    if named.layout in _METHODS:
+        return _METHODS[named.layout]
+    # The official encoder-only files say nothing; only MAE's and MoCo v3's encoders have fixed positions, in different orders.
+    fixed = {"sincos": "MAE", "sincos_rows_first": "MoCo v3"}
+    return fixed.get(architecture.positions, file.path.stem)
 
 
-def _strip(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    """Names without what DDP, torch.compile and models around the encoder put before ``blocks.``."""
-    while wrapped := next((m for k in tensors if (m := _WRAPPED.match(k))), None):
-        tensors = {k.removeprefix(wrapped[1]): v for k, v in tensors.items()}
-    return tensors
+def _normalised(file: TensorFile, settings: dict[str, Any]) -> bool | None:
+    if "mae.target" in settings:
+        return bool(settings["mae.target"] == "pixels_norm")
+    told = file.config.get("norm_pix_loss", file.args.get("norm_pix_loss"))
+    return told if isinstance(told, bool) else None
 
 
-def _has_decoder(names: dict[str, Tensor]) -> bool:
-    return any(k.startswith("decoder_blocks.") for k in names)
+def _decoder_heads(file: TensorFile, settings: dict[str, Any]) -> int:
+    told = settings.get("mae.decoder_num_heads", file.config.get("decoder_num_attention_heads"))
+    return int(told) if told else 16  # of every official decoder (models_mae.py)
 
 
-def _shape_of(path: Path, state: dict[str, Tensor]) -> tuple[str, tuple[int, int]]:
-    """Architecture name and image size in pixels, read off the tensors."""
-    if "patch_embed.proj.weight" not in state or "pos_embed" not in state or "blocks.0.norm1.weight" not in state:
-        first = ", ".join(list(state)[:3]) or "nothing"
-        raise UserError(
-            f"{path} is not a ViT in a layout that is known (it begins with {first}): give an MAE or timm ViT"
-        )
-    weight, pos = state["patch_embed.proj.weight"], state["pos_embed"]
-    if weight.ndim != 4 or pos.ndim != 3 or pos.shape[1] < 2 or not weight.numel():
-        raise UserError(
-            f"{path}: patch_embed.proj.weight has shape {tuple(weight.shape)} and pos_embed {tuple(pos.shape)}: a ViT has "
-            "(width, 3, patch, patch) and (1, 1 + patches, width)"
-        )
-    width, patch = weight.shape[0], weight.shape[-1]
-    depth = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k)))
-    for name, (w, d, _) in SIZES.items():
-        if (w, d) == (width, depth):
-            side = round((pos.shape[1] - 1) ** 0.5) * patch
-            return f"vit_{name}_patch{patch}", (side, side)
-    sizes = ", ".join(f"{n} {w}x{d}" for n, (w, d, _) in SIZES.items())
-    raise UserError(f"{path} is a ViT of width {width} and depth {depth}, which is no known size ({sizes})")
+def _depth(decoder: dict[str, Tensor]) -> int:
+    return 1 + max((int(k.split(".")[1]) for k in decoder if k.startswith("decoder_blocks.")), default=-1)
 
 
-def _check(path: Path, state: dict[str, Tensor], arch: str, img_size: tuple[int, int]) -> None:
+def _target_sizes(decoder: dict[str, Tensor]) -> dict[str, Any]:
+    outputs = decoder["decoder_pred.weight"].shape[0]
+    return {"pca_components": outputs, "vocabulary": outputs}
+
+
+def _resized(
+    state: dict[str, Tensor], old: Architecture, grid: tuple[int, int], *, regenerate: bool
+) -> dict[str, Tensor]:
+    """Those tensors that hang on the grid of patches, for another grid."""
+    resized = {}
+    if "pos_embed" in state:
+        pos = state["pos_embed"]
+        prefix = pos.shape[1] - old.grid[0] * old.grid[1]
+        if regenerate and old.positions != "learnt":
+            patches = fixed_positions(old.positions, pos.shape[2], grid)
+        else:
+            patches = resample_grid(pos[:, prefix:], old.grid, grid)
+        resized["pos_embed"] = torch.cat([pos[:, :prefix], patches], dim=1)
+    size = (2 * grid[0] - 1, 2 * grid[1] - 1)
+    for name, table in state.items():
+        if name.endswith(".rel_bias"):
+            resized[name] = resize_rel_pos_bias_table(table, grid, (len(table), *size))
+    return resized
+
+
+def _check(path: Path, state: dict[str, Tensor], architecture: Architecture) -> None:
     """Every tensor that the architecture has, of its shape, finite, and no other."""
     with torch.device("meta"):
-        wanted = create_meta(arch, img_size)
+        wanted = {k: v.shape for k, v in architecture.build().state_dict().items()}
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if "norm.weight" in missing and "norm.bias" in missing:
-        # Fine-tuned with global pooling: the encoder's norm was deleted (models_vit.py); nothing stands in for it.
-        raise UserError(f"{path} has no final norm (fine-tuned with global pooling): such files cannot be read yet")
     if missing or extra:
-        raise UserError(f"{path} is no whole {arch}: missing {_some(missing)}; unexpected {_some(extra)}")
+        raise UserError(f"{path} is no whole {architecture.arch}: missing {_some(missing)}; unexpected {_some(extra)}")
     for name, tensor in state.items():
         if tensor.shape != wanted[name]:
-            raise UserError(f"{path}: {name} has shape {tuple(tensor.shape)}, {arch} wants {tuple(wanted[name])}")
-        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, {architecture.arch} wants {tuple(wanted[name])}"
+            )
+    _check_finite(path, state)
+
+
+def _check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"{path}: {name} holds NaN or Inf: the checkpoint is broken, take an earlier one")
 
 
-def create_meta(arch: str, img_size: tuple[int, int]) -> dict[str, torch.Size]:
-    """Names and shapes of an architecture's tensors, without making any."""
-    encoder = create_encoder(arch, img_size=img_size)
-    return {k: v.shape for k, v in encoder.state_dict().items()}
-
-
-def _some(names: list[str]) -> str:
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "nothing"
-
-
-def _fit_positions(pos: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Positions for another grid, resampled; prefix tokens stay.
-
-    Fixed sin-cos ones too, as every transfer protocol has it (util/pos_embed.py, mmseg's MAE, detectron2's ViT): made anew,
-    they would hold coordinates that pre-training never saw.
-    """
-    prefix = pos.shape[1] - old[0] * old[1]
-    return torch.cat([pos[:, :prefix], resample_grid(pos[:, prefix:], old, new)], dim=1)

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from backbones.errors import UserError
 from backbones.pos_embed import resample_grid
-from backbones.relative import add_bias_tables, bias_of_tables
+from backbones.relative import add_bias_tables, attend, bias_of_tables
 
 
 class DenseEncoder(nn.Module):
@@ -30,9 +30,10 @@ class DenseEncoder(nn.Module):
         window_size: in patches; 0 makes every block global.
         global_blocks: blocks with global attention. Default with windows: the last of each quarter (ViTDet, Sec. 3).
         rel_pos: add decomposed relative positions, zero-initialised (ViTDet; Li et al. 2021).
-        rel_pos_bias: add BEiT's relative position bias, zero-initialised (App. A.4); global attention only.
+        rel_pos_bias: add BEiT's relative position bias, zero-initialised (App. A.4); global attention only. An encoder that
+            brings such a bias (BEiT) keeps it in any case.
         out_blocks: blocks whose outputs are returned. Default: the last.
-        class_token: keep the class token among the tokens (global attention only), as mmseg's MAE backbone does.
+        class_token: keep the class token (and registers) among the tokens (global attention only), as mmseg's MAE does.
         grad_checkpointing: recompute blocks in the backward pass.
     """
 
@@ -61,10 +62,13 @@ class DenseEncoder(nn.Module):
             raise UserError(
                 "rel_pos_bias goes with global attention and without rel_pos: set window_size and rel_pos off"
             )
+        own_bias = hasattr(encoder.blocks[0].attn, "rel_bias")
+        if own_bias and rel_pos:
+            raise UserError("this encoder has a relative position bias of its own (BEiT): set rel_pos off")
         self.encoder = encoder
         self.patch_size: int = encoder.patch_embed.patch_size[0]
         self.embed_dim: int = encoder.embed_dim
-        self.class_token = class_token
+        self.prefix_tokens = encoder.num_prefix_tokens if class_token else 0
         self.out_blocks = sorted(out_blocks) if out_blocks is not None else [depth - 1]
         self.grad_checkpointing = grad_checkpointing
         size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
@@ -73,7 +77,7 @@ class DenseEncoder(nn.Module):
         if rel_pos:
             for block, window in zip(encoder.blocks, self.windows, strict=True):
                 _add_rel_pos(block, (window, window) if window else grid)
-        if rel_pos_bias:
+        if rel_pos_bias and not own_bias:
             for block in encoder.blocks:
                 add_bias_tables(block.attn, grid, class_token)
         _drop_unused(encoder, class_token)
@@ -87,7 +91,7 @@ class DenseEncoder(nn.Module):
             else:
                 x = block_forward(block, x, grid, window)
             if i in self.out_blocks:
-                patches = x[:, 1:] if self.class_token else x
+                patches = x[:, self.prefix_tokens :]
                 maps.append(patches.transpose(1, 2).unflatten(2, grid))
             if i == self.out_blocks[-1]:
                 break
@@ -101,12 +105,13 @@ class DenseEncoder(nn.Module):
         x = encoder.patch_embed.proj(images)
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
-        prefix = encoder.pos_embed.shape[1] - encoder.patch_embed.num_patches
-        x = x + resample_grid(encoder.pos_embed[:, prefix:], encoder.patch_embed.grid_size, grid)
-        if self.class_token:
-            cls = (encoder.cls_token + encoder.pos_embed[:, :prefix]).expand(len(x), -1, -1)
-            x = torch.cat([cls, x], dim=1)
-        return x, grid
+        prefix = [t for t in (encoder.cls_token, encoder.reg_token) if t is not None]
+        tokens = torch.cat([t.expand(len(x), -1, -1) for t in prefix], dim=1) if prefix else x[:, :0]
+        if encoder.pos_embed is not None:
+            count = encoder.pos_embed.shape[1] - encoder.patch_embed.num_patches
+            x = x + resample_grid(encoder.pos_embed[:, count:], encoder.patch_embed.grid_size, grid)
+            tokens = tokens + encoder.pos_embed[:, :count] if count else tokens
+        return torch.cat([tokens, x], dim=1), grid
 
 
 def block_forward(block: Block, x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
@@ -114,26 +119,20 @@ def block_forward(block: Block, x: Tensor, grid: tuple[int, int], window: int) -
     y = block.norm1(x)
     if window:
         windows, padded = partition(y.unflatten(1, grid), window)
-        y = unpartition(attend(block.attn, windows, (window, window)), window, padded, grid).flatten(1, 2)
+        y = unpartition(attend_on_grid(block.attn, windows, (window, window)), window, padded, grid).flatten(1, 2)
     else:
-        y = attend(block.attn, y, grid)
+        y = attend_on_grid(block.attn, y, grid)
     x = x + block.drop_path1(block.ls1(y))
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 
-def attend(attn: Any, x: Tensor, grid: tuple[int, int]) -> Tensor:
+def attend_on_grid(attn: Any, x: Tensor, grid: tuple[int, int]) -> Tensor:
     """timm's attention on tokens (B, T, C), with the block's relative positions when it has them."""
-    if not hasattr(attn, "rel_pos_h") and not hasattr(attn, "rel_bias"):
-        return attn(x)
-    b, t, _ = x.shape
-    q, k, v = attn.qkv(x).reshape(b, t, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-    q, k = attn.q_norm(q), attn.k_norm(k)
     if hasattr(attn, "rel_bias"):
-        bias = bias_of_tables(attn.rel_bias, getattr(attn, "rel_bias_cls", None), grid)
-    else:
-        bias = rel_pos_bias(q, attn.rel_pos_h, attn.rel_pos_w, grid)
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-    return attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2)))
+        return attend(attn, x, bias_of_tables(attn.rel_bias, getattr(attn, "rel_bias_cls", None), grid))
+    if hasattr(attn, "rel_pos_h"):
+        return attend(attn, x, lambda q: rel_pos_bias(q, attn.rel_pos_h, attn.rel_pos_w, grid))
+    return attn(x)
 
 
 def rel_pos_bias(q: Tensor, table_h: Tensor, table_w: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -181,11 +180,16 @@ def _add_rel_pos(block: Any, size: tuple[int, int]) -> None:
 
 
 def _drop_unused(encoder: VisionTransformer, class_token: bool) -> None:
-    """Parameters without a gradient would stall DDP: the norm after the last block, heads, an unused class token."""
+    """Parameters without a gradient would stall DDP: the norm after the last block, heads, unused prefix tokens."""
     encoder.norm = nn.Identity()
     encoder.fc_norm = nn.Identity()
     encoder.head = nn.Identity()
-    if not class_token and encoder.cls_token is not None:
-        encoder.cls_token = None
+    if class_token:
+        return
+    encoder.cls_token = encoder.reg_token = None
+    for block in encoder.blocks:
+        if hasattr(block.attn, "rel_bias_cls"):
+            del block.attn.rel_bias_cls
+    if encoder.pos_embed is not None:
         with torch.no_grad():
             encoder.pos_embed = nn.Parameter(encoder.pos_embed[:, -encoder.patch_embed.num_patches :].clone())

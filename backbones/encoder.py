@@ -14,6 +14,7 @@ from torch import nn
 
 from backbones.errors import UserError, unknown
 from backbones.pos_embed import sincos_2d
+from backbones.relative import add_relative_attention
 
 # name: (width, depth, heads). Base, large and huge are the paper's (Dosovitskiy et al., Table 1); tiny and small
 # are DeiT's; micro is ours, for laptops and tests.
@@ -26,6 +27,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "huge": (1280, 32, 16),
 }
 _ARCH = re.compile(r"vit_(?P<size>[a-z]+)_patch(?P<patch>\d+)")
+_OTHER = re.compile(r"vit_w(\d+)_d(\d+)_h(\d+)_patch(\d+)")  # what no preset fits
 
 
 def parse_arch(arch: str) -> tuple[int, int, int, int]:
@@ -34,6 +36,11 @@ def parse_arch(arch: str) -> tuple[int, int, int, int]:
     Raises:
         UserError: the name has another form or an unknown size.
     """
+    if other := _OTHER.fullmatch(arch):
+        width, depth, heads, patch = map(int, other.groups())
+        if min(width, depth, heads, patch) < 1 or width % heads or width % 4:
+            raise UserError(f'architecture "{arch}": give a width that is a multiple of 4 and of the number of heads')
+        return width, depth, heads, patch
     match = _ARCH.fullmatch(arch)
     if match is None or int(match["patch"]) < 1:
         raise UserError(f'unknown architecture "{arch}": give vit_SIZE_patchP with SIZE one of {", ".join(SIZES)}')
@@ -43,13 +50,17 @@ def parse_arch(arch: str) -> tuple[int, int, int, int]:
 
 
 def arch_of(encoder: VisionTransformer) -> str:
-    """The architecture name of an encoder made by `create_encoder`, or a description when no preset fits."""
-    patch = encoder.patch_embed.patch_size[0]
-    shape = (encoder.embed_dim, len(encoder.blocks), encoder.blocks[0].attn.num_heads)
+    """The architecture name of an encoder made by `create_encoder`."""
+    heads: int = encoder.blocks[0].attn.num_heads
+    return arch_name(encoder.embed_dim, len(encoder.blocks), heads, encoder.patch_embed.patch_size[0])
+
+
+def arch_name(width: int, depth: int, heads: int, patch: int) -> str:
+    """The inverse of `parse_arch`."""
     for size, preset in SIZES.items():
-        if preset == shape:
+        if preset == (width, depth, heads):
             return f"vit_{size}_patch{patch}"
-    return f"vit_w{shape[0]}_d{shape[1]}_h{shape[2]}_patch{patch}"
+    return f"vit_w{width}_d{depth}_h{heads}_patch{patch}"
 
 
 def create_encoder(
@@ -57,14 +68,16 @@ def create_encoder(
     *,
     img_size: int | tuple[int, int] = 224,
     drop_path: float = 0.0,
+    relative_bias: bool = False,
     **timm_kwargs: Any,
 ) -> VisionTransformer:
     """A ViT encoder with class token and MAE's initialisation, without a classification head.
 
     Args:
-        arch: ``vit_{micro,tiny,small,base,large,huge}_patch{P}``.
+        arch: ``vit_{micro,tiny,small,base,large,huge}_patch{P}``, or ``vit_w{WIDTH}_d{DEPTH}_h{HEADS}_patch{P}``.
         img_size: pixels, height and width when two are given; multiples of the patch size.
         drop_path: stochastic depth rate of the last block, growing linearly from 0.
+        relative_bias: BEiT's relative position bias in every block (`backbones.relative`), zero.
         timm_kwargs: passed on to timm's `VisionTransformer`.
     """
     width, depth, heads, patch = parse_arch(arch)
@@ -84,6 +97,8 @@ def create_encoder(
         weight_init="skip",
         **timm_kwargs,
     )
+    if relative_bias:
+        add_relative_attention(encoder, encoder.patch_embed.grid_size)
     initialise(encoder)
     return encoder
 
@@ -97,6 +112,10 @@ def initialise(encoder: VisionTransformer) -> None:
     nn.init.xavier_uniform_(encoder.patch_embed.proj.weight.flatten(1))
     if encoder.cls_token is not None:
         nn.init.normal_(encoder.cls_token, std=0.02)
+    if encoder.reg_token is not None:
+        nn.init.normal_(encoder.reg_token, std=0.02)
+    if encoder.pos_embed is None:
+        return
     prefix = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
     encoder.pos_embed.copy_(sincos_2d(encoder.embed_dim, encoder.patch_embed.grid_size, prefix))
 

@@ -6,10 +6,13 @@ it. The decomposed relative positions of ViTDet are in `backbones.dense`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 
@@ -43,3 +46,52 @@ def bias_of_tables(table: Tensor, table_cls: Tensor | None, grid: tuple[int, int
     first_row = torch.cat([to_itself[:, None], to_patch[:, None].expand(-1, h * w)], dim=1)
     rest = torch.cat([from_patch[:, None, None].expand(-1, h * w, 1), bias], dim=2)
     return torch.cat([first_row[:, None], rest], dim=1)
+
+
+def tables_of_beit(table: Tensor) -> tuple[Tensor, Tensor]:
+    """BEiT's stored table ((2h - 1) * (2w - 1) + 3, heads), square, as `rel_bias` and `rel_bias_cls`.
+
+    Its last three rows are class token to patch, patch to class token, class token to itself (unilm/beit/modeling_finetune.py).
+    """
+    size = math.isqrt(table.shape[0] - 3)
+    offsets, cls = table[: size * size], table[size * size :]
+    return offsets.t().reshape(-1, size, size).contiguous(), cls.t().contiguous()
+
+
+def beit_of_tables(table: Tensor, table_cls: Tensor) -> Tensor:
+    """The inverse of `tables_of_beit`."""
+    return torch.cat([table.flatten(1).t(), table_cls.t()]).contiguous()
+
+
+class RelativeAttention(Attention):
+    """timm's attention with BEiT's bias added; a grid other than that of the tables is resampled to."""
+
+    grid: tuple[int, int]
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
+        """(N, 1 + h*w, C) -> the same."""
+        bias = bias_of_tables(self.rel_bias, self.rel_bias_cls, self.grid)
+        return attend(self, x, bias if attn_mask is None else bias + attn_mask)
+
+
+def add_relative_attention(encoder: Any, grid: tuple[int, int]) -> None:
+    """Gives every block of a timm ViT with a class token BEiT's relative position bias, zero."""
+    for block in encoder.blocks:
+        old = block.attn
+        block.attn = RelativeAttention(encoder.embed_dim, old.num_heads, qkv_bias=old.qkv.bias is not None)
+        block.attn.grid = grid
+        add_bias_tables(block.attn, grid, class_token=True)
+
+
+def attend(attn: Any, x: Tensor, bias: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
+    """timm's attention on tokens (B, T, C) with an additive bias.
+
+    Args:
+        bias: broadcasts to (B, heads, T, T), or makes such a one of the queries (B, heads, T, head_dim).
+    """
+    b, t, _ = x.shape
+    q, k, v = attn.qkv(x).reshape(b, t, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    mask = bias(q) if callable(bias) else bias
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+    return attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2)))

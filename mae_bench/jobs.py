@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from backbones.checkpoint import Checkpoint, save_tensors
+from backbones.checkpoint import Checkpoint
+from backbones.tensor_files import save_tensors
 from backbones.errors import UserError
 from mae_bench import provenance
 from mae_bench.ablations import said_of

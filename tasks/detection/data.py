@@ -23,8 +23,8 @@ from detectron2.data import transforms as T
 from detectron2.data.datasets.coco import load_coco_json
 from torch.utils.data import Dataset
 
-from backbones.checkpoint import sha256_file
 from backbones.errors import UserError
+from backbones.tensor_files import sha256_file
 from tasks.data import decode_rgb, fingerprint
 from tasks.detection.config import DetectionConfig
 

@@ -12,9 +12,10 @@ import torch
 
 pytest.importorskip("mmseg")
 
-from backbones.checkpoint import load_checkpoint, save_tensors
+from backbones.checkpoint import load_checkpoint
 from backbones.encoder import create_encoder
 from backbones.errors import UserError
+from backbones.tensor_files import save_tensors
 from mae_bench.engine import FitResult, create_accelerator, fit
 from mae_bench.evaluation import evaluate
 from mae_bench.recipes import load_recipe

@@ -1,0 +1,55 @@
+"""Checkpoints by name: ``timm:NAME`` and ``hf:OWNER/NAME``, fetched by those libraries into their own caches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backbones.errors import UserError
+
+_PREFIXES = ("timm:", "hf:")
+
+
+def is_remote(source: str) -> bool:
+    """Whether `source` is a name to fetch, not a path."""
+    return source.startswith(_PREFIXES)
+
+
+def resolve_remote(source: str) -> Path:
+    """The local copy (file or folder) of ``timm:NAME`` or ``hf:OWNER/NAME``.
+
+    Raises:
+        UserError: no such model, or it cannot be fetched.
+    """
+    kind, _, name = source.partition(":")
+    try:
+        return _timm(name) if kind == "timm" else _hugging_face(name, ["config.json", "*.safetensors", "*.bin"])
+    except UserError:
+        raise
+    except Exception as e:  # these libraries pass on whatever their HTTP client raises
+        reason = (str(e).strip().splitlines() or [""])[0][:160]
+        raise UserError(
+            f"{source}: cannot be fetched ({type(e).__name__}: {reason}): see to the name and the network, "
+            "or fetch it elsewhere and give the file"
+        ) from e
+
+
+def _timm(name: str) -> Path:
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name.split(".")[0]) else None
+    if config is None:
+        near = timm.list_models(f"*{name.split('.')[0][:12]}*")[:3]
+        raise UserError(f"timm:{name}: timm has no such model" + (f"; near: {', '.join(near)}" if near else ""))
+    if config.hf_hub_id:
+        return _hugging_face(config.hf_hub_id, ["model.safetensors"])
+    if config.url:
+        from timm.models import _hub
+
+        return Path(_hub.download_cached_file(config.url, check_hash=True))
+    raise UserError(f"timm:{name}: timm has no weights for this model: give one that has (timm.list_pretrained())")
+
+
+def _hugging_face(name: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=patterns))
