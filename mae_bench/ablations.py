@@ -13,6 +13,7 @@ from tasks.recipe import Recipe
 
 _SECTIONS = ("mae", "augmentation")
 _KEYS = ("schedule.epochs", "data.name", "encoder.arch")
+COUNTS = ("images", "flops_per_image")  # what a run adds: its training images, and a step's FLOPs (`mae_bench.flops`)
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -48,7 +49,8 @@ def said_of(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     flat, changed = said.get("settings"), said.get("changed")
     if not isinstance(flat, Mapping) or not isinstance(changed, list) or not all(isinstance(k, str) for k in changed):
         return None
-    return {"settings": dict(flat), "changed": list(changed)}
+    counts = {key: said[key] for key in COUNTS if isinstance(said.get(key), int)}
+    return {"settings": dict(flat), "changed": list(changed), **counts}
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

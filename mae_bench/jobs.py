@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from backbones.errors import UserError
 from mae_bench import provenance
 from mae_bench.ablations import said_of
 from mae_bench.engine import FitResult, Interrupted, create_accelerator, fit
+from mae_bench.flops import step_flops_per_image
 from mae_bench.logs import say
 from mae_bench.optim import check
 from mae_bench.recipes import as_dict, recipe_hash, short_name
@@ -86,6 +87,7 @@ def run_job(job: Job, place: Callable[[str], Path]) -> Record:
     accelerator = create_accelerator(job.recipe)
     seed_all(job.recipe.seed, "init")
     task = create_task(job.recipe, job.checkpoint)
+    job = _with_counts(job, task)
     identity = job_id(job, task.data.fingerprint)
     run_dir = place(identity)
     # One process looks and claims; the others find what it left.
@@ -114,6 +116,15 @@ def run_job(job: Job, place: Callable[[str], Path]) -> Record:
     if result.stopped:
         raise Interrupted(f"{job.name} is done, what comes after it is not: the same command goes on")
     return record
+
+
+def _with_counts(job: Job, task: Task[Any]) -> Job:
+    """A pre-training says on how many images it was and what a step costs, which its recipe does not know."""
+    if job.pretraining is None:
+        return job
+    flops = step_flops_per_image(task.model, job.recipe.encoder.img_size)
+    counts = {"images": task.data.train_count, "flops_per_image": flops}
+    return replace(job, pretraining={**job.pretraining, **counts})
 
 
 def _claim(run_dir: Path, job: Job, identity: str) -> Record | None:

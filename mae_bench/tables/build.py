@@ -6,22 +6,20 @@ a part of the paper's, or of another input size against a published one.
 
 from __future__ import annotations
 
-import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from backbones.errors import unknown
 from mae_bench.record import Record
 from mae_bench.tables import notes, published
-from mae_bench.tables.definitions import DEFINITIONS, DataSet, Definition, Method
-from mae_bench.tables.model import Cell, Column, Measured, Row, Table
-
-# Readers of COCO leave out images without annotations: 1 % fewer is still the whole data set.
-_WHOLE = 0.98
+from mae_bench.tables.ablation import build_ablation
+from mae_bench.tables.ablation_definitions import ABLATIONS, TABLE1
+from mae_bench.tables.counting import is_whole, measured, once
+from mae_bench.tables.definitions import DEFINITIONS, Definition, Method
+from mae_bench.tables.model import Cell, Column, Row, Table
 
 
 class Setting(NamedTuple):
@@ -48,7 +46,7 @@ Runs = dict[str, dict[Setting, list[list[Record]]]]
 
 def names() -> list[str]:
     """The tables that there are."""
-    return [definition.name for definition in DEFINITIONS]
+    return [TABLE1, *(a.name for a in ABLATIONS), *(definition.name for definition in DEFINITIONS)]
 
 
 def build(name: str, records: Iterable[Record], *, runs_dir: str | os.PathLike[str] | None = None) -> Table:
@@ -62,12 +60,23 @@ def build(name: str, records: Iterable[Record], *, runs_dir: str | os.PathLike[s
     Raises:
         UserError: no such table; names the nearest.
     """
-    found = [definition for definition in DEFINITIONS if definition.name == name]
-    if not found:
+    if name not in names():
         raise unknown("table", name, names())
-    definition = found[0]
+    records = list(records)
+    ablations = [a for a in ABLATIONS if a.name == name or (name == TABLE1 and a.name.startswith(TABLE1))]
+    built = [build_ablation(ablation, records, runs_dir=runs_dir) for ablation in ablations]
+    if name == TABLE1:
+        return Table(name, "Table 1: ablations of MAE, ImageNet-1K, top-1 accuracy (%)", parts=tuple(built))
+    if built:
+        return built[0]
+    definition = next(d for d in DEFINITIONS if d.name == name)
+    return _build_methods(definition, records, runs_dir)
+
+
+def _build_methods(definition: Definition, records: Sequence[Record], runs_dir: str | os.PathLike[str] | None) -> Table:
+    """A table whose rows are methods of pre-training."""
     candidates = [r for r in records if r.task == definition.task and r.protocol in definition.protocols]
-    runs = _group(definition, _once([r for r in candidates if r.status == "done"]))
+    runs = _group(definition, once([r for r in candidates if r.status == "done"]))
     own = _own(definition, runs)
     slots = _slots(definition, own)
     rows = tuple(_rows(definition, runs, slots, runs_dir))
@@ -87,23 +96,6 @@ def build(name: str, records: Iterable[Record], *, runs_dir: str | os.PathLike[s
         sources={key: text for key, text in published.load()["sources"].items() if key in used},
         notes=tuple(footnotes),
     )
-
-
-def is_whole(data: DataSet, record: Record) -> bool:
-    """Whether a record is of the whole of the paper's data set, in training and in validation."""
-    return (
-        record.data.name == data.name
-        and _WHOLE * data.train_count <= record.data.train_count <= data.train_count
-        and _WHOLE * data.val_count <= record.data.val_count <= data.val_count
-    )
-
-
-def _once(records: Sequence[Record]) -> list[Record]:
-    """One record a job, the latest: the same job in two folders is no second seed."""
-    latest: dict[str, Record] = {}
-    for record in sorted(records, key=lambda r: r.finished):
-        latest[record.job_id] = record
-    return sorted(latest.values(), key=lambda r: (r.started, r.seed, r.job_id))
 
 
 def _group(definition: Definition, records: Sequence[Record]) -> Runs:
@@ -184,33 +176,13 @@ def _rows(
                 figure = figures.get((method.published or "", slot.published or ""))
                 variants = ours.get(slot.setting, []) if slot.setting else []
                 group = variants[variant] if variant < len(variants) else []
-                measured = _measured(group, slot.column.metric, runs_dir)
-                if figure is None or (variant and measured is None):
-                    cells.append(Cell(ours=measured))
+                ours_here = measured(group, slot.column.metric, runs_dir)
+                if figure is None or (variant and ours_here is None):
+                    cells.append(Cell(ours=ours_here))
                 else:
-                    cells.append(Cell(figure.value, figure.sources, measured))
+                    cells.append(Cell(figure.value, figure.sources, ours_here))
             if any(cell.published is not None or cell.ours for cell in cells):
                 yield Row(method.label if variant == 0 else f"{method.label} #{variant + 1}", tuple(cells))
-
-
-def _measured(group: Sequence[Record], metric: str, runs_dir: str | os.PathLike[str] | None) -> Measured | None:
-    group = [record for record in group if metric in record.metrics.last]
-    if not group:
-        return None
-    values = [record.metrics.last[metric] for record in group]
-    return Measured(
-        values=tuple(math.nan if value is None else float(value) for value in values),
-        records=tuple(_place(record, runs_dir) for record in group),
-        seeds=tuple(record.seed for record in group),
-    )
-
-
-def _place(record: Record, runs_dir: str | os.PathLike[str] | None) -> str:
-    if record.path is None:
-        return record.name
-    if runs_dir is not None and record.path.is_relative_to(Path(runs_dir)):
-        return record.path.relative_to(Path(runs_dir)).as_posix()
-    return record.path.as_posix()
 
 
 def _published_notes(definition: Definition) -> Iterable[str]:

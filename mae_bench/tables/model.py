@@ -51,28 +51,35 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """`in_paper`: the paper has this column; else it holds figures of ours alone."""
+    """`in_paper`: the paper has this column; else it holds figures of ours alone. `unit` follows each figure ("x")."""
 
     heading: str
     metric: str
     in_paper: bool
+    unit: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method, with a cell for each column of the table."""
+    """A method, or a value of what an ablation varies, with a cell for each column; `default`: the paper's own choice."""
 
     method: str
     cells: tuple[Cell, ...]
+    default: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """What renderers get; `sources` says what the keys in `Cell.sources` mean."""
+    """What renderers get; `sources` says what the keys in `Cell.sources` mean.
+
+    A table of several `parts` has no rows of its own. An ablation (`factor` says of what) is printed with one line a row.
+    """
 
     name: str
     title: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[Column, ...] = ()
+    rows: tuple[Row, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    factor: str = ""
+    parts: tuple[Table, ...] = ()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from mae_bench.record import Record
 from mae_bench.tables.definitions import DataSet
@@ -25,6 +26,20 @@ def own_setting(paper: DataSet, heading: str, records: Sequence[Record]) -> str:
     elif data.name == paper.name and data.val_count < paper.val_count:
         text += f"; a part of {paper.title}, which has {paper.train_count:,} and {paper.val_count:,}"
     return text
+
+
+def own_default(heading: str, ours: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
+    """In what an ablation's own default differs from the paper's, in what it does not vary."""
+    differing = [
+        f"{key} {_text(ours.get(key))} ({_text(value)})"
+        for key, value in paper.items()
+        if key in ours and ours[key] != value
+    ]
+    return f"{heading}: pre-training's default, the paper's in brackets: {', '.join(differing) or 'the same'}"
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def selection(records: Sequence[Record]) -> str:

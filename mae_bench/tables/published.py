@@ -50,6 +50,20 @@ def long(table: Mapping[str, Any], column_key: str, value_key: str) -> dict[tupl
     }
 
 
+def row(table: Mapping[str, Any], name: Any, where: Mapping[str, Any]) -> dict[str, Figure]:
+    """Column -> figure of the row `name` (text or number) that has the values `where`, which tells namesakes apart.
+
+    ``3.3x`` is the figure 3.3; its unit is the column's.
+    """
+    return {
+        column: Figure(float(str(value).removesuffix("x")), tuple(found["source"]))
+        for found in verified_rows(table)
+        if found["row"] == name and all(found["values"].get(key) == value for key, value in where.items())
+        for column, value in found["values"].items()
+        if value is not None and column not in where
+    }
+
+
 def notes(table: Mapping[str, Any]) -> dict[str, str]:
     """Row -> remark on its figures."""
     return {str(row["row"]): str(row["note"]) for row in verified_rows(table) if row.get("note")}
