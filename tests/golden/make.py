@@ -1,21 +1,18 @@
 """Makes the stored figures anew with the official code: `python -m tests.golden.make --official DIR --timm DIR --out DIR`.
 
 Not run by the tests. `--official` is a checkout of facebookresearch/mae, `--timm` a folder that holds the unpacked wheel of
-timm 0.3.2, which the official code asks for. Both are imported as they are; `stand_ins` has what today's torch and numpy no
-longer have. README.md says what each file holds.
+timm 0.3.2, which the official code asks for; both are imported as they are (`official.py`). README.md says what a file holds.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections.abc
 import hashlib
 import json
 import re
-import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.golden.figures import draw_weights, picture, sketch, tensor
+from tests.golden.official import make_importable
 
 RATIOS = (0.4, 0.5, 0.6, 0.75, 0.85, 0.9)
 NORM = partial(nn.LayerNorm, eps=1e-6)
@@ -32,17 +30,6 @@ SMALL = {"img_size": 80, "patch_size": 16, "embed_dim": 128, "depth": 4, "num_he
 SMALL_DECODER = {"decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4}
 BASE16 = {"img_size": 224, "patch_size": 16, "embed_dim": 768, "depth": 2, "num_heads": 12, "mlp_ratio": 4}
 BASE16_DECODER = {"decoder_embed_dim": 512, "decoder_depth": 1, "decoder_num_heads": 16}
-
-
-def stand_ins() -> None:
-    """What timm 0.3.2 and the official code import or name, and newer torch, torchvision and numpy have dropped."""
-    from torchvision.transforms import functional
-
-    six = ModuleType("torch._six")
-    six.container_abcs, six.int_classes, six.string_classes, six.inf = collections.abc, int, str, float("inf")  # type: ignore[attr-defined]
-    sys.modules["torch._six"] = six
-    np.float = float  # type: ignore[attr-defined]
-    functional._get_image_size = functional.get_image_size
 
 
 class Noise:
@@ -257,12 +244,9 @@ def main() -> None:
     for flag in ("--official", "--timm", "--out"):
         parser.add_argument(flag, type=Path, required=True, metavar="DIR")
     args = parser.parse_args()
-    sys.path[:0] = [str(args.timm), str(args.official)]
-    stand_ins()
     torch.set_num_threads(1)
-    import timm
-
-    assert timm.__version__ == "0.3.2", f"{timm.__file__} is timm {timm.__version__}"
+    version = make_importable(args.official, args.timm)
+    assert version == "0.3.2", f"{args.timm} holds timm {version}"
     args.out.mkdir(parents=True, exist_ok=True)
     for made in (pos_embed, masking, mae_forward, mae_base16, classifier, lars, mixup):
         np.savez_compressed(args.out / f"{made.__name__}.npz", **made())
