@@ -102,28 +102,30 @@ def _draw_blocks(batch: int, grid: tuple[int, int], count: int) -> Tensor:
     """(N, rows, columns) bool with exactly `count` patches set in each image."""
     sides = torch.tensor(grid)
     row, column = torch.arange(grid[0]).view(1, -1, 1), torch.arange(grid[1]).view(1, 1, -1)
-    smallest = max(1.0, round(_SMALLEST_BLOCK * grid[0] * grid[1]))
-    low, high = (math.log(a) for a in _ASPECT)
+    smallest = max(1, round(_SMALLEST_BLOCK * grid[0] * grid[1]))
     masked = torch.zeros(batch, *grid, dtype=torch.bool)
     left = torch.full((batch,), count)
     draws = 0
     while left.any():
-        u = torch.rand(batch, 4)
-        area = smallest + u[:, 0] * (left - smallest).clamp(min=0)
-        root_aspect = (0.5 * (low + u[:, 1] * (high - low))).exp()
-        size = torch.stack([area.sqrt() * root_aspect, area.sqrt() / root_aspect], dim=1).round().long().clamp(min=1)
+        size = _draw_sizes(smallest + torch.rand(batch) * (left - smallest).clamp(min=0))
         fits = (size <= sides).all(dim=1) | (draws >= _REDRAWS)
         size = size.minimum(sides)
-        top, leftmost = (u[:, 2:] * (sides - size + 1)).long().minimum(sides - size).unbind(1)
-        bottom, rightmost = top + size[:, 0], leftmost + size[:, 1]
-        inside = (row >= top.view(-1, 1, 1)) & (row < bottom.view(-1, 1, 1))
-        inside = inside & (column >= leftmost.view(-1, 1, 1)) & (column < rightmost.view(-1, 1, 1))
-        new = (inside & ~masked & fits.view(-1, 1, 1)).flatten(1)
-        new = new & (new.cumsum(dim=1) <= left.unsqueeze(1))
-        masked |= new.view_as(masked)
-        left -= new.sum(dim=1)
+        start = (torch.rand(batch, 2) * (sides - size + 1)).long()
+        (top, leftmost), (bottom, rightmost) = (x.view(batch, 2, 1, 1).unbind(1) for x in (start, start + size))
+        new = (row >= top) & (row < bottom) & (column >= leftmost) & (column < rightmost) & ~masked
+        new &= fits.view(-1, 1, 1)
+        new &= new.flatten(1).cumsum(dim=1).view_as(new) <= left.view(-1, 1, 1)
+        masked |= new
+        left -= new.sum(dim=(1, 2))
         draws += 1
     return masked
+
+
+def _draw_sizes(area: Tensor) -> Tensor:
+    """Rows and columns (N, 2) of rectangles of about `area` patches (N,), of log-uniform aspect ratio."""
+    low, high = (math.log(a) for a in _ASPECT)
+    root_aspect = (0.5 * torch.empty_like(area).uniform_(low, high)).exp()
+    return torch.stack([area.sqrt() * root_aspect, area.sqrt() / root_aspect], dim=1).round().long().clamp(min=1)
 
 
 def grid_masking(batch: int, grid: tuple[int, int], mask_ratio: float, device: torch.device | str = "cpu") -> Masking:
