@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["extract", "load_encoder", "pretrain", "run", "table"]
+__all__ = ["extract", "load_encoder", "pretrain", "reconstruct", "run", "table"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from mae_bench.extraction import extract
 
         return extract
+    if name == "reconstruct":
+        from mae_bench.reconstruction import reconstruct
+
+        return reconstruct
     raise AttributeError(f"module 'mae_bench' has no attribute {name!r}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +63,58 @@ def extract(
         note = "final norm applied" if array["norm"] else "before the final norm"
         print(f"{out.parent / array['file']}: {name}, {shape}, {note}")
     print(f"{sidecar(out)}: names, labels, checkpoint")
+
+
+def reconstruct(
+    checkpoint: Checkpoint,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="The picture.")],
+    mask_ratio: Annotated[
+        list[str] | None, typer.Option("--mask-ratio", metavar="R", help="Default 0.75 (repeatable, or 0.5,0.75).")
+    ] = None,
+    sampling: Annotated[
+        list[str] | None,
+        typer.Option("--sampling", metavar="random|block|grid", help="Default random (repeatable, or random,grid)."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", metavar="pixels|pixels_norm", help="What the decoder predicts, if the file is silent."
+        ),
+    ] = None,
+    img_size: ImgSize = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the masks.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw images, masked, reconstructed, and with visible patches pasted, for several mask ratios and samplings."""
+    from mae_bench.reconstruction import reconstruct as run
+
+    rows = run(
+        checkpoint,
+        images,
+        out,
+        mask_ratios=_ratios(mask_ratio or ["0.75"]),
+        samplings=_words(",".join(sampling or ["random"])),
+        target=target,
+        img_size=_img_size(img_size),
+        seed=seed,
+    )
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    for row in rows:
+        print(
+            f"{row.image}  {row.sampling} {100 * row.mask_ratio:g} %  {row.visible} of {row.patches} visible  "
+            f"loss {row.loss:.4f}"
+        )
+    print(f"picture: {out}")
+
+
+def _ratios(texts: list[str]) -> list[float]:
+    try:
+        return [float(word) for word in _words(",".join(texts))]
+    except ValueError:
+        raise UserError(f"--mask-ratio {','.join(texts)}: give shares between 0 and 1, such as 0.75") from None
 
 
 def _words(text: str) -> list[str]:

@@ -51,7 +51,7 @@ def extract(
     precision: str = "fp32",
     skip_broken: bool = False,
 ) -> dict[str, Any]:
-    """Writes features of every image under `data` to `out`, float32, and returns what the sidecar ``OUT.json`` (`sidecar`) holds.
+    """Writes features of every image under `data` to `out` (float32), and returns what its `sidecar` says of them.
 
     Whole images: nothing is masked. Rows are in the natural order of the images' names, which the sidecar lists.
 
