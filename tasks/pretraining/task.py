@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoint import Checkpoint, build_encoder, sha256_file
+from backbones.checkpoint import Checkpoint, build_encoder
 from backbones.errors import UserError, unknown
 from backbones.finetune import no_decay_pretraining, param_groups
 from backbones.mae import MaskedAutoencoder
 from backbones.masking import SAMPLINGS, grid_stride, visible_count
 from backbones.patches import patchify
 from backbones.targets import TokenTarget, create_target
+from backbones.tensor_files import sha256_file
 from backbones.tokenizer import PatchCodebook
 from tasks.base import DataInfo, Task
 from tasks.data import embedded_root, normalise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from backbones.encoder import create_encoder
 from backbones.mae import MaskedAutoencoder
-from backbones.masking import Masking, mask_from_noise, random_masking
+from backbones.masking import Masking, draw_masking, mask_from_noise, random_masking
 from backbones.patches import patchify, unpatchify
 from tests.golden.figures import arrays, draw_weights, tensor
 
@@ -138,6 +140,76 @@ def test_encoder_sees_only_visible_tokens(images: Tensor) -> None:
     mae(images)
     assert seen == [1 + 6] * 4
     assert embedded == [6]
+
+
+def with_mask_tokens_in_the_encoder(**options: Any) -> MaskedAutoencoder:
+    encoder = create_encoder("vit_micro_patch16", img_size=80)
+    sizes = {"decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4}
+    return MaskedAutoencoder(encoder, encoder_mask_tokens=True, **(sizes | options))
+
+
+def test_mask_tokens_in_the_encoder_take_every_block_over_all_tokens(images: Tensor, masking: Masking) -> None:
+    mae = with_mask_tokens_in_the_encoder()
+    assert mae.mask_token.shape == (1, 1, 128)  # the encoder's width
+    seen: list[int] = []
+    for block in [*mae.encoder.blocks, *mae.decoder_blocks]:
+        block.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    mae(images, masking).backward()
+    assert seen == [1 + 25] * 6
+    unused = {n for n, p in mae.named_parameters() if p.grad is None}
+    assert unused == {"encoder.pos_embed", "decoder_pos_embed"}
+
+
+def test_mask_tokens_in_the_encoder_replace_the_masked_patches_where_they_are(images: Tensor, masking: Masking) -> None:
+    """By hand: timm's encoder over embedded patches of which the masked ones were overwritten by the mask token."""
+    mae = with_mask_tokens_in_the_encoder().eval()
+    nn.init.normal_(mae.mask_token)
+    encoder = mae.encoder
+    x = torch.where(masking.mask.bool().unsqueeze(-1), mae.mask_token, encoder.patch_embed(images))
+    x = encoder.norm(encoder.blocks(encoder._pos_embed(x)))
+    torch.testing.assert_close(mae.forward_encoder(patchify(images, 16), masking), x, **CLOSE)
+    decoded = mae.decoder_embed(x) + mae.decoder_pos_embed
+    for block in mae.decoder_blocks:
+        decoded = block(decoded)
+    wanted = mae.decoder_pred(mae.decoder_norm(decoded))[:, 1:]
+    torch.testing.assert_close(mae.predict(images, masking), wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("in_encoder", [False, True])
+def test_mask_tokens_say_nothing_of_masked_pixels(images: Tensor, masking: Masking, in_encoder: bool) -> None:
+    mae = with_mask_tokens_in_the_encoder() if in_encoder else build(target="pixels")
+    pixels = images.clone().requires_grad_()
+    mae.forward_decoder(mae.forward_encoder(patchify(pixels, 16), masking), masking).square().sum().backward()
+    gradient = patchify(pixels.grad, 16).abs().sum(-1)
+    assert gradient[masking.mask == 1].sum() == 0
+    assert (gradient[masking.mask == 0] > 0).all()
+
+
+@pytest.mark.parametrize(("sampling", "ratio", "visible"), [("random", 0.75, 9), ("block", 0.5, 18), ("grid", 0.75, 9)])
+def test_sampling_of_the_model_is_drawn_when_none_is_given(sampling: str, ratio: float, visible: int) -> None:
+    mae = MaskedAutoencoder(
+        create_encoder("vit_micro_patch8", img_size=48),
+        decoder_embed_dim=32,
+        decoder_depth=1,
+        decoder_num_heads=2,
+        mask_ratio=ratio,
+        mask_sampling=sampling,
+    )
+    seen: list[int] = []
+    mae.encoder.blocks[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    pictures = torch.randn(3, 3, 48, 48)
+    torch.manual_seed(5)
+    loss = mae(pictures)
+    torch.manual_seed(5)
+    masking = draw_masking(sampling, 3, (6, 6), ratio)
+    assert seen == [1 + visible]
+    assert torch.equal(loss, mae(pictures, masking))
+
+
+def test_predictions_are_as_wide_as_the_target() -> None:
+    for target, outputs in (("pixels", 768), ("pixels_norm", 768), ("pca", 96), ("tokens", 8192)):
+        with torch.device("meta"):
+            assert build(target=target).decoder_pred.out_features == outputs
 
 
 def test_patch_embedding_equals_timms_convolution(images: Tensor) -> None:
