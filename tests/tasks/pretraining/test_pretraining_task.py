@@ -134,3 +134,98 @@ def test_sizes_that_do_not_fit_together_are_one_line(root: Path, mae: dict[str, 
     with pytest.raises(UserError, match=r"mae\.") as caught:
         PretrainingTask(recipe(root, mae=mae))
     assert "\n" not in str(caught.value)
+
+
+# --- The switches of Table 1.
+
+
+@pytest.mark.parametrize(
+    ("mae", "part"),
+    [
+        ({"mask_sampling": "blocks"}, 'did you mean "block"'),
+        ({"mask_sampling": "grid", "mask_ratio": 0.5}, "0.75 (2 x 2)"),
+        ({"target": "pixel"}, 'did you mean "pixels"'),
+        ({"target": "pca", "pca_components": 999}, "mae.pca_components=999"),
+        ({"target": "tokens", "tokenizer": "/nowhere.safetensors"}, "mae.tokenizer=/nowhere.safetensors"),
+    ],
+)
+def test_switches_are_checked_before_anything_is_trained(root: Path, mae: dict[str, Any], part: str) -> None:
+    with pytest.raises(UserError) as caught:
+        PretrainingTask(recipe(root, mae=mae))
+    assert part in str(caught.value)
+
+
+def test_augmentation_is_checked_too(root: Path) -> None:
+    with pytest.raises(UserError, match=r"augmentation\.crop"):
+        PretrainingTask(recipe(root, CropConfig(crop="center")))
+
+
+def test_switches_reach_the_model(root: Path) -> None:
+    model = PretrainingTask(
+        recipe(root, mae={"mask_sampling": "grid", "encoder_mask_tokens": True, "target": "pixels"})
+    ).model
+    assert (model.mask_sampling, model.encoder_mask_tokens, model.decoder_target.name) == ("grid", True, "pixels")
+
+
+FITTED = [{"target": "pca", "pca_components": 12}, {"target": "tokens", "vocabulary": 20}]
+
+
+@pytest.mark.parametrize("mae", FITTED, ids=["pca", "tokens"])
+def test_fitted_targets_learn_from_training_patches_when_training_begins(root: Path, mae: dict[str, Any]) -> None:
+    task = PretrainingTask(recipe(root, mae=mae))
+    batch = torch.randn(2, 3, 32, 32)
+    with pytest.raises(RuntimeError, match="neither fitted"):
+        task.model(batch)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    task.train_dataset()
+    assert torch.equal(torch.get_rng_state(), before), "a run's other draws stay what they are"
+    task.model(batch).backward()
+
+
+@pytest.mark.parametrize("mae", FITTED, ids=["pca", "tokens"])
+def test_fitting_depends_on_seed_and_images_alone(root: Path, mae: dict[str, Any]) -> None:
+    def fitted(seed: int, elsewhere: int) -> Any:
+        torch.manual_seed(elsewhere)
+        settings = recipe(root, mae=mae)
+        settings.seed = seed
+        task = PretrainingTask(settings)
+        task.train_dataset()
+        return next(task.model.decoder_target.buffers())
+
+    assert torch.equal(fitted(0, elsewhere=1), fitted(0, elsewhere=2))
+    assert not torch.equal(fitted(0, elsewhere=1), fitted(1, elsewhere=1))
+
+
+@pytest.mark.parametrize("mae", FITTED, ids=["pca", "tokens"])
+def test_what_was_fitted_resumes_and_is_exported(root: Path, tmp_path: Path, mae: dict[str, Any]) -> None:
+    first = PretrainingTask(recipe(root, mae=mae))
+    first.train_dataset()
+    second = PretrainingTask(recipe(root, mae=mae))
+    second.model.load_state_dict(first.model.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    masking = first.model.draw_masking(2)
+    assert torch.equal(first.model(images, masking), second.model(images, masking))
+    files = first.export(first.model)
+    buffers = {k for k in files["mae"] if k.startswith("decoder_target.")}
+    assert buffers
+    save_tensors(tmp_path / "mae.safetensors", files["mae"])
+    loaded = load_checkpoint(tmp_path / "mae.safetensors")
+    assert loaded.state.keys() == files["encoder"].keys()
+
+
+def test_a_runs_codebook_serves_another_run(root: Path, tmp_path: Path) -> None:
+    first = PretrainingTask(recipe(root, mae=FITTED[1]))
+    first.train_dataset()
+    path = tmp_path / "tokenizer.safetensors"
+    save_tensors(path, first.export(first.model)["tokenizer"])
+    second = PretrainingTask(recipe(root, mae={"target": "tokens", "tokenizer": str(path)}))
+    second.train_dataset()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(second.model.decoder_target.tokenizer(images), first.model.decoder_target.tokenizer(images))
+    # The tokenizer is part of what a job learns from, by its content and not by its name.
+    assert second.data.fingerprint != first.data.fingerprint
+    codebook = first.export(first.model)["tokenizer"]["codebook"]
+    save_tensors(path, {"codebook": codebook + 1})
+    third = PretrainingTask(recipe(root, mae={"target": "tokens", "tokenizer": str(path)}))
+    assert third.data.fingerprint not in (first.data.fingerprint, second.data.fingerprint)
