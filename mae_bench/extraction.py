@@ -78,17 +78,17 @@ def extract(
     if not len(images):
         raise UserError(f"--data {data}: no image there can be read")
     files = ArrayFiles(Path(out), {feature.name: (len(images), *feature.shape) for feature in wanted})
+    arrays = {
+        feature.name: {"file": files.file_of(feature.name).name, **_describe(feature, len(images))}
+        for feature in wanted
+    }
+    about = {"arrays": arrays, **_provenance(source, encoder, precision), **_rows(images)}
     try:
         with files:
             _fill(files, encoder, wanted, images, _loader(images, encoder, batch_size, workers), precision)
             files.commit()
     except KeyboardInterrupt:
         raise Interrupted(f"nothing was written to {out}: run the same command again") from None
-    arrays = {
-        feature.name: {"file": files.file_of(feature.name).name, **_describe(feature, len(images))}
-        for feature in wanted
-    }
-    about = {"arrays": arrays, **_provenance(source, encoder, precision), **_rows(images)}
     write_json(sidecar(files.path), about)
     return about
 

@@ -7,16 +7,11 @@ reconstruction is worse than what is known).
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from backbones.checkpoint import Checkpoint, load_checkpoint
@@ -28,6 +23,7 @@ from backbones.targets import Pixels as PixelTarget
 from backbones.targets import Target, TokenTarget, create_target
 from mae_bench.logs import say
 from mae_bench.panel_sheet import Pixels, Sheet
+from mae_bench.picture_files import check_png, load_image, save_png
 from mae_bench.seeding import derive
 from tasks.data import IMAGENET_MEAN, IMAGENET_STD, normalise
 
@@ -78,15 +74,16 @@ def reconstruct(
         UserError: no decoder, a target without a way to pixels, an unreadable image, or a setting that cannot be.
     """
     out = Path(out)
-    _check_out(out)
+    check_png(out)
     source = load_checkpoint(with_decoder(Path(checkpoint)))
     _check_decoder(source)
     model = source.masked_autoencoder(img_size=img_size).eval()
-    model.decoder_target, reason = choose_target(source, model, target)
+    choice = choose_target(source, model, target)
+    model.decoder_target = choice.target
     settings = _settings(model, samplings, mask_ratios)
     size = (model.grid[0] * model.patch_size, model.grid[1] * model.patch_size)
     pixels = [load_image(Path(path), size) for path in images]
-    sheet = Sheet(f"{source.path.name}: {source.arch}, {size[0]} x {size[1]} px\n{reason}", COLUMNS)
+    sheet = Sheet(f"{source.path.name}: {source.arch}, {size[0]} x {size[1]} px\n{choice.reason}", COLUMNS)
     rows = []
     for index, path in enumerate(images):
         for sampling, ratio in settings:
@@ -94,8 +91,10 @@ def reconstruct(
             panels, loss = panels_of(model, pixels[index], masking)
             rows.append(Row(str(path), sampling, ratio, masking.ids_keep.shape[1], masking.ids_restore.shape[1], loss))
             sheet.add(rows[-1].label, panels)
+    if choice.assumed:
+        _doubt(model, pixels)
     about = {"checkpoint": source.path.name, "sha256": source.sha256, "target": model.decoder_target.name, "seed": seed}
-    _save(sheet.draw(), out, {**about, "rows": [asdict(row) for row in rows]})
+    save_png(sheet.draw(), out, {**about, "rows": [asdict(row) for row in rows]})
     return rows
 
 
@@ -124,8 +123,17 @@ def _in_pixels(mask: Tensor, model: MaskedAutoencoder) -> Tensor:
     return grid.repeat_interleave(model.patch_size, 0).repeat_interleave(model.patch_size, 1)
 
 
-def choose_target(source: Checkpoint, model: MaskedAutoencoder, asked: str | None = None) -> tuple[Target, str]:
-    """What the decoder was trained to predict, and a line on how that is known.
+@dataclass(frozen=True)
+class Choice:
+    """What the decoder was trained to predict, and how that is known."""
+
+    target: Target
+    reason: str  # a line for people
+    assumed: bool = False
+
+
+def choose_target(source: Checkpoint, model: MaskedAutoencoder, asked: str | None = None) -> Choice:
+    """What the decoder was trained to predict.
 
     A target with tensors of its own is in the file. Which kind of pixels is written in ours and Hugging Face's, and in official
     training checkpoints, elsewhere nowhere: then `asked` says it, or a published file's name, or normalised ones are assumed.
@@ -146,7 +154,7 @@ def choose_target(source: Checkpoint, model: MaskedAutoencoder, asked: str | Non
                 f"{source.path} predicts tokens, and their tokenizer has no decoder to pixels (a method `decode`): "
                 "there is nothing to draw"
             )
-        return target, f"target {target.name}, as the file says"
+        return Choice(target, f"target {target.name}, as the file says")
     recorded = {True: "pixels_norm", False: "pixels", None: None}[source.target_normalised]
     if asked is not None:
         name, how = (
@@ -160,7 +168,26 @@ def choose_target(source: Checkpoint, model: MaskedAutoencoder, asked: str | Non
     else:
         name, how = "pixels_norm", "assumed: the file does not say (if wrong: --target pixels)"
     note = "; each patch is drawn with the original's mean and variance" if name == "pixels_norm" else ""
-    return create_target(name, model.patch_size), f"target {name}, {how}{note}"
+    return Choice(create_target(name, model.patch_size), f"target {name}, {how}{note}", how.startswith("assumed"))
+
+
+@torch.no_grad()
+def _doubt(model: MaskedAutoencoder, images: Sequence[Tensor]) -> None:
+    """Says so when the predictions fit the pixel target that was not assumed better, of the same masks."""
+    share = {}  # of the target's mean square that the prediction leaves: 1 is no better than predicting nothing
+    inputs = normalise(torch.stack(list(images[:16])))
+    masking = _draw("random", model.grid, 0.75, 0, len(inputs))
+    patches, prediction = patchify(inputs, model.patch_size), model.predict(inputs, masking)
+    for name in PIXEL_TARGETS:
+        target = create_target(name, model.patch_size)
+        wanted = target(inputs, patches, masking.ids_masked)
+        share[name] = float(target.loss(take(prediction, masking.ids_masked), wanted) / wanted.square().mean())
+    other = next(name for name in PIXEL_TARGETS if name != model.decoder_target.name)
+    if share[other] < share[model.decoder_target.name]:
+        say(
+            f"these predictions look like {other} (error {share[other]:.2f} of the target's mean square, against "
+            f"{share[model.decoder_target.name]:.2f}): --target {other} draws them as such"
+        )
 
 
 def with_decoder(path: Path) -> Path:
@@ -217,62 +244,7 @@ def _grid_fits(grid: tuple[int, int], ratio: float) -> bool:
     return True
 
 
-def _draw(sampling: str, grid: tuple[int, int], ratio: float, seed: int) -> Masking:
+def _draw(sampling: str, grid: tuple[int, int], ratio: float, seed: int, batch: int = 1) -> Masking:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return draw_masking(sampling, 1, grid, ratio)
-
-
-def load_image(path: Path, size: tuple[int, int]) -> Tensor:
-    """The largest centred part of an image with the shape of `size` (height, width), resized to it: uint8 (3, H, W).
-
-    As a viewer shows it: turned by its EXIF tag, transparency on white, 16 bits a channel scaled to 8.
-
-    Raises:
-        UserError: no such file, or unreadable.
-    """
-    try:
-        with Image.open(path) as image:
-            upright = _to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder: give image files, such as {path}/*.jpg") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise UserError(f"{path}: unreadable image ({_one_line(e)}): give another one") from e
-    fitted = ImageOps.fit(upright, (size[1], size[0]), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits; Pillow would clip them at 255
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _check_out(out: Path) -> None:
-    if out.suffix.lower() != ".png":
-        raise UserError(f"--out {out}: the picture is a PNG: give a name that ends in .png")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: no folder {out.parent}: make it first")
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"--out {out}: {out.parent} is not writable: give another folder")
-
-
-def _save(picture: Image.Image, out: Path, about: dict[str, object]) -> None:
-    """Atomically, with `about` as the PNG's text."""
-    text = PngInfo()
-    text.add_text("mae_bench", json.dumps(about))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        picture.save(temporary, format="PNG", pnginfo=text, optimize=True)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return draw_masking(sampling, batch, grid, ratio)

@@ -76,8 +76,7 @@ class ImageSet:
         """The class index, without reading the image."""
         reader = self.reader
         k = self.indices[i]
-        label: int = reader.targets[k] if hasattr(reader, "targets") else reader.samples[k][1]
-        return label
+        return int(reader.targets[k] if hasattr(reader, "targets") else reader.samples[k][1])
 
     def limit(self, count: int | None) -> None:
         """Keeps `count` images, spread evenly over the split so that every class stays."""
