@@ -73,7 +73,7 @@ _HF_BLOCK: Renames = (
     ),
 )
 _MM_BLOCK: Renames = (
-    (r"layers\.(\d+)\.", r"blocks.\1."),
+    (r"(?<!ffn\.)layers\.(\d+)\.", r"blocks.\1."),
     (r"\.attn\.attn\.in_proj_", ".attn.qkv."),
     (r"\.attn\.attn\.out_proj\.", ".attn.proj."),
     (r"(blocks\.\d+\.)(?:ln|norm)(\d)\.", r"\1norm\2."),
@@ -174,6 +174,9 @@ def read_names(path: object, tensors: Mapping[str, Tensor]) -> Named:
             found[ours] = tensor
         else:
             named.aside.append(name)
+    if layout.name == "openmmlab" and "patch_embed.proj.weight" in found:
+        # mmseg's VisionTransformer has no bias there unless told to.
+        found.setdefault("patch_embed.proj.bias", torch.zeros(len(found["patch_embed.proj.weight"])))
     named.encoder = _canonical(path, found)
     named.decoder = _merge_qkv(named.decoder)
     return named
@@ -226,7 +229,8 @@ def _canonical(path: object, state: dict[str, Tensor]) -> dict[str, Tensor]:
     shared = state.pop("rel_pos_bias.relative_position_bias_table", None)
     state = {name: t for name, t in state.items() if not name.endswith("relative_position_index")}
     for block in sorted({m[0] for name in state if (m := re.match(_BLOCK, name))}):
-        table = state.pop(f"{block}attn.relative_position_bias_table", shared)
+        own = state.pop(f"{block}attn.relative_position_bias_table", None)
+        table = own if own is not None else shared
         if table is not None:
             state[f"{block}attn.rel_bias"], state[f"{block}attn.rel_bias_cls"] = tables_of_beit(table)
     return state

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from backbones.checkpoint import Checkpoint, build_encoder, load_checkpoint, save_tensors, sha256_file
+from backbones.checkpoint import Checkpoint, build_encoder, load_checkpoint
 from backbones.encoder import create_encoder
 from backbones.errors import UserError
 from backbones.mae import MaskedAutoencoder
-from backbones.pos_embed import resample_grid
+from backbones.pos_embed import resample_grid, sincos_2d
+from backbones.tensor_files import save_tensors, sha256_file
 
 ARCH = "vit_micro_patch8"
 
@@ -121,16 +122,28 @@ def test_half_precision_weights_are_read_as_float32(tmp_path: Path, encoder: Vis
     assert all(torch.equal(v, encoder.state_dict()[k].bfloat16().float()) for k, v in state.items())
 
 
-@pytest.mark.parametrize("learnt", [False, True])
-def test_positions_are_resampled_for_another_image_size(
-    tmp_path: Path, encoder: VisionTransformer, learnt: bool
+@pytest.mark.parametrize("size", [96, (64, 32)])
+def test_learnt_positions_are_resampled_for_another_image_size(
+    tmp_path: Path, encoder: VisionTransformer, size: int | tuple[int, int]
 ) -> None:
-    if learnt:
-        nn.init.normal_(encoder.pos_embed)
+    nn.init.normal_(encoder.pos_embed)
     save_tensors(tmp_path / "e.safetensors", encoder.state_dict())
-    pos = load_checkpoint(tmp_path / "e.safetensors").encoder(img_size=96).pos_embed
+    other = load_checkpoint(tmp_path / "e.safetensors").encoder(img_size=size)
+    pos = other.pos_embed
     assert torch.equal(pos[:, :1], encoder.pos_embed[:, :1])
-    assert torch.equal(pos[:, 1:], resample_grid(encoder.pos_embed[:, 1:], (6, 6), (12, 12)))
+    assert torch.equal(pos[:, 1:], resample_grid(encoder.pos_embed[:, 1:], (6, 6), other.patch_embed.grid_size))
+
+
+@pytest.mark.parametrize("size", [96, (64, 32)])
+def test_fixed_positions_are_made_anew_for_another_image_size_but_resampled_in_transfer(
+    tmp_path: Path, encoder: VisionTransformer, size: int | tuple[int, int]
+) -> None:
+    save_tensors(tmp_path / "e.safetensors", encoder.state_dict())
+    checkpoint = load_checkpoint(tmp_path / "e.safetensors")
+    other = checkpoint.encoder(img_size=size)
+    assert torch.equal(other.pos_embed, sincos_2d(128, other.patch_embed.grid_size, prefix_tokens=1))
+    transfer = build_encoder(ARCH, 96, 0.0, checkpoint).pos_embed
+    assert torch.equal(transfer[:, 1:], resample_grid(encoder.pos_embed[:, 1:], (6, 6), (12, 12)))
 
 
 def test_recipe_takes_the_checkpoint_or_starts_from_scratch(tmp_path: Path, encoder: VisionTransformer) -> None:
@@ -232,13 +245,13 @@ def test_missing_block(tmp_path: Path, encoder: VisionTransformer) -> None:
 
 
 def test_unexpected_tensor(tmp_path: Path, encoder: VisionTransformer) -> None:
-    torch.save({**encoder.state_dict(), "blocks.0.gamma_1": torch.ones(128)}, tmp_path / "c.pth")
-    assert "unexpected blocks.0.gamma_1" in refusal(tmp_path / "c.pth")
+    torch.save({**encoder.state_dict(), "blocks.0.attn.gate.weight": torch.ones(128)}, tmp_path / "c.pth")
+    assert "unexpected blocks.0.attn.gate.weight" in refusal(tmp_path / "c.pth")
 
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("blocks.0.attn.qkv.weight", (384, 64)), ("pos_embed", (1, 36, 128)), ("cls_token", (128,))],
+    [("blocks.0.attn.qkv.weight", (384, 64)), ("pos_embed", (1, 37, 64)), ("cls_token", (128,))],
 )
 def test_wrong_shape(tmp_path: Path, encoder: VisionTransformer, name: str, shape: tuple[int, ...]) -> None:
     torch.save({**encoder.state_dict(), name: torch.zeros(shape)}, tmp_path / "c.pth")
@@ -266,19 +279,25 @@ def test_tensor_that_is_not_finite_is_named(tmp_path: Path, encoder: VisionTrans
 
 def test_resnet(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet.pth")
-    assert "not a ViT" in refusal(tmp_path / "resnet.pth")
+    assert "convolutional net" in refusal(tmp_path / "resnet.pth")
 
 
-def test_vit_of_no_known_size(tmp_path: Path) -> None:
+def test_linear_model(tmp_path: Path) -> None:
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "c.pth")
+    assert "not a ViT" in refusal(tmp_path / "c.pth")
+
+
+def test_vit_whose_number_of_heads_nothing_tells(tmp_path: Path) -> None:
     vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=96, depth=3, num_heads=3, num_classes=0)
     torch.save(vit.state_dict(), tmp_path / "c.pth")
-    assert "width 96 and depth 3" in refusal(tmp_path / "c.pth")
+    assert "how many heads a ViT of width 96 has" in refusal(tmp_path / "c.pth")
 
 
-def test_fine_tuned_with_global_pooling_has_no_encoder_norm(tmp_path: Path, encoder: VisionTransformer) -> None:
-    state = {k.replace("norm.", "fc_norm.") if k.startswith("norm.") else k: v for k, v in encoder.state_dict().items()}
-    torch.save({"model": state}, tmp_path / "c.pth")
-    assert "global pooling" in refusal(tmp_path / "c.pth")
+def test_positions_that_form_no_square_need_the_image_size(tmp_path: Path) -> None:
+    vit = create_encoder(ARCH, img_size=(64, 32))
+    torch.save(vit.state_dict(), tmp_path / "c.pth")
+    assert "no square grid" in refusal(tmp_path / "c.pth")
+    assert load_checkpoint(tmp_path / "c.pth", img_size=(64, 32)).img_size == (64, 32)
 
 
 def test_architecture_that_the_recipe_does_not_want(tmp_path: Path, encoder: VisionTransformer) -> None:
