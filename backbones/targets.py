@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +29,11 @@ def normalise_patches(patches: Tensor) -> Tensor:
 
 def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast off, since targets are made in float32; the meta device, on which FLOPs are counted, knows no autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class Target(nn.Module, ABC):
@@ -101,8 +107,8 @@ class _Fitted(Target):
         super()._load_from_state_dict(*args, **kwargs)
         self.needs_fit = False
 
-    def _check_fitted(self) -> None:
-        if self.needs_fit:
+    def _check_fitted(self, images: Tensor) -> None:
+        if self.needs_fit and not images.is_meta:  # shapes and FLOPs can be had without
             raise RuntimeError(f"target {self.name} was neither fitted to training patches nor loaded")
 
 
@@ -142,8 +148,8 @@ class PCACoefficients(_Fitted):
         self.needs_fit = False
 
     def forward(self, images: Tensor, patches: Tensor, ids: Tensor) -> Tensor:
-        self._check_fitted()
-        with torch.autocast(patches.device.type, enabled=False):
+        self._check_fitted(images)
+        with _full_precision(patches.device):
             return (take(patches, ids).float() - self.mean) @ self.components.T
 
     def to_pixels(self, prediction: Tensor, patches: Tensor) -> Tensor:
@@ -173,8 +179,8 @@ class TokenTarget(_Fitted):
         self.needs_fit = False
 
     def forward(self, images: Tensor, patches: Tensor, ids: Tensor) -> Tensor:
-        self._check_fitted()
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        self._check_fitted(images)
+        with torch.no_grad(), _full_precision(images.device):
             return self.tokenizer(images.float()).gather(1, ids)
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:

@@ -144,6 +144,19 @@ def test_half_precision_does_not_reach_the_targets(images: Tensor, patches: Tens
             assert torch.equal(target(images, patches, IDS), made(name, patches)(images, patches, IDS)), name
 
 
+@pytest.mark.parametrize("sampling", ["random", "block", "grid"])
+@pytest.mark.parametrize("name", TARGETS)
+def test_shapes_and_flops_need_no_fit_and_no_memory(name: str, sampling: str) -> None:
+    with torch.device("meta"):
+        encoder = create_encoder("vit_micro_patch4", img_size=16)
+        target = create_target(name, PATCH, **OPTIONS)  # type: ignore[arg-type]
+        mae = MaskedAutoencoder(
+            encoder, decoder_embed_dim=32, decoder_num_heads=2, mask_sampling=sampling, target=target
+        )
+        images = torch.empty(2, 3, 16, 16)
+    mae(images).backward()
+
+
 class HalfBright(nn.Module):
     """A tokenizer of two ids with weights and a mode of its own, as another network would be."""
 
