@@ -22,16 +22,16 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if k.split(".")[0] in _SECTIONS or k in _KEYS}
 
 
-def describe_pretraining(name: str, overrides: Sequence[str] = (), *, base: str | None = None) -> dict[str, Any]:
-    """``{"settings": …, "changed": [dotted keys]}`` of a pre-training recipe under `base`, for exports and records.
+def describe_pretraining(
+    name: str, recipe: Recipe, overrides: Sequence[str] = (), *, base: str | None = None
+) -> dict[str, Any]:
+    """``{"settings": …, "changed": [dotted keys]}`` of a pre-training `recipe`, for exports and records.
 
     ``changed`` is against `base`; without one against ``default.yaml`` beside the recipe's file, which is what the rows of an
     ablation are compared with; a recipe that has neither is a default itself. Overrides hold for both sides: they change the
     default, not the row.
     """
-    default = reference(name) if base is None else base
-    own = settings(load_recipe(name, overrides, base=base))
-    theirs = settings(load_recipe(default, overrides))
+    own, theirs = settings(recipe), settings(load_recipe(base or reference(name), overrides))
     return {"settings": own, "changed": sorted(k for k in own.keys() | theirs.keys() if own.get(k) != theirs.get(k))}
 
 

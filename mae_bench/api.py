@@ -36,7 +36,7 @@ def pretrain(recipe: str, out: str | Path, *, data: str | None = None, overrides
         raise UserError(f"recipe {recipe} is for {resolved.task}: use `mae-bench run --tasks {recipe}`")
     if data is not None:
         resolved.data.root = str(Path(data).expanduser().resolve())
-    job = Job(recipe, resolved, pretraining=describe_pretraining(recipe, overrides))
+    job = Job(recipe, resolved, pretraining=describe_pretraining(recipe, resolved, overrides))
     return run_job(job, lambda _: Path(out))
 
 

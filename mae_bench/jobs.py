@@ -87,7 +87,6 @@ def run_job(job: Job, place: Callable[[str], Path]) -> Record:
     accelerator = create_accelerator(job.recipe)
     seed_all(job.recipe.seed, "init")
     task = create_task(job.recipe, job.checkpoint)
-    job = _with_counts(job, task)
     identity = job_id(job, task.data.fingerprint)
     run_dir = place(identity)
     # One process looks and claims; the others find what it left.
@@ -106,6 +105,7 @@ def run_job(job: Job, place: Callable[[str], Path]) -> Record:
             state = "interrupted" if isinstance(e, (Interrupted, KeyboardInterrupt)) else "failed"
             write_status(run_dir, state, name=job.name, error=str(e) or type(e).__name__)
         raise
+    job = _with_counts(job, task)
     record = _record(job, task, result, identity, run_dir, started)
     if accelerator.is_main_process:
         for name, tensors in task.export(result.model).items():

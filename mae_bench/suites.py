@@ -103,7 +103,7 @@ def _pretrainings(rows: Sequence[str], recipes: Loaded, base: str | None) -> lis
     entries: dict[tuple[str, int], Entry] = {}
     for row in rows:
         recipe, overrides = recipes[row]
-        entry = Entry(row, recipe, "scratch", describe_pretraining(row, overrides, base=base))
+        entry = Entry(row, recipe, "scratch", describe_pretraining(row, recipe, overrides, base=base))
         entries.setdefault((recipe_hash(recipe), recipe.seed), entry)
     return list(entries.values())
 

@@ -113,7 +113,7 @@ ABLATIONS = (
         "Table 1d: reconstruction target",
         "mae_t1d",
         "case",
-        ("mae.target", "mae.pca_components", "mae.tokenizer"),
+        ("mae.target", "mae.pca_components", "mae.tokenizer", "mae.vocabulary"),
         (
             Value("pixel (w/o norm)", {"mae.target": "pixels"}, "pixel (w/o norm)", default=True),
             Value("pixel (w/ norm)", {"mae.target": "pixels_norm"}, "pixel (w/ norm)"),
@@ -131,7 +131,7 @@ ABLATIONS = (
         "Table 1e: data augmentation",
         "mae_t1e",
         "case",
-        ("augmentation.crop", "augmentation.scale", "augmentation.hflip", "augmentation.color_jitter"),
+        ("augmentation.crop", "augmentation.color_jitter"),
         (
             Value("none", {"augmentation.crop": "none"}, "none"),
             Value("crop, fixed size", {"augmentation.crop": "fixed"}, "crop, fixed size"),
