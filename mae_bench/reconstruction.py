@@ -91,7 +91,7 @@ def reconstruct(
             panels, loss = panels_of(model, pixels[index], masking)
             rows.append(Row(str(path), sampling, ratio, masking.ids_keep.shape[1], masking.ids_restore.shape[1], loss))
             sheet.add(rows[-1].label, panels)
-    if choice.assumed:
+    if not choice.told:
         _doubt(model, pixels)
     about = {"checkpoint": source.path.name, "sha256": source.sha256, "target": model.decoder_target.name, "seed": seed}
     save_png(sheet.draw(), out, {**about, "rows": [asdict(row) for row in rows]})
@@ -129,7 +129,7 @@ class Choice:
 
     target: Target
     reason: str  # a line for people
-    assumed: bool = False
+    told: bool = True  # by the file
 
 
 def choose_target(source: Checkpoint, model: MaskedAutoencoder, asked: str | None = None) -> Choice:
@@ -157,10 +157,8 @@ def choose_target(source: Checkpoint, model: MaskedAutoencoder, asked: str | Non
         return Choice(target, f"target {target.name}, as the file says")
     recorded = {True: "pixels_norm", False: "pixels", None: None}[source.target_normalised]
     if asked is not None:
-        name, how = (
-            asked,
-            "as --target says" + (f" (the file says {recorded})" if recorded not in (None, asked) else ""),
-        )
+        other = f" (the file says {recorded})" if recorded not in (None, asked) else ""
+        name, how = asked, f"as --target says{other}"
     elif recorded is not None:
         name, how = recorded, "as the file says"
     elif "visualize" in source.path.name:
@@ -168,12 +166,12 @@ def choose_target(source: Checkpoint, model: MaskedAutoencoder, asked: str | Non
     else:
         name, how = "pixels_norm", "assumed: the file does not say (if wrong: --target pixels)"
     note = "; each patch is drawn with the original's mean and variance" if name == "pixels_norm" else ""
-    return Choice(create_target(name, model.patch_size), f"target {name}, {how}{note}", how.startswith("assumed"))
+    return Choice(create_target(name, model.patch_size), f"target {name}, {how}{note}", told=recorded is not None)
 
 
 @torch.no_grad()
 def _doubt(model: MaskedAutoencoder, images: Sequence[Tensor]) -> None:
-    """Says so when the predictions fit the pixel target that was not assumed better, of the same masks."""
+    """Says so when the predictions fit the other pixel target better than the model's, on the first images."""
     share = {}  # of the target's mean square that the prediction leaves: 1 is no better than predicting nothing
     inputs = normalise(torch.stack(list(images[:16])))
     masking = _draw("random", model.grid, 0.75, 0, len(inputs))
