@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from backbones.checkpoint import Checkpoint
-from backbones.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.tensor_files import save_tensors
 from mae_bench import provenance
 from mae_bench.ablations import said_of
 from mae_bench.engine import FitResult, Interrupted, create_accelerator, fit

@@ -32,28 +32,13 @@ _FIT_PATCHES, _FIT_IMAGES = 2**17, 2048
 class PretrainingTask(Task[PretrainingRecipe]):
     """MAE by paper Table 8."""
 
+    model: MaskedAutoencoder
+
     def __init__(self, recipe: PretrainingRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
-        encoder_config, mae = recipe.encoder, recipe.mae
-        encoder = build_encoder(encoder_config.arch, encoder_config.img_size, encoder_config.drop_path, checkpoint)
-        _check(mae, encoder.patch_embed.grid_size)
+        mae = recipe.mae
+        self.model = create_model(recipe, checkpoint)
         transforms.check(recipe.augmentation)
-        self.model = MaskedAutoencoder(
-            encoder,
-            decoder_embed_dim=mae.decoder_embed_dim,
-            decoder_depth=mae.decoder_depth,
-            decoder_num_heads=mae.decoder_num_heads,
-            mask_ratio=mae.mask_ratio,
-            mask_sampling=mae.mask_sampling,
-            encoder_mask_tokens=mae.encoder_mask_tokens,
-            target=create_target(
-                mae.target,
-                encoder.patch_embed.patch_size[0],
-                pca_components=mae.pca_components,
-                vocabulary=mae.vocabulary,
-                tokenizer=mae.tokenizer,
-            ),
-        )
         data = recipe.data
         root = embedded_root(data, "imagenet")
         self.images = open_split(data.name, root, "pretrain")
@@ -78,8 +63,8 @@ class PretrainingTask(Task[PretrainingRecipe]):
         augmentation, size = self.recipe.augmentation, self.recipe.encoder.img_size
         dataset = TransformedImages(self.images, transforms.train_transform(size, augmentation))
         target = self.model.decoder_target
-        if target.needs_fit:  # type: ignore[union-attr]
-            target.fit(self._sample_patches(dataset), self.recipe.seed)  # type: ignore[operator,union-attr]
+        if target.needs_fit:
+            target.fit(self._sample_patches(dataset), self.recipe.seed)
         return dataset
 
     def _sample_patches(self, dataset: Dataset[Any]) -> Tensor:
@@ -91,7 +76,7 @@ class PretrainingTask(Task[PretrainingRecipe]):
             torch.manual_seed(self.recipe.seed)
             for i in range(count):
                 image, _ = dataset[i * len(self.images) // count]
-                patches = patchify(normalise(image.unsqueeze(0)), patch)[0]  # type: ignore[arg-type]
+                patches = patchify(normalise(image.unsqueeze(0)), patch)[0]
                 kept.append(patches[torch.randperm(len(patches))[:share]])
         return torch.cat(kept)
 
@@ -99,12 +84,7 @@ class PretrainingTask(Task[PretrainingRecipe]):
         return normalise(batch[0])
 
     def param_groups(self) -> list[dict[str, Any]]:
-        return param_groups(
-            self.model,
-            weight_decay=self.recipe.optimizer.weight_decay,
-            depth=len(self.model.encoder.blocks),  # type: ignore[union-attr,arg-type]
-            no_decay=no_decay_pretraining,
-        )
+        return model_param_groups(self.model, self.recipe)
 
     def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         """The encoder under timm's names, everything in the official layout (with decoder), and a codebook that was used."""
@@ -115,6 +95,43 @@ class PretrainingTask(Task[PretrainingRecipe]):
         if isinstance(target, TokenTarget) and isinstance(target.tokenizer, PatchCodebook):
             files["tokenizer"] = target.tokenizer.state_dict()
         return files
+
+
+def create_model(recipe: PretrainingRecipe, checkpoint: Checkpoint | None = None) -> MaskedAutoencoder:
+    """The model of a recipe, its encoder from `checkpoint` or from scratch; a target that learns is not fitted yet.
+
+    Raises:
+        UserError: values that make no model, or a checkpoint of another architecture.
+    """
+    config, mae = recipe.encoder, recipe.mae
+    encoder = build_encoder(config.arch, config.img_size, config.drop_path, checkpoint)
+    _check(mae, encoder.patch_embed.grid_size)
+    return MaskedAutoencoder(
+        encoder,
+        decoder_embed_dim=mae.decoder_embed_dim,
+        decoder_depth=mae.decoder_depth,
+        decoder_num_heads=mae.decoder_num_heads,
+        mask_ratio=mae.mask_ratio,
+        mask_sampling=mae.mask_sampling,
+        encoder_mask_tokens=mae.encoder_mask_tokens,
+        target=create_target(
+            mae.target,
+            encoder.patch_embed.patch_size[0],
+            pca_components=mae.pca_components,
+            vocabulary=mae.vocabulary,
+            tokenizer=mae.tokenizer,
+        ),
+    )
+
+
+def model_param_groups(model: MaskedAutoencoder, recipe: PretrainingRecipe) -> list[dict[str, Any]]:
+    """Optimiser groups of pre-training: weight decay for all but biases and norms."""
+    return param_groups(
+        model,
+        weight_decay=recipe.optimizer.weight_decay,
+        depth=len(model.encoder.blocks),
+        no_decay=no_decay_pretraining,
+    )
 
 
 def _fingerprint(images: str, mae: MAEConfig) -> str:
