@@ -212,6 +212,34 @@ app.command()(cli_checkpoints.reconstruct)
 app.command()(cli_checkpoints.extract)
 
 
+@app.command()
+def speed(
+    arch: Annotated[
+        str, typer.Option("--arch", metavar="ARCH", help="Encoder, e.g. vit_large_patch16.")
+    ] = "vit_large_patch16",
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", help="Images a step (default: 64 on a GPU, 2 on a CPU).")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", help="Steps to measure (default: 20 on a GPU, 2 on a CPU).")
+    ] = None,
+    epochs: Annotated[float, typer.Option("--epochs", metavar="E", help="Schedule to compute the hours of.")] = 800,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for speed.json.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure pre-training steps on this machine: the paper's Table 2, with FLOPs."""
+    _set_debug(debug)
+    from mae_bench.speed import measure, table2
+    from mae_bench.tables import render
+
+    measured = measure(arch, batch_size=batch_size, steps=steps, epochs=epochs, out=out)
+    if as_json:
+        _print_json(asdict(measured))
+    else:
+        print(render(table2(measured), "md"), end="")
+
+
 def _print_tables(names: list[str], runs: Path) -> None:
     from mae_bench.record import find
     from mae_bench.tables import build, render
