@@ -23,6 +23,7 @@ from backbones.tensor_files import save_pickle, save_tensors
 if TYPE_CHECKING:
     from backbones.checkpoint import Checkpoint
 
+OFFICIAL_DECODER_HEADS = 16  # models_mae.py, every size
 _HF_BLOCK = (
     (r"blocks\.(\d+)\.", r"layer.\1."),
     (r"\.norm1\.", ".layernorm_before."),
@@ -94,6 +95,11 @@ def _write_timm(checkpoint: Checkpoint, path: Path) -> None:
 
 def _write_mae(checkpoint: Checkpoint, path: Path) -> None:
     _check_plain(checkpoint, "the official MAE code")
+    if checkpoint.decoder and checkpoint.decoder_heads != OFFICIAL_DECODER_HEADS:
+        raise UserError(
+            f"{checkpoint.path} has a decoder of {checkpoint.decoder_heads} heads, the official code's have "
+            f"{OFFICIAL_DECODER_HEADS} and its files say nothing of them: give --to hf"
+        )
     _write_file(path, {**checkpoint.state, **checkpoint.decoder, **checkpoint.head}, wrapper="model")
 
 

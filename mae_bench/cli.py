@@ -208,6 +208,8 @@ def table(
     print(render(build(name, find(runs), runs_dir=runs), fmt))
 
 
+app.command()(cli_checkpoints.inspect)
+app.command()(cli_checkpoints.convert)
 app.command()(cli_checkpoints.reconstruct)
 app.command()(cli_checkpoints.extract)
 

@@ -19,6 +19,41 @@ ImgSize = Annotated[
 ]
 
 
+def inspect(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(metavar="CKPT", help="File, Hugging Face folder, run directory, timm:NAME or hf:OWNER/NAME."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say what a checkpoint is, whether it is a published file, and which tasks it can start."""
+    from mae_bench.inspection import inspect as run
+    from mae_bench.inspection import lines
+
+    card = run(checkpoint)
+    if as_json:
+        print(json.dumps(card, indent=2))
+        return
+    rows = lines(card)
+    width = max(len(heading) for heading, _ in rows)
+    for heading, text in rows:
+        print(f"{heading.ljust(width)}  {text}")
+
+
+def convert(
+    checkpoint: Checkpoint,
+    to: Annotated[
+        str, typer.Option("--to", metavar="timm|mae|hf", help="Layout: timm's, the official code's, Hugging Face's.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="A .pth or .safetensors file; for hf a folder.")],
+) -> None:
+    """Write a checkpoint in another project's layout."""
+    from backbones.checkpoint import load_checkpoint
+    from backbones.layouts_out import save_as
+
+    print(save_as(load_checkpoint(checkpoint), out, to))
+
+
 def extract(
     checkpoint: Checkpoint,
     data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of images, class folders, or a tar.")],

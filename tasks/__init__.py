@@ -88,5 +88,10 @@ def require(task: str) -> None:
 def create_task(recipe: Recipe, checkpoint: Checkpoint | None = None) -> Task[Any]:
     """The task of a resolved recipe, its encoder from `checkpoint` (`backbones.checkpoint.Checkpoint`) or from scratch."""
     require(recipe.task)
+    if checkpoint is not None:
+        from tasks.suitability import why_not
+
+        if reason := why_not(recipe.task, checkpoint.architecture):
+            raise UserError(f"{checkpoint.path} cannot start {recipe.task}: {reason}")
     task: Task[Any] = _load(spec(recipe.task).build)(recipe, checkpoint)
     return task

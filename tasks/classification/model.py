@@ -8,7 +8,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from backbones.errors import unknown
+from backbones.errors import UserError, unknown
 from tasks.classification.config import HeadConfig
 
 
@@ -23,6 +23,8 @@ class Classifier(nn.Module):
         super().__init__()
         if config.pool not in ("avg", "token"):
             raise unknown("pooling", config.pool, ["avg", "token"], where="head.pool")
+        if config.pool == "token" and not encoder.has_class_token:
+            raise UserError("head.pool=token: this encoder has no class token: give --set head.pool=avg")
         if config.pool == "avg":
             encoder.norm = nn.Identity()
             encoder.fc_norm = nn.LayerNorm(encoder.embed_dim, eps=1e-6)

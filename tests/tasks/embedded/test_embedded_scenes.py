@@ -41,7 +41,7 @@ def test_each_class_has_the_same_number_of_digits(pools: dict[str, Pool]) -> Non
 
 def test_no_pixel_of_a_photograph_is_in_both_pools(pools: dict[str, Pool]) -> None:
     for name, left, right in zip(PHOTOGRAPHS, pools["train"].photographs, pools["val"].photographs, strict=True):
-        whole = np.asarray(sources._open_photograph(name))
+        whole = np.asarray(sources.photograph(name))
         np.testing.assert_array_equal(np.concatenate([np.asarray(left), np.asarray(right)], axis=1), whole)
         assert min(right.size) >= 96, "large enough for a scene that is not scaled up"
 
