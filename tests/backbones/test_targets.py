@@ -157,6 +157,31 @@ def test_shapes_and_flops_need_no_fit_and_no_memory(name: str, sampling: str) ->
     mae(images).backward()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sampling", "name"), [("random", "pixels_norm"), ("grid", "pca"), ("random", "tokens"), ("block", "pixels")]
+)
+def test_a_compiled_step_is_the_same_step(sampling: str, name: str, images: Tensor, patches: Tensor) -> None:
+    mae = MaskedAutoencoder(
+        create_encoder("vit_micro_patch4", img_size=16),
+        decoder_embed_dim=32,
+        decoder_depth=1,
+        decoder_num_heads=2,
+        mask_sampling=sampling,
+        target=made(name, patches),
+    )
+    torch.manual_seed(0)
+    wanted = mae(images)
+    torch._dynamo.reset()
+    # One graph, and so nothing that waits for the device; blocks are drawn on the CPU, outside of it.
+    compiled = torch.compile(mae, backend="aot_eager", fullgraph=sampling != "block")
+    torch.manual_seed(0)
+    loss = compiled(images)
+    loss.backward()
+    torch.testing.assert_close(loss, wanted)
+    torch._dynamo.reset()
+
+
 class HalfBright(nn.Module):
     """A tokenizer of two ids with weights and a mode of its own, as another network would be."""
 
