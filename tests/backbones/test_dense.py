@@ -145,3 +145,44 @@ def test_decomposed_positions_are_looked_up_by_offset_from_query_to_key() -> Non
         for j, (kr, kc) in enumerate(cells):
             wanted = q[0, 0, i] @ (table_h[qr - kr + h - 1] + table_w[qc - kc + w - 1])
             torch.testing.assert_close(bias[i, j], wanted)
+
+
+def variant(**options: object) -> nn.Module:
+    """An encoder that other projects' checkpoints give, nothing zero in it."""
+    torch.manual_seed(0)
+    encoder = create_encoder("vit_micro_patch8", img_size=32, **options)  # type: ignore[arg-type]
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return encoder.eval()
+
+
+VARIANTS = {
+    "registers": {"reg_tokens": 4, "no_embed_class": True, "init_values": 1.0},
+    "distillation token": {"reg_tokens": 1},
+    "relative bias": {"relative_bias": True, "pos_embed": "none"},
+}
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+@torch.no_grad()
+def test_encoders_of_other_projects_keep_their_features(options: dict[str, object]) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    encoder = variant(**options)
+    wanted = encoder.forward_intermediates(images, indices=[1, 3], norm=False, intermediates_only=True)  # type: ignore[operator]
+    dense = DenseEncoder(encoder, img_size=32, class_token=True, out_blocks=[1, 3]).eval()
+    for ours, timms in zip(dense(images), wanted, strict=True):
+        torch.testing.assert_close(ours, timms, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("class_token", [True, False])
+def test_every_parameter_of_other_projects_encoders_learns(options: dict[str, object], class_token: bool) -> None:
+    window = 0 if class_token else 2
+    dense = DenseEncoder(variant(**options), img_size=32, class_token=class_token, window_size=window).train()
+    dense(torch.randn(1, 3, 48, 32))[-1].square().mean().backward()
+    assert [name for name, p in dense.named_parameters() if p.grad is None] == []
+
+
+def test_an_encoder_s_own_relative_bias_excludes_decomposed_positions() -> None:
+    with pytest.raises(UserError, match="of its own"):
+        DenseEncoder(variant(**VARIANTS["relative bias"]), img_size=32, rel_pos=True)

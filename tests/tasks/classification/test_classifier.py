@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -123,3 +125,26 @@ def test_bf16_autocast_trains(frozen: bool) -> None:
 def test_unknown_pooling_is_named() -> None:
     with pytest.raises(UserError, match=r'unknown pooling "avgg" in head\.pool: did you mean "avg"'):
         build(pool="avgg")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reg_tokens": 4, "no_embed_class": True, "init_values": 1.0},
+        {"relative_bias": True, "pos_embed": "none"},
+        {"final_norm": False},
+        {"class_token": False, "global_pool": "avg", "fc_norm": False},
+    ],
+)
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_encoders_of_other_projects(options: dict[str, Any], pool: str) -> None:
+    """Registers, LayerScale, relative positions, no final norm, no class token: pooled, and every parameter learns."""
+    encoder = create_encoder("vit_micro_patch8", img_size=32, **options)
+    config = HeadConfig(pool=pool, init_std=0.1)
+    if pool == "token" and not encoder.has_class_token:
+        with pytest.raises(UserError, match="no class token"):
+            Classifier(encoder, 3, config, nn.CrossEntropyLoss())
+        return
+    model = Classifier(encoder, 3, config, nn.CrossEntropyLoss()).train()
+    model((torch.randn(2, 3, 32, 32), torch.tensor([0, 2])))["loss"].backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
