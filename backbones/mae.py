@@ -18,8 +18,6 @@ from backbones.patches import patchify, take
 from backbones.pos_embed import sincos_2d
 from backbones.targets import Target, create_target
 
-_layer_norm = partial(nn.LayerNorm, eps=1e-6)
-
 
 class MaskedAutoencoder(nn.Module):
     """MAE around an encoder made by `backbones.encoder.create_encoder`.
@@ -58,6 +56,8 @@ class MaskedAutoencoder(nn.Module):
         # Fixed sin-cos positions in pre-training (paper App. A.1); fine-tuning trains them.
         encoder.pos_embed.requires_grad_(False)
 
+        # The encoder's own: 1e-6, but 1e-12 in weights that Hugging Face's default configuration trained.
+        norm_layer = partial(nn.LayerNorm, eps=encoder.norm.eps)
         self.decoder_embed = nn.Linear(encoder.embed_dim, decoder_embed_dim)
         mask_token_dim = encoder.embed_dim if encoder_mask_tokens else decoder_embed_dim
         self.mask_token = nn.Parameter(torch.zeros(1, 1, mask_token_dim))
@@ -65,10 +65,10 @@ class MaskedAutoencoder(nn.Module):
             sincos_2d(decoder_embed_dim, self.grid, prefix_tokens=1), requires_grad=False
         )
         self.decoder_blocks = nn.ModuleList(
-            Block(decoder_embed_dim, decoder_num_heads, qkv_bias=True, norm_layer=_layer_norm)
+            Block(decoder_embed_dim, decoder_num_heads, qkv_bias=True, norm_layer=norm_layer)
             for _ in range(decoder_depth)
         )
-        self.decoder_norm = _layer_norm(decoder_embed_dim)
+        self.decoder_norm = norm_layer(decoder_embed_dim)
         self.decoder_pred = nn.Linear(decoder_embed_dim, decoder_target.outputs)
         for name, module in self.named_children():
             if name != "encoder":

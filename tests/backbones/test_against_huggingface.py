@@ -77,7 +77,7 @@ def assert_same_model(ours: MaskedAutoencoder, theirs: nn.Module, inputs: tuple[
         assert_close(parameter.grad, expected[name], name)
 
 
-def their_model(norm_pix_loss: bool) -> nn.Module:
+def their_model(norm_pix_loss: bool, norm_eps: float) -> nn.Module:
     config = transformers.ViTMAEConfig(
         hidden_size=96,
         num_hidden_layers=2,
@@ -89,7 +89,7 @@ def their_model(norm_pix_loss: bool) -> nn.Module:
         decoder_num_hidden_layers=2,
         decoder_num_attention_heads=2,
         decoder_intermediate_size=256,
-        layer_norm_eps=1e-6,
+        layer_norm_eps=norm_eps,
         norm_pix_loss=norm_pix_loss,
     )
     torch.manual_seed(0)
@@ -101,11 +101,12 @@ def their_model(norm_pix_loss: bool) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("norm_pix_loss", [True, False])
+# The official eps, and the default of their configuration, which their published files have.
+@pytest.mark.parametrize(("norm_pix_loss", "norm_eps"), [(True, 1e-6), (False, 1e-12)])
 def test_their_weights_in_our_model_compute_the_same(
-    images: Tensor, noise: Tensor, tmp_path: Path, norm_pix_loss: bool
+    images: Tensor, noise: Tensor, tmp_path: Path, norm_pix_loss: bool, norm_eps: float
 ) -> None:
-    theirs = their_model(norm_pix_loss)
+    theirs = their_model(norm_pix_loss, norm_eps)
     ours, _ = through_files(theirs, tmp_path / "weights")
     assert_same_model(ours, theirs, (images, noise), tmp_path / "gradients")
 
