@@ -24,6 +24,7 @@ from backbones.targets import Target, TokenTarget, create_target
 from mae_bench.logs import say
 from mae_bench.panel_sheet import Pixels, Sheet
 from mae_bench.picture_files import check_png, load_image, save_png
+from mae_bench.pixel_target import guess_pixel_target
 from mae_bench.seeding import derive
 from tasks.data import IMAGENET_MEAN, IMAGENET_STD, normalise
 
@@ -80,6 +81,8 @@ def reconstruct(
     model = source.masked_autoencoder(img_size=img_size).eval()
     choice = choose_target(source, model, target)
     model.decoder_target = choice.target
+    if not choice.told:
+        say(f"{source.path.name}: {choice.reason.splitlines()[0]}")
     settings = _settings(model, samplings, mask_ratios)
     size = (model.grid[0] * model.patch_size, model.grid[1] * model.patch_size)
     pixels = [load_image(Path(path), size) for path in images]
@@ -91,8 +94,6 @@ def reconstruct(
             panels, loss = panels_of(model, pixels[index], masking)
             rows.append(Row(str(path), sampling, ratio, masking.ids_keep.shape[1], masking.ids_restore.shape[1], loss))
             sheet.add(rows[-1].label, panels)
-    if not choice.told:
-        _doubt(model, pixels)
     about = {"checkpoint": source.path.name, "sha256": source.sha256, "target": model.decoder_target.name, "seed": seed}
     save_png(sheet.draw(), out, {**about, "rows": [asdict(row) for row in rows]})
     return rows
@@ -128,15 +129,16 @@ class Choice:
     """What the decoder was trained to predict, and how that is known."""
 
     target: Target
-    reason: str  # a line for people
+    reason: str  # for people
     told: bool = True  # by the file
 
 
 def choose_target(source: Checkpoint, model: MaskedAutoencoder, asked: str | None = None) -> Choice:
     """What the decoder was trained to predict.
 
-    A target with tensors of its own is in the file. Which kind of pixels is written in ours and Hugging Face's, and in official
-    training checkpoints, elsewhere nowhere: then `asked` says it, or a published file's name, or normalised ones are assumed.
+    A target with tensors of its own is in the file. Which kind of pixels is written in our files, Hugging Face's and official
+    training checkpoints. Elsewhere `asked` says it, or the predictions show it (`mae_bench.pixel_target`), or the name of a
+    published file does, or normalised ones are assumed.
 
     Raises:
         UserError: `asked` is unknown or cannot be, or the predictions cannot be turned into pixels.
@@ -154,38 +156,21 @@ def choose_target(source: Checkpoint, model: MaskedAutoencoder, asked: str | Non
                 f"{source.path} predicts tokens, and their tokenizer has no decoder to pixels (a method `decode`): "
                 "there is nothing to draw"
             )
-        return Choice(target, f"target {target.name}, as the file says")
+        return Choice(target, f"target {target.name}, told by the file")
     recorded = {True: "pixels_norm", False: "pixels", None: None}[source.target_normalised]
+    known, how = (recorded, "the file") if recorded else guess_pixel_target(model)
     if asked is not None:
-        other = f" (the file says {recorded})" if recorded not in (None, asked) else ""
-        name, how = asked, f"as --target says{other}"
-    elif recorded is not None:
-        name, how = recorded, "as the file says"
+        name, how = asked, "--target" + (f" (against {how})" if known not in (None, asked) else "")
+    elif known is not None:
+        name = known
     elif "visualize" in source.path.name:
-        name, how = "pixels", "as published files of this name have it"
+        name, how = "pixels", "its name, which published files of plain pixels bear"
     else:
-        name, how = "pixels_norm", "assumed: the file does not say (if wrong: --target pixels)"
-    note = "; each patch is drawn with the original's mean and variance" if name == "pixels_norm" else ""
-    return Choice(create_target(name, model.patch_size), f"target {name}, {how}{note}", told=recorded is not None)
-
-
-@torch.no_grad()
-def _doubt(model: MaskedAutoencoder, images: Sequence[Tensor]) -> None:
-    """Says so when the predictions fit the other pixel target better than the model's, on the first images."""
-    share = {}  # of the target's mean square that the prediction leaves: 1 is no better than predicting nothing
-    inputs = normalise(torch.stack(list(images[:16])))
-    masking = _draw("random", model.grid, 0.75, 0, len(inputs))
-    patches, prediction = patchify(inputs, model.patch_size), model.predict(inputs, masking)
-    for name in PIXEL_TARGETS:
-        target = create_target(name, model.patch_size)
-        wanted = target(inputs, patches, masking.ids_masked)
-        share[name] = float(target.loss(take(prediction, masking.ids_masked), wanted) / wanted.square().mean())
-    other = next(name for name in PIXEL_TARGETS if name != model.decoder_target.name)
-    if share[other] < share[model.decoder_target.name]:
-        say(
-            f"these predictions look like {other} (error {share[other]:.2f} of the target's mean square, against "
-            f"{share[model.decoder_target.name]:.2f}): --target {other} draws them as such"
-        )
+        name, how = "pixels_norm", f"{how}: assumed (if wrong: --target pixels)"
+    note = "\neach patch is drawn with the original's mean and variance" if name == "pixels_norm" else ""
+    return Choice(
+        create_target(name, model.patch_size), f"target {name}, told by {how}{note}", told=recorded is not None
+    )
 
 
 def with_decoder(path: Path) -> Path:
@@ -242,7 +227,7 @@ def _grid_fits(grid: tuple[int, int], ratio: float) -> bool:
     return True
 
 
-def _draw(sampling: str, grid: tuple[int, int], ratio: float, seed: int, batch: int = 1) -> Masking:
+def _draw(sampling: str, grid: tuple[int, int], ratio: float, seed: int) -> Masking:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return draw_masking(sampling, batch, grid, ratio)
+        return draw_masking(sampling, 1, grid, ratio)
