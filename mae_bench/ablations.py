@@ -5,10 +5,10 @@ Exports and records carry it as ``pretraining``. How recipes are read is in `rec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from mae_bench.recipes import as_dict, find, load_recipe
+from mae_bench.recipes import as_dict, find
 from tasks.recipe import Recipe
 
 _SECTIONS = ("mae", "augmentation")
@@ -22,23 +22,23 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if k.split(".")[0] in _SECTIONS or k in _KEYS}
 
 
-def describe_pretraining(
-    name: str, recipe: Recipe, overrides: Sequence[str] = (), *, base: str | None = None
-) -> dict[str, Any]:
-    """``{"settings": …, "changed": [dotted keys]}`` of a pre-training `recipe`, for exports and records.
+def describe_pretraining(recipe: Recipe, default: Recipe) -> dict[str, Any]:
+    """``{"settings": …, "changed": [dotted keys]}`` of a pre-training, for exports and records.
 
-    ``changed`` is against `base`; without one against ``default.yaml`` beside the recipe's file, which is what the rows of an
-    ablation are compared with; a recipe that has neither is a default itself. Overrides hold for both sides: they change the
-    default, not the row.
+    Args:
+        default: what the recipe is compared with (`default_name`), under the same overrides: they change the default, not
+            the row.
     """
-    own, theirs = settings(recipe), settings(load_recipe(base or reference(name), overrides))
+    own, theirs = settings(recipe), settings(default)
     return {"settings": own, "changed": sorted(k for k in own.keys() | theirs.keys() if own.get(k) != theirs.get(k))}
 
 
-def reference(name: str) -> str:
-    """The recipe that a row of an ablation is compared with when it is run by itself."""
-    beside = find("recipe", name).with_name("default.yaml")
-    return str(beside) if beside.is_file() else name
+def default_name(recipe_name: str, base: str | None = None) -> str:
+    """The recipe that one is compared with: `base`, or ``default.yaml`` beside its file, or itself where there is neither."""
+    if base is not None:
+        return base
+    beside = find("recipe", recipe_name).with_name("default.yaml")
+    return str(beside) if beside.is_file() else recipe_name
 
 
 def said_of(metadata: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 from backbones.checkpoint import Checkpoint, load_checkpoint
 from backbones.encoder import parse_arch
 from backbones.errors import UserError
-from mae_bench.ablations import describe_pretraining
+from mae_bench.ablations import default_name, describe_pretraining
 from mae_bench.jobs import Job, describe, job_name, make_folder, run_job
 from mae_bench.logs import say
 from mae_bench.recipes import load_recipe
@@ -36,7 +36,8 @@ def pretrain(recipe: str, out: str | Path, *, data: str | None = None, overrides
         raise UserError(f"recipe {recipe} is for {resolved.task}: use `mae-bench run --tasks {recipe}`")
     if data is not None:
         resolved.data.root = str(Path(data).expanduser().resolve())
-    job = Job(recipe, resolved, pretraining=describe_pretraining(recipe, resolved, overrides))
+    default = load_recipe(default_name(recipe), overrides)
+    job = Job(recipe, resolved, pretraining=describe_pretraining(resolved, default))
     return run_job(job, lambda _: Path(out))
 
 

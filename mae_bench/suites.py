@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError, unknown
-from mae_bench.ablations import describe_pretraining
+from mae_bench.ablations import default_name, describe_pretraining
 from mae_bench.recipes import describe, find, load_recipe, read_yaml, recipe_hash, recipe_names, short_name
 from tasks import require
 from tasks.recipe import Recipe
@@ -101,9 +101,13 @@ def _strings(content: Mapping[str, Any], key: str, path: Path) -> list[str]:
 def _pretrainings(rows: Sequence[str], recipes: Loaded, base: str | None) -> list[Entry]:
     """Entries of the rows, each once: under a base whose value it is, a row is the default and need not run again."""
     entries: dict[tuple[str, int], Entry] = {}
+    defaults: dict[tuple[str, ...], Recipe] = {}
     for row in rows:
         recipe, overrides = recipes[row]
-        entry = Entry(row, recipe, "scratch", describe_pretraining(row, recipe, overrides, base=base))
+        default = default_name(row, base)
+        key = (default, *overrides)
+        defaults[key] = defaults.get(key) or load_recipe(default, overrides)
+        entry = Entry(row, recipe, "scratch", describe_pretraining(recipe, defaults[key]))
         entries.setdefault((recipe_hash(recipe), recipe.seed), entry)
     return list(entries.values())
 
@@ -151,10 +155,11 @@ def _load(names: Sequence[str], options: Options, bases: Mapping[str, str | None
     loaded: Loaded = {}
     for name in dict.fromkeys(names):
         base = (bases or {}).get(name)
-        of_protocol = load_recipe(name, base=base).protocol()
+        recipe = load_recipe(name, base=base)
         texts = [*options.preset, *options.overrides]
-        overrides = [rest for scope, rest in map(_scoped, texts) if scope in ("", of_protocol)]
-        recipe = load_recipe(name, overrides, base=base)
+        overrides = [rest for scope, rest in map(_scoped, texts) if scope in ("", recipe.protocol())]
+        if overrides:
+            recipe = load_recipe(name, overrides, base=base)
         require(recipe.task)
         folder = options.data.get(recipe.data.name, options.data.get(""))
         if folder is not None:

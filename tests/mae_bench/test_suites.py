@@ -1,0 +1,110 @@
+"""Suites become plans: several pre-trainings, each once, each with jobs of its own name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backbones.errors import UserError
+from mae_bench.api import _write_plan
+from mae_bench.run_state import read_json
+from mae_bench.suites import Options, Plan, from_suite
+
+MICRO = "pretrain/vit_micro_patch8_embedded_ablations"
+
+
+def suite(folder: Path, text: str) -> str:
+    path = folder / "suite.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def plan(folder: Path, text: str, *overrides: str) -> Plan:
+    return from_suite(suite(folder, text), Options(overrides=overrides), pretrain=True)
+
+
+ROWS = f"""
+base: {MICRO}
+pretrain: [pretrain/ablations/default, pretrain/ablations/decoder_depth_2, pretrain/ablations/decoder_depth_1]
+set: ["finetune:schedule.epochs=3", "pretrain:schedule.epochs=4"]
+jobs: [{{recipe: finetune/vit_micro_patch8_embedded, init: [scratch, checkpoint]}}]
+tables: [table1a]
+"""
+
+
+def test_rows_get_the_suites_base_and_equal_ones_run_once(tmp_path: Path) -> None:
+    made = plan(tmp_path, ROWS)
+    names = [p.recipe_name for p in made.pretrainings]
+    assert names == ["pretrain/ablations/default", "pretrain/ablations/decoder_depth_1"]
+    assert [p.recipe.encoder.arch for p in made.pretrainings] == ["vit_micro_patch8"] * 2
+    assert [(p.pretraining or {})["changed"] for p in made.pretrainings] == [[], ["mae.decoder_depth"]]
+
+
+def test_the_command_lines_overrides_come_after_the_suites(tmp_path: Path) -> None:
+    made = plan(tmp_path, ROWS, "pretrain:schedule.epochs=1")
+    assert {p.recipe.schedule.epochs for p in made.pretrainings} == {1}
+    assert {e.recipe.schedule.epochs for e in made.entries} == {3}
+
+
+def test_jobs_are_named_after_their_pretraining_where_there_are_several(tmp_path: Path) -> None:
+    _write_plan(tmp_path, plan(tmp_path, ROWS), None)
+    planned = read_json(tmp_path / "plan.json")
+    assert planned is not None
+    assert planned["jobs"] == [
+        "pretrain/default-scratch-s0",
+        "pretrain/decoder_depth_1-scratch-s0",
+        "finetune/vit_micro_patch8_embedded-scratch-s0",
+        "finetune/vit_micro_patch8_embedded-MAE-default-s0",
+        "finetune/vit_micro_patch8_embedded-MAE-decoder_depth_1-s0",
+    ]
+
+
+def test_the_only_pretraining_is_not_in_the_names_of_its_jobs(tmp_path: Path) -> None:
+    _write_plan(tmp_path, from_suite("quickstart", Options(), pretrain=True), None)
+    planned = read_json(tmp_path / "plan.json")
+    assert planned is not None
+    assert planned["jobs"][:3] == [
+        "pretrain/vit_micro_patch8_embedded-scratch-s0",
+        "linear/vit_micro_patch8_embedded-scratch-s0",
+        "linear/vit_micro_patch8_embedded-MAE-s0",
+    ]
+
+
+def test_with_a_checkpoint_no_pretraining_is_planned(tmp_path: Path) -> None:
+    assert from_suite(suite(tmp_path, ROWS), Options(), pretrain=False).pretrainings == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pretrian: x", 'did you mean "pretrain"'),
+        ("pretrain: [pretrain/ablations/defalt]", 'did you mean "pretrain/ablations/default"'),
+        ("pretrain: {a: b}", "pretrain: give a text or a list of texts"),
+        ("set: [3]", "set: give a text or a list of texts"),
+        ("base: nowhere\npretrain: pretrain/ablations/default", '"nowhere"'),
+    ],
+)
+def test_a_mistake_in_a_suite_is_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said.replace("(", r"\(")):
+        plan(tmp_path, text)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, Plan]:
+    return {s: from_suite(s, Options(), pretrain=True) for s in ("table1", "fig5", "fig7", "ablations_embedded")}
+
+
+def test_the_papers_suites_hold_each_of_its_models_once(shipped: dict[str, Plan]) -> None:
+    for name, count in {"table1": 19, "fig5": 10, "fig7": 5}.items():
+        assert len(shipped[name].pretrainings) == count
+        assert {p.recipe.encoder.arch for p in shipped[name].pretrainings} == {"vit_large_patch16"}
+        assert {e.recipe.protocol() for e in shipped[name].entries} == {"finetune", "linear"}
+
+
+def test_the_embedded_suite_holds_all_rows_of_table_1_and_figure_5(shipped: dict[str, Plan]) -> None:
+    micro = {p.recipe_name for p in shipped["ablations_embedded"].pretrainings}
+    large = {p.recipe_name for s in ("table1", "fig5") for p in shipped[s].pretrainings}
+    # Each default has other values: those of the micro model are two blocks, 128 wide.
+    assert micro - large == {f"pretrain/ablations/decoder_{x}" for x in ("depth_8", "width_512")}
+    assert large - micro == {f"pretrain/ablations/decoder_{x}" for x in ("depth_2", "width_128")}
