@@ -31,6 +31,4 @@ def _why_not_detection(architecture: Architecture) -> str:
     patch = architecture.patch
     if patch < 4 or patch & (patch - 1):
         return f"the pyramid needs a patch size that is a power of 2 from 4 on, not {patch}"
-    if architecture.relative_bias:
-        return "decomposed relative positions, which the recipes add, do not go with a relative position bias"
     return ""
