@@ -54,10 +54,14 @@ def build_ablation(ablation: Ablation, records: Sequence[Record], *, runs_dir: F
     candidates = [e for r in records if r.protocol in protocols and (e := _entry(ablation, r))]
     done = {id(r) for r in once([e.record for e in candidates if e.record.status == "done"])}
     entries = sorted((e for e in candidates if id(e.record) in done), key=lambda e: (e.record.started, e.record.seed))
-    own = dict.fromkeys(sorted({e.setting for e in entries} - {PAPERS}), "")
-    own = {s: "ours" if len(own) == 1 else f"ours {i}" for i, s in enumerate(own, 1)}
+    own = sorted({e.setting for e in entries} - {PAPERS})
+    numbers = {setting: f" {i}" if len(own) > 1 else "" for i, setting in enumerate(own, 1)}
     columns = [Column(c.heading, _metric(c), in_paper=True, unit=c.unit) for c in ablation.columns]
-    columns += [Column(f"{c.heading}, {o}", _metric(c), False, c.unit) for o in own.values() for c in ablation.columns]
+    columns += [
+        Column(f"our {c.heading}{numbers[s]}", _metric(c), in_paper=False, unit=c.unit)
+        for s in own
+        for c in ablation.columns
+    ]
     rows = tuple(row for value in ablation.rows for row in _rows(ablation, value, entries, [PAPERS, *own], runs_dir))
     used = {key for row in rows for cell in row.cells for key in cell.sources}
     unfinished = [e.record for e in candidates if e.record.status != "done"]
@@ -67,7 +71,10 @@ def build_ablation(ablation: Ablation, records: Sequence[Record], *, runs_dir: F
         columns=tuple(columns),
         rows=rows,
         sources={key: text for key, text in published.load()["sources"].items() if key in used},
-        notes=(*_notes(ablation, entries, own), *([notes.unfinished(unfinished)] if unfinished else [])),
+        notes=(
+            *_notes(ablation, entries, {s: f"ours{number}" for s, number in numbers.items()}),
+            *([notes.unfinished(unfinished)] if unfinished else []),
+        ),
         factor=ablation.factor,
     )
 
