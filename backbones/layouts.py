@@ -266,10 +266,10 @@ def _separate_positions(state: dict[str, Tensor]) -> dict[str, Tensor]:
         state["cls_token"], state["pos_embed"] = state["cls_token"] + pos[:, :1], pos[:, 1:]
     if "dist_token" in state:
         state["reg_token"] = state.pop("dist_token")
-    pos = state.get("pos_embed")
-    if pos is not None and "cls_token" not in state and _is_square(pos.shape[1] - 1):
+    positions = state.get("pos_embed")
+    if positions is not None and "cls_token" not in state and _is_square(positions.shape[1] - 1):
         # detectron2's ViT keeps the class token's position, and does not use it (modeling/backbone/vit.py).
-        state["pos_embed"] = pos[:, 1:]
+        state["pos_embed"] = positions[:, 1:]
     return state
 
 
