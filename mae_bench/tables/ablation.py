@@ -184,7 +184,8 @@ def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[Setting, s
         these = [e for e in entries if e.setting == setting]
         yield notes.own_setting(IMAGENET, heading, [e.record for e in these])
         unchanged = [e.pretraining["settings"] for e in these if not e.pretraining["changed"]]
-        yield notes.own_default(heading, unchanged[0] if unchanged else json.loads(setting.default), PAPER)
+        images = sorted({e.pretraining["images"] for e in these if "images" in e.pretraining})
+        yield notes.own_default(heading, unchanged[0] if unchanged else json.loads(setting.default), PAPER, images)
     for value in ablation.rows:
         mine = [e for e in entries if e.row is value]
         if mine and value.apart:

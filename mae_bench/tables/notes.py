@@ -28,14 +28,12 @@ def own_setting(paper: DataSet, heading: str, records: Sequence[Record]) -> str:
     return text
 
 
-def own_default(heading: str, ours: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
-    """In what an ablation's own default differs from the paper's, in what it does not vary."""
-    differing = [
-        f"{key} {_text(ours.get(key))} ({_text(value)})"
-        for key, value in paper.items()
-        if key in ours and ours[key] != value
-    ]
-    return f"{heading}: pre-training's default, the paper's in brackets: {', '.join(differing) or 'the same'}"
+def own_default(heading: str, ours: Mapping[str, Any], paper: Mapping[str, Any], images: Sequence[int]) -> str:
+    """In what an ablation's own default differs from the paper's, and on how many images it was pre-trained."""
+    differing = [f"{key} {_text(ours[key])} ({_text(v)})" for key, v in paper.items() if key in ours and ours[key] != v]
+    on = f" on {', '.join(f'{n:,}' for n in images)} images" if images else ""
+    same = "the paper's settings"
+    return f"{heading}: pre-trained{on}; default, the paper's in brackets: {', '.join(differing) or same}"
 
 
 def _text(value: Any) -> str:

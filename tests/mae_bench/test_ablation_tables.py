@@ -35,7 +35,12 @@ def run(
 ) -> Record:
     """A run from a pre-training whose recipe changes `changes` (``decoder_depth=1``) of `default`."""
     changed = {f"mae.{key}": value for key, value in changes.items()}
-    said = {"settings": {**default, **changed}, "changed": sorted(changed), "images": 1_281_167, **(also or {})}
+    said = {
+        "settings": {**default, **changed},
+        "changed": sorted(changed),
+        "images": 1_281_167 if default is PAPER else 400,
+        **(also or {}),
+    }
     init = Init(method="MAE", checkpoint="x", sha256=digest("weights", said), layout="mae_bench", pretraining=said)
     large: dict[str, Any] = {}
     if default is PAPER:
