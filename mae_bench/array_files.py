@@ -1,4 +1,4 @@
-"""Large float32 arrays written row by row, as ``.npy`` or one ``.safetensors``: memory-mapped, whole or not there at all."""
+"""Large float32 arrays written row by row, as ``.npy`` or one ``.safetensors``: never whole in memory, never half on disk."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from backbones.errors import UserError
@@ -39,15 +41,14 @@ class ArrayFiles:
             raise UserError(f"--out {path}: no folder {path.parent}: make it first")
         if not os.access(path.parent, os.W_OK):
             raise UserError(f"--out {path}: {path.parent} is not writable: give another folder")
-        needed = sum(4 * math.prod(shape) for shape in self.shapes.values())
+        needed = sum(map(_size, self.shapes.values()))
         free = shutil.disk_usage(path.parent).free
-        # A memory map that the disk has no room for would kill the process half way.
         if needed > free:
             raise UserError(
                 f"--out {path}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
                 "give another disk, fewer --layers or no patch features"
             )
-        self._arrays: dict[str, NDArray[np.float32]] = {}
+        self._places: dict[str, tuple[BinaryIO, int]] = {}  # an array's file, and where in it the array begins
 
     def file_of(self, name: str) -> Path:
         """The final file that holds array `name`."""
@@ -56,11 +57,12 @@ class ArrayFiles:
         return self.path.with_name(f"{self.path.stem}-{name}.npy")
 
     def __enter__(self) -> ArrayFiles:
-        open_arrays: Callable[[], dict[str, Any]] = (
-            self._open_safetensors if self.path.suffix == ".safetensors" else self._open_npy
-        )
         try:
-            self._arrays = open_arrays()
+            with self._explained():
+                if self.path.suffix == ".safetensors":
+                    self._open_safetensors()
+                else:
+                    self._open_npy()
         except BaseException:
             self._discard()
             raise
@@ -73,50 +75,66 @@ class ArrayFiles:
 
     def write(self, name: str, start: int, rows: NDArray[np.float32]) -> None:
         """Rows ``start`` to ``start + len(rows)`` of array `name`."""
-        self._arrays[name][start : start + len(rows)] = rows
+        file, offset = self._places[name]
+        with self._explained():
+            file.seek(offset + start * _size(self.shapes[name][1:]))
+            file.write(rows.astype("<f4", copy=False).tobytes())
 
     def commit(self) -> None:
         """All arrays under their final names; nothing can be written after it."""
-        for array in self._arrays.values():
-            array.flush()  # type: ignore[attr-defined]
-        self._arrays.clear()
-        for file in self._files():
-            os.replace(_temporary(file), file)
+        with self._explained():
+            self._close()
+            for file in self._final_files():
+                os.replace(_temporary(file), file)
 
-    def _files(self) -> list[Path]:
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise UserError(f"--out {self.path}: cannot write ({e.strerror}): make room, or give another disk") from e
+
+    def _final_files(self) -> list[Path]:
         return list(dict.fromkeys(self.file_of(name) for name in self.shapes))
 
+    def _close(self) -> None:
+        for file, _ in self._places.values():
+            file.close()
+        self._places.clear()
+
     def _discard(self) -> None:
-        self._arrays.clear()
-        for file in self._files():
+        with suppress(OSError):  # what cannot be flushed is not wanted any more
+            self._close()
+        for file in self._final_files():
             _temporary(file).unlink(missing_ok=True)
 
-    def _open_npy(self) -> dict[str, Any]:
-        return {
-            name: open_memmap(_temporary(self.file_of(name)), mode="w+", dtype=np.float32, shape=shape)
-            for name, shape in self.shapes.items()
-        }
+    def _open_npy(self) -> None:
+        for name, shape in self.shapes.items():
+            file = open(_temporary(self.file_of(name)), "wb")  # noqa: SIM115 (closed in _close)
+            self._places[name] = (file, 0)
+            write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            self._places[name] = (file, file.tell())
+            file.truncate(file.tell() + _size(shape))
 
-    def _open_safetensors(self) -> dict[str, Any]:
+    def _open_safetensors(self) -> None:
         # The library wants all tensors in memory; the format is a length, a JSON header, then the tensors one after another
         # (github.com/huggingface/safetensors, "Format").
-        header: dict[str, Any] = {}
-        end = 0
-        for name, shape in self.shapes.items():
-            start, end = end, end + 4 * math.prod(shape)
-            header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+        ends = list(accumulate(map(_size, self.shapes.values()), initial=0))
+        header = {
+            name: {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+            for (name, shape), start, end in zip(self.shapes.items(), ends, ends[1:], strict=False)
+        }
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)  # tensors are aligned
-        temporary = _temporary(self.path)
-        with open(temporary, "wb") as f:
-            f.write(len(text).to_bytes(8, "little") + text)
-            f.truncate(f.tell() + end)
-        return {
-            name: np.memmap(
-                temporary, np.float32, mode="r+", offset=8 + len(text) + header[name]["data_offsets"][0], shape=shape
-            )
-            for name, shape in self.shapes.items()
-        }
+        file = open(_temporary(self.path), "wb")  # noqa: SIM115 (closed in _close)
+        self._places = {name: (file, 8 + len(text) + start) for name, start in zip(self.shapes, ends, strict=False)}
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + ends[-1])
+
+
+def _size(shape: Shape) -> int:
+    """Bytes of a float32 array."""
+    return 4 * math.prod(shape)
 
 
 def _temporary(file: Path) -> Path:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -202,20 +205,41 @@ def test_stdout_names_the_files_and_says_what_was_normalised(
     assert as_json["arrays"]["cls-layer3"]["norm"] is True
 
 
-def test_rows_are_kept_on_disk_not_in_memory(tmp_path: Path) -> None:
-    shapes = {"a": (10, 3), "b": (10, 2, 2)}
-    with ArrayFiles(tmp_path / "x.safetensors", shapes) as files:
-        assert all(isinstance(array, np.memmap) for array in files._arrays.values())
-        for name, shape in shapes.items():
-            files.write(name, 4, np.full((2, *shape[1:]), 7, np.float32))
-        assert not (tmp_path / "x.safetensors").exists()
+@pytest.mark.parametrize("out", ["x.safetensors", "x.npy"])
+def test_rows_may_come_in_any_order_and_nothing_is_there_before_the_last(tmp_path: Path, out: str) -> None:
+    wanted = {"a": np.random.rand(10, 3).astype(np.float32), "b": np.random.rand(10, 2, 2).astype(np.float32)}
+    with ArrayFiles(tmp_path / out, {name: array.shape for name, array in wanted.items()}) as files:
+        for start in (4, 0, 8):
+            for name, array in wanted.items():
+                files.write(name, start, array[start : start + 4])
+        assert all(path.name.endswith(".tmp") for path in tmp_path.iterdir())
         files.commit()
-    with safe_open(tmp_path / "x.safetensors", "np") as tensors:
-        a, b = tensors.get_tensor("a"), tensors.get_tensor("b")
-    assert (a[4:6] == 7).all()
-    assert a.sum() == 7 * 2 * 3
-    assert (b[4:6] == 7).all()
-    assert b.sum() == 7 * 2 * 4
+    for name, array in wanted.items():
+        if out == "x.npy":
+            np.testing.assert_array_equal(np.load(tmp_path / f"x-{name}.npy"), array)
+        else:
+            with safe_open(tmp_path / out, "np") as tensors:
+                np.testing.assert_array_equal(tensors.get_tensor(name), array)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_what_is_written(tmp_path: Path) -> None:
+    """400 MB go to disk, and not through memory."""
+    script = f"""
+import resource, numpy as np
+from pathlib import Path
+from mae_bench.array_files import ArrayFiles
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rows = np.ones((10, 100_000), np.float32)
+with ArrayFiles(Path({str(tmp_path / "x.safetensors")!r}), {{"a": (1000, 100_000)}}) as files:
+    for start in range(0, 1000, 10):
+        files.write("a", start, rows)
+    files.commit()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (tmp_path / "x.safetensors").stat().st_size > 400e6
+    assert int(done.stdout) < 50_000  # kB
 
 
 @pytest.mark.parametrize("out", ["f.npy", "f.safetensors"])
@@ -334,4 +358,20 @@ def test_a_disk_that_is_too_full_is_noticed_before_any_work(
     result = cli("extract", checkpoint, "--data", images, "--out", tmp_path / "f.npy")
     assert result.code == 2
     assert "GB are free" in result.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("out", ["f.npy", "f.safetensors"])
+def test_a_disk_that_fills_up_on_the_way_is_one_line_and_leaves_nothing(
+    cli: Cli, checkpoint: Path, images: Path, tmp_path: Path, out: str
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as small as a full disk
+    try:
+        result = cli("extract", checkpoint, "--data", images, "--out", tmp_path / out, "--workers", 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    assert f"--out {tmp_path / out}: cannot write (File too large)" in result.err
     assert not list(tmp_path.iterdir())
