@@ -137,13 +137,20 @@ def test_blocks_have_beits_aspect_ratios() -> None:
     assert abs((aspects.log().abs() < 0.5 * math.log(1 / 0.3)).float().mean() - 0.5) < 0.04
 
 
-def test_a_small_block_is_the_smallest_of_beit() -> None:
-    """With 16 of 196 patches to mask the block is drawn for 16, and nothing of a 4 x 4 one is cut off."""
+@pytest.mark.parametrize(("grid", "smallest"), [((14, 14), 16), ((28, 28), 64), ((6, 6), 3), ((2, 2), 1)])
+def test_blocks_are_drawn_between_beits_smallest_and_what_is_left(
+    grid: tuple[int, int], smallest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Tensor] = []
+    monkeypatch.setattr(
+        "backbones.masking._draw_sizes", lambda area: (drawn.append(area.clone()), _draw_sizes(area))[1]
+    )
     torch.manual_seed(0)
-    masked = as_grids(block_masking(200, (14, 14), 1 - 180 / 196), (14, 14))
-    spans = [[int(x.max() - x.min()) + 1 for x in image.nonzero().unbind(1)] for image in masked]
-    assert [4, 4] in spans
-    assert min(min(s) for s in spans) >= 2  # 0.3 of an aspect: 2 x 7
+    masked = block_masking(300, grid, 0.5).ids_masked.shape[1]
+    assert torch.cat(drawn).min() == pytest.approx(smallest, rel=0.05)
+    assert masked * 0.95 < drawn[0].max() <= max(masked, smallest)
+    # Uniform between the two at first.
+    assert drawn[0].mean() == pytest.approx((smallest + masked) / 2, rel=0.12)
 
 
 def test_every_image_gets_blocks_of_its_own_spread_over_all_positions() -> None:
