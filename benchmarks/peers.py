@@ -49,6 +49,7 @@ class Peer:
     loss: Callable[[Tensor], Tensor]
     fused: bool | None  # None: torch's own choice
     note: str = ""
+    prepare: Callable[[str], None] | None = None  # what its trainer does before training in "fp32" or "bf16"
 
 
 def ours(sizes: Sizes, device: str, **_: Any) -> Peer:
@@ -56,6 +57,7 @@ def ours(sizes: Sizes, device: str, **_: Any) -> Peer:
     sys.path.insert(0, str(ROOT))
     from timm.models.vision_transformer import VisionTransformer
 
+    from backbones.attention import choose_attention
     from backbones.encoder import initialise
     from backbones.mae import MaskedAutoencoder
 
@@ -72,7 +74,8 @@ def ours(sizes: Sizes, device: str, **_: Any) -> Peer:
     ).to(device)
     if device == "cuda":
         model.compile()
-    return Peer(model, model, fused=True, note="torch.compile" if device == "cuda" else "eager")
+    note = "torch.compile" if device == "cuda" else "eager"
+    return Peer(model, model, True, note, lambda precision: choose_attention(model, device, bf16=precision == "bf16"))
 
 
 def official(sizes: Sizes, device: str, official: str | None, official_timm: str | None, **_: Any) -> Peer:

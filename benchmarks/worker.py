@@ -38,6 +38,10 @@ class Worker:
         device = torch.cuda.get_device_name() if self.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         return {"note": self.peer.note, "parameters": trained, "device": device, "torch": torch.__version__}
 
+    def _prepare(self, precision: str) -> None:
+        if self.peer.prepare is not None:
+            self.peer.prepare(precision)
+
     def _step(self, precision: str) -> Tensor:
         with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16"):
             loss = self.peer.loss(self.images)
@@ -48,6 +52,7 @@ class Worker:
 
     def step(self, precision: str) -> dict[str, float]:
         """Seconds of one whole optimiser step, and the loss before it."""
+        self._prepare(precision)
         if self.device == "cpu":
             begin = time.perf_counter()
             loss = self._step(precision)
@@ -64,6 +69,7 @@ class Worker:
 
     def memory(self, precision: str) -> dict[str, int]:
         """Peak bytes after two steps: of tensors on a GPU, of the whole process on a CPU."""
+        self._prepare(precision)
         for _ in range(2):
             self._step(precision)
         if self.device == "cuda":

@@ -23,6 +23,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from backbones.attention import choose_attention
 from backbones.errors import UserError, unknown
 from mae_bench.evaluation import evaluate
 from mae_bench.logs import RunLog
@@ -222,6 +223,7 @@ class Trainer:
         optimizer = create_optimizer(self.recipe, task.param_groups())
         self.schedule = create_schedule(self.recipe, optimizer, plan.steps_per_epoch)
         model = task.model.to(accelerator.device)
+        choose_attention(model, accelerator.device, bf16=self.recipe.train.precision == "bf16")
         decay = self.recipe.train.ema
         self.ema = ModelEmaV3(model, decay=decay) if decay is not None else None
         if self.recipe.train.compile:
