@@ -116,3 +116,11 @@ def test_what_cannot_be_is_refused_in_one_line(arguments: tuple[list[str]], word
     for word in words:
         assert word in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_an_encoder_with_relative_positions_only_has_them_in_its_features(images: Tensor) -> None:
+    model = encoder(relative_bias=True, pos_embed="none")
+    tokens = model.forward_features(images)
+    assert torch.equal(one(model, images, "cls"), tokens[:, 0])
+    nn.init.normal_(model.blocks[0].attn.rel_bias)
+    assert not torch.equal(one(model, images, "cls"), tokens[:, 0])
