@@ -181,8 +181,9 @@ def table2(speed: Speed) -> Table:
     raw = published.load()["tables"]["mae_t2"]
     of_paper = speed.arch in _PUBLISHED
     giga = speed.rows[0].flops_per_image >= 1e10
+    slow = speed.rows[0].images_per_s < 10
     columns: tuple[Column, ...] = (
-        Column("images/s", "images_per_s", in_paper=False),
+        Column("images/min" if slow else "images/s", "rate", in_paper=False),
         Column("hours", "hours", in_paper=False),
         Column("speed-up", "speedup", in_paper=False, unit="x"),
         Column("GFLOPs/image" if giga else "MFLOPs/image", "flops_per_image", in_paper=False),
@@ -192,7 +193,12 @@ def table2(speed: Speed) -> Table:
         columns = (*paper, *columns)
     rows = []
     for row in speed.rows:
-        ours = (row.images_per_s, row.hours, row.speedup, row.flops_per_image / (1e9 if giga else 1e6))
+        ours = (
+            row.images_per_s * (60 if slow else 1),
+            row.hours,
+            row.speedup,
+            row.flops_per_image / (1e9 if giga else 1e6),
+        )
         cells = [Cell(ours=Measured((value,), (), ())) for value in ours]
         if of_paper:
             name = _PUBLISHED[speed.arch] + (", w/ [M]" if row.encoder_mask_tokens else "")
@@ -218,7 +224,7 @@ def _notes(speed: Speed, has_published: bool) -> list[str]:
     notes = [
         (
             f"measured on {speed.device}: {speed.precision}{', compiled' if speed.compiled else ''}, batch {speed.batch_size}, "
-            f"{speed.steps} steps on random images after {_WARMUP_STEPS}; reading data is not in it; {speed.recipe_name}"
+            f"random images, steps measured: {speed.steps}, after {_WARMUP_STEPS}; reading data is not in it; {speed.recipe_name}"
         ),
         f"hours: {speed.epochs:g} epochs of {speed.images:,} images at that rate, on this one device; computed, not run",
         (
