@@ -97,6 +97,7 @@ def run_job(job: Job, place: Callable[[str], Path]) -> Record:
     if done is not None:
         say(f"{job.name}: done already ({run_dir})")
         return done
+    job = _with_counts(job, task)  # before the model is compiled or wrapped
     started = _now()
     try:
         result = fit(task, run_dir, name=job.name, accelerator=accelerator)
@@ -105,7 +106,6 @@ def run_job(job: Job, place: Callable[[str], Path]) -> Record:
             state = "interrupted" if isinstance(e, (Interrupted, KeyboardInterrupt)) else "failed"
             write_status(run_dir, state, name=job.name, error=str(e) or type(e).__name__)
         raise
-    job = _with_counts(job, task)
     record = _record(job, task, result, identity, run_dir, started)
     if accelerator.is_main_process:
         for name, tensors in task.export(result.model).items():

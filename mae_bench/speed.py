@@ -224,7 +224,7 @@ def _notes(speed: Speed, has_published: bool) -> list[str]:
     notes = [
         (
             f"measured on {speed.device}: {speed.precision}{', compiled' if speed.compiled else ''}, batch {speed.batch_size}, "
-            f"random images, steps measured: {speed.steps}, after {_WARMUP_STEPS}; reading data is not in it; {speed.recipe_name}"
+            f"random images, steps measured: {speed.steps} after {_WARMUP_STEPS}; reading data left out; {speed.recipe_name}"
         ),
         f"hours: {speed.epochs:g} epochs of {speed.images:,} images at that rate, on this one device; computed, not run",
         (
