@@ -1,8 +1,9 @@
-"""What the tasks' data sets share: fingerprints, folder checks, naming of unreadable images, decoding. No layouts here."""
+"""What the tasks' data sets share: fingerprints, the cache folder, folder checks, decoding. No layouts here."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
     for file in sorted(files):
         digest.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\n".encode())
     return digest.hexdigest()
+
+
+def default_cache_root() -> Path:
+    """``$MAE_BENCH_CACHE``, else ``$XDG_CACHE_HOME/mae_bench``, else ``~/.cache/mae_bench``."""
+    if own := os.environ.get("MAE_BENCH_CACHE"):
+        return Path(own).expanduser()
+    # The XDG specification says that a relative path is to be ignored.
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "mae_bench"
 
 
 def data_root(name: str, root: str | None) -> Path:

@@ -15,20 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from backbones.errors import UserError
+from tasks.data import default_cache_root
 from tasks.embedded.config import EmbeddedConfig
 from tasks.embedded.sources import Pool, load_pools
 
 GENERATOR_VERSION = 1
 """To be raised with every change that alters a byte of what is written: old caches are then left alone."""
-
-
-def default_cache_root() -> Path:
-    """``$MAE_BENCH_CACHE``, else ``$XDG_CACHE_HOME/mae_bench``, else ``~/.cache/mae_bench``."""
-    if own := os.environ.get("MAE_BENCH_CACHE"):
-        return Path(own).expanduser()
-    # The XDG specification says that a relative path is to be ignored.
-    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "mae_bench"
 
 
 def cache_folder(config: EmbeddedConfig, cache_root: Path | None = None) -> Path:

@@ -14,8 +14,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from backbones.errors import UserError
+from tasks.data import default_cache_root
 from tasks.embedded import EmbeddedConfig, cache_folder, layouts, prepare
-from tasks.embedded.cache import default_cache_root
 
 REPOSITORY = Path(__file__).parents[3]
 
