@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
 
 from backbones.checkpoint import Checkpoint, load_checkpoint
 from backbones.encoder import parse_arch
@@ -109,12 +112,16 @@ def _run_pretraining(pretraining: Entry, plan: Plan, out: Path, outcome: Outcome
 
 
 def _run_job(job: Job, out: Path, outcome: Outcome) -> Record | None:
-    """Runs a job; what a user can mend is kept as its failure, so that the others run."""
+    """Runs a job; what a user can mend, and what torch stops with (no memory left), is kept as its failure: the others run."""
     try:
         record = run_job(job, lambda identity: _run_dir(job, out, identity))
-    except UserError as e:
-        outcome.failures[job.name] = str(e)
-        say(f"{job.name}: {e}", style="red")
+    except (UserError, RuntimeError) as e:
+        if not isinstance(e, UserError):
+            if PartialState().num_processes > 1:
+                raise  # the other processes wait for this one: only the launcher can stop them
+            traceback.print_exc()
+        outcome.failures[job.name] = " ".join(str(e).split()) or type(e).__name__
+        say(f"{job.name}: {outcome.failures[job.name]}", style="red")
         return None
     say(describe(record))
     outcome.records.append(record)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from backbones.errors import UserError
+from mae_bench import api
 from mae_bench.api import _write_plan
+from mae_bench.jobs import Job
+from mae_bench.record import Record
 from mae_bench.run_state import read_json
 from mae_bench.suites import Options, Plan, from_suite
 
@@ -69,6 +73,22 @@ def test_the_only_pretraining_is_not_in_the_names_of_its_jobs(tmp_path: Path) ->
         "linear/vit_micro_patch8_embedded-scratch-s0",
         "linear/vit_micro_patch8_embedded-MAE-s0",
     ]
+
+
+def test_a_pretraining_that_fails_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def out_of_memory(job: Job, _: object) -> Record:
+        raise torch.OutOfMemoryError(f"no memory for\n{job.recipe.protocol()}")
+
+    monkeypatch.setattr(api, "run_job", out_of_memory)
+    failures = api.run(tmp_path / "runs", suite=suite(tmp_path, ROWS)).failures
+    assert failures == {
+        "pretrain/default-scratch-s0": "no memory for pretrain",
+        "finetune/vit_micro_patch8_embedded-scratch-s0": "no memory for finetune",
+        "pretrain/decoder_depth_1-scratch-s0": "no memory for pretrain",
+    }
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_with_a_checkpoint_no_pretraining_is_planned(tmp_path: Path) -> None:
