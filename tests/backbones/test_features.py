@@ -97,6 +97,7 @@ def test_each_feature_comes_once_with_its_name_and_shape(images: Tensor) -> None
     ]
     for feature, found in zip(wanted, image_features(model, images, wanted), strict=True):
         assert found.shape == (2, *feature.shape)
+        assert torch.equal(found, one(model, images, feature.kind, feature.layer))
 
 
 @pytest.mark.parametrize(
