@@ -28,9 +28,7 @@ def build(*, target: str) -> MaskedAutoencoder:
         img_size=224, patch_size=16, embed_dim=768, depth=2, num_heads=12, num_classes=0, weight_init="skip"
     )
     initialise(encoder)
-    return MaskedAutoencoder(
-        encoder, decoder_embed_dim=512, decoder_depth=1, decoder_num_heads=16, target=target
-    )
+    return MaskedAutoencoder(encoder, decoder_embed_dim=512, decoder_depth=1, decoder_num_heads=16, target=target)
 
 
 def official_names(model: nn.Module) -> dict[str, nn.Parameter]:
