@@ -1,9 +1,9 @@
-"""Labelled images in class folders or in a tar of them (timm's readers), as classification and pre-training read them."""
+"""Labelled images as classification and pre-training read them, whatever layout they lie in (`tasks.imagesets`)."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,19 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from timm.data.readers.reader_image_folder import ReaderImageFolder
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
-from tasks.data import data_root, fingerprint
-
-# Folder (or tar) names under the root, first found wins.
-SPLITS = {
-    "pretrain": ("pretrain", "train", "training"),
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid", "test"),
-}
+from tasks.data import data_root
+from tasks.imagesets import Reader, open_reader
+from tasks.imagesets.find import SPLITS, open_path
+from tasks.imagesets.folders import FolderReader
+from tasks.imagesets.tars import TarReader
 
 
 @dataclass
@@ -33,11 +28,16 @@ class ImageSet:
 
     root: Path
     split: str
-    reader: Any
+    reader: Reader
     class_to_idx: dict[str, int]
-    indices: list[int]
+    indices: list[int]  # rows of the reader that are used, in order
     way_out: str = "--set data.skip_broken=true"  # how to leave out unreadable images, for messages
     cached: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    chosen_by: str = ""  # digest of the list that chose the images, for the fingerprint
+
+    def __post_init__(self) -> None:
+        # The reader numbers its own classes; here they have the numbers of the training split.
+        self._numbers = np.array([self.class_to_idx.get(name, -1) for name in self.reader.class_names], np.int64)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -46,14 +46,35 @@ class ImageSet:
     def classes(self) -> int:
         return len(self.class_to_idx)
 
+    @property
+    def class_names(self) -> list[str]:
+        """Class index -> name."""
+        return sorted(self.class_to_idx, key=lambda name: self.class_to_idx[name])
+
+    @property
+    def labels(self) -> list[int]:
+        """The class index of every image, without reading any."""
+        found: list[int] = self._numbers[self.reader.labels[self.indices]].tolist()
+        return found
+
     def name(self, i: int) -> str:
         """The image's path for messages."""
-        name: str = self.reader.filename(self.indices[i], absolute=True)
-        return name if Path(name).is_absolute() else f"{self.reader.root}/{name}"
+        return self.reader.place(self.indices[i])
 
     def relative_name(self, i: int) -> str:
         """The image's path under the folder, or in the tar."""
-        return str(self.reader.filename(self.indices[i]))
+        return self.reader.name(self.indices[i])
+
+    def encoded(self, i: int) -> tuple[bytes, int]:
+        """The image file's bytes, not decoded, and its class index.
+
+        Raises:
+            UserError: cannot be read, naming the file.
+        """
+        try:
+            return self.reader.encoded(self.indices[i]), self.label(i)
+        except (OSError, ValueError) as e:
+            raise self.unreadable(i, e) from e
 
     def read(self, i: int) -> tuple[Image.Image, int]:
         """The whole image as RGB, and its class index.
@@ -63,20 +84,22 @@ class ImageSet:
         """
         if i in self.cached:
             return Image.fromarray(self.cached[i]), self.label(i)
+        content, label = self.encoded(i)
         try:
-            file, label = self.reader[self.indices[i]]
-            with file, Image.open(io.BytesIO(file.read())) as image:
+            with Image.open(io.BytesIO(content)) as image:
                 return image.convert("RGB"), label
-        except (OSError, SyntaxError, ValueError, tarfile.TarError) as e:
-            raise UserError(
-                f"{self.name(i)}: unreadable image ({e}): replace it, or leave such images out with {self.way_out}"
-            ) from e
+        except (OSError, SyntaxError, ValueError) as e:
+            raise self.unreadable(i, e) from e
+
+    def unreadable(self, i: int, reason: Exception) -> UserError:
+        """The error for an image that cannot be read or decoded."""
+        return UserError(
+            f"{self.name(i)}: unreadable image ({reason}): replace it, or leave such images out with {self.way_out}"
+        )
 
     def label(self, i: int) -> int:
         """The class index, without reading the image."""
-        reader = self.reader
-        k = self.indices[i]
-        return int(reader.targets[k] if hasattr(reader, "targets") else reader.samples[k][1])
+        return int(self._numbers[self.reader.labels[self.indices[i]]])
 
     def limit(self, count: int | None) -> None:
         """Keeps `count` images, spread evenly over the split so that every class stays."""
@@ -102,31 +125,34 @@ class ImageSet:
             self.cached[i] = np.asarray(self.read(i)[0])
 
     def fingerprint(self) -> str:
-        """sha256 over the files' names and sizes (a tar: its own)."""
-        path = Path(self.reader.root)
-        if path.is_file():
-            return fingerprint(path.parent, [path])
-        return fingerprint(path, [Path(self.reader.filename(k, absolute=True)) for k in range(len(self.reader))])
+        """sha256 over the files' names and sizes (archives: their own), and over the list that chose among them."""
+        whole = self.reader.fingerprint()
+        return hashlib.sha256(f"{whole}\n{self.chosen_by}".encode()).hexdigest() if self.chosen_by else whole
 
 
 def open_split(name: str, root: str | None, split: str, class_to_idx: dict[str, int] | None = None) -> ImageSet:
-    """The images of `split` under `root`: folders of class folders, or a tar of them (``train.tar``, ``val.tar``).
+    """The images of `split` (pretrain, train or val) under `root`, in any layout of `tasks.imagesets`.
 
     Args:
         class_to_idx: classes of the training split, so that both splits number them alike.
 
     Raises:
-        UserError: folder missing or empty, no such split, no images, or a class that training does not have.
+        UserError: folder missing or empty, no such split, no images, a class that training does not have, a class
+            without training images, or what is wrong with the layout.
     """
     base = data_root(name, root)
-    path = _find(base, split)
-    if path is None:
+    reader = open_reader(base, split)
+    if reader is None:
         known = " or ".join(f"{s}/, {s}.tar" for s in SPLITS[split])
-        raise UserError(f"--data {name}={root}: no {split} split there: expected {known} with one folder a class")
-    reader = _open_reader(path)
-    own = _classes(reader)
+        raise UserError(
+            f"--data {name}={root}: no {split} split there: expected {known} with one folder a class, or another of the "
+            "layouts that the README lists"
+        )
+    own = {class_name: i for i, class_name in enumerate(reader.class_names)}
     if class_to_idx is not None and own != class_to_idx:
-        reader = _renumber(reader, path, own, class_to_idx)
+        _check_classes(reader, class_to_idx)
+    if split == "train" or (split == "val" and class_to_idx is None):
+        _check_filled(reader, split)
     return ImageSet(base, split, reader, class_to_idx or own, list(range(len(reader))))
 
 
@@ -143,48 +169,32 @@ def open_folder(path: str | Path) -> ImageSet:
         raise UserError(f"--data {path}: no such file or folder")
     if base.is_file() and base.suffix.lower() != ".tar":
         raise UserError(f"--data {path}: give a folder of images or a .tar")
-    reader = _open_reader(base)
+    reader = open_path(base)
     if not len(reader):
         raise UserError(f"--data {path}: no images found there")
-    return ImageSet(base, "", reader, _classes(reader), list(range(len(reader))), way_out="--skip-broken")
+    own = {class_name: i for i, class_name in enumerate(reader.class_names)}
+    return ImageSet(base, "", reader, own, list(range(len(reader))), way_out="--skip-broken")
 
 
-def _open_reader(path: Path) -> Any:
-    try:
-        # A tar kept open would be shared by forked workers, together with its position.
-        return (
-            ReaderImageFolder(str(path))
-            if path.is_dir()
-            else ReaderImageInTar(str(path), cache_tarfiles=False, cache_tarinfo=False)
-        )
-    except (RuntimeError, AssertionError, ValueError, OSError, tarfile.TarError) as e:
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise UserError(f"{path}: no images found in class folders: {reason}") from e
-
-
-def _classes(reader: Any) -> dict[str, int]:
-    found: dict[str, int] = getattr(reader, "class_to_idx", None) or reader.class_name_to_idx
-    return found
-
-
-def _find(base: Path, split: str) -> Path | None:
-    for name in SPLITS[split]:
-        for path in (base / name, base / f"{name}.tar"):
-            if path.exists():
-                return path
-    return None
-
-
-def _renumber(reader: Any, path: Path, own: dict[str, int], wanted: dict[str, int]) -> Any:
-    """The reader with the training split's class indices; a split may lack classes but not have more."""
-    extra = sorted(own.keys() - wanted.keys())
+def _check_classes(reader: Reader, wanted: dict[str, int]) -> None:
+    """A split may lack classes of the training split but not have images of others."""
+    present = {reader.class_names[i] for i in set(reader.labels.tolist())}
+    extra = sorted(present - wanted.keys())
     if extra:
         raise UserError(
-            f"{path}: class {extra[0]!r} is not in the training split ({len(extra)} such): remove or add it"
+            f"{reader.root}: class {extra[0]!r} is not in the training split ({len(extra)} such): remove or add it"
         )
-    if path.is_dir():
-        return ReaderImageFolder(str(path), class_map=wanted)
-    return ReaderImageInTar(str(path), class_map=wanted, cache_tarfiles=False, cache_tarinfo=False)
+
+
+def _check_filled(reader: Reader, split: str) -> None:
+    """Without its images a class would be learnt by nobody, or shift the numbers of those after it."""
+    if split == "val" and not isinstance(reader, (FolderReader, TarReader)):
+        return  # classes are numbered in the files: one without images shifts nothing
+    if empty := reader.empty_classes():
+        raise UserError(
+            f"{reader.root}: class {empty[0]!r} has no images ({len(empty)} such of {len(reader.class_names)}): "
+            "complete the download, or remove the class"
+        )
 
 
 class TransformedImages(Dataset[Any]):
