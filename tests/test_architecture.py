@@ -23,7 +23,7 @@ SHARED_BY_TASKS = {
     "recipe",
     "data",
 }  # modules of `tasks` that a task may import, beside its own folder
-EXTRAS = ["detectron2", "pycocotools", "fvcore", "mmseg", "mmcv", "mmengine", "cv2", "submitit"]
+EXTRAS = ["detectron2", "pycocotools", "fvcore", "mmseg", "mmcv", "mmengine", "cv2", "pyarrow", "submitit"]
 FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
