@@ -90,7 +90,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             except PeerError as error:
                 processes.pop(peer, None)
                 result["left_out"][peer] = str(error)
-        measure_times(args, processes, result["peers"])
+        if processes:
+            measure_times(args, processes, result["peers"])
     return result
 
 
@@ -110,7 +111,7 @@ def measure_times(args: argparse.Namespace, processes: dict[str, Process], peers
         figures |= {"seconds": {p: [] for p in args.precisions}, "loss": {}}
     names = list(processes)
     for turn in range(WARMUP + args.steps):
-        first = turn % max(1, len(names))
+        first = turn % len(names)
         for precision in args.precisions:
             for peer in names[first:] + names[:first]:
                 answer = processes[peer].ask("step", precision=precision)
@@ -123,7 +124,10 @@ def measure_times(args: argparse.Namespace, processes: dict[str, Process], peers
 def table(result: dict[str, Any]) -> str:
     """Markdown, a row for each peer and precision; ratios are of medians."""
     peers, batch = result["peers"], result["batch_size"]
-    baseline = "official" if "official" in peers else next(iter(peers), None)
+    left_out = [f"Left out: {peer}: {why}" for peer, why in result["left_out"].items()]
+    if not peers:
+        return "\n".join(left_out)
+    baseline = "official" if "official" in peers else next(iter(peers))
     lines = [
         f"| peer | precision | images/s, median (min–max) | × {baseline} fp32 | peak memory, GiB | of matmul peak |",
         "|---|---|---|---|---|---|",
@@ -145,8 +149,7 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"ViT {result['arch']}, batch {batch}, {'; '.join(machine)}; matrix product at its best, TFLOP/s: {peak}.",
     ]
-    lines += [f"Left out: {peer}: {why}" for peer, why in result["left_out"].items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *left_out])
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
