@@ -1,11 +1,14 @@
-"""Fine-tuning rules: layer-wise learning-rate decay and which parameters decay. No optimiser, no schedule."""
+"""Fine-tuning rules: layer-wise learning-rate decay, which parameters decay, which blocks train. No optimiser, no schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from backbones.errors import UserError
 
 NoDecay = Callable[[str, Tensor], bool]
 
@@ -30,6 +33,36 @@ def layer_id(name: str, depth: int) -> int:
     if name.startswith("blocks."):
         return int(name.split(".")[1]) + 1
     return depth + 1
+
+
+def freeze_below(encoder: VisionTransformer, tune_blocks: float) -> list[nn.Module]:
+    """Partial fine-tuning (paper Sec. 4.3, Fig. 9): freezes the encoder but for its last blocks and its last norms.
+
+    Frozen parameters lie below all that train, so that autograd keeps nothing for them: no activations, no backward pass.
+
+    Args:
+        tune_blocks: 0 no block; 0.5 the MLP half of the last block with the norm before it; n the last n blocks. All of
+            them is full fine-tuning, as the last point of the figure: patch embedding, class token and positions train too.
+
+    Returns:
+        What trains. The rest is to stay in evaluation mode: stochastic depth regularises weights that are learnt, and features
+        that nothing learns from should not change from step to step.
+
+    Raises:
+        UserError: more blocks than there are, or a fraction other than a half.
+    """
+    depth = len(encoder.blocks)
+    if tune_blocks not in (0.5, *range(depth + 1)):
+        raise UserError(f"head.tune_blocks={tune_blocks:g}: the encoder has {depth} blocks: give 0, 0.5 or 1 to {depth}")
+    if tune_blocks == depth:
+        return [encoder.requires_grad_(True)]
+    last: Any = encoder.blocks[-1]
+    half = [last.norm2, last.mlp, last.ls2, last.drop_path2] if tune_blocks == 0.5 else []
+    trained = [*encoder.blocks[depth - int(tune_blocks) :], *half, encoder.norm, encoder.fc_norm]
+    encoder.requires_grad_(False)
+    for module in trained:
+        module.requires_grad_(True)
+    return trained
 
 
 def param_groups(

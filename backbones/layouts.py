@@ -144,7 +144,7 @@ LAYOUTS = (
     Layout("mae", anchor=_TIMM_ANCHOR, mark=r"(?:.+\.)?decoder_embed\.weight$", aside="tokenizer\\."),
     Layout("timm", anchor=_TIMM_ANCHOR, aside=r"mask_token$|pre_logits\."),
 )
-_HEAD = r"head\.|fc_norm\.|head_dist\."
+_HEAD = r"head\.|fc_norm\.|attn_pool\.|head_dist\."
 _DECODER = r"decoder_|mask_token$"
 
 

@@ -11,8 +11,12 @@ from tasks.recipe import Recipe
 class HeadConfig:
     """What is trained, and on which features."""
 
-    frozen_encoder: bool = False  # linear probe: only the head trains
-    pool: str = "avg"  # avg: mean of patch tokens, then a norm | token: the encoder's norm, then the class token
+    frozen_encoder: bool = False  # probes: only the head trains
+    # Partial fine-tuning: 0 no block, 0.5 the MLP of the last block, n the last n blocks; the last norm trains as well.
+    tune_blocks: float | None = None
+    # avg: mean of patch tokens, then a norm | token: the encoder's norm, then the class token
+    # attentive: the encoder's norm, then a learnt query that attends over the patch tokens, and an MLP
+    pool: str = "avg"
     batch_norm: bool = False  # non-affine BatchNorm before the linear layer (linear probe)
     init_std: float = 2e-5  # of the linear layer's truncated normal initialisation
     label_smoothing: float = 0.0
@@ -37,9 +41,16 @@ class ClassificationRecipe(Recipe):
     """A recipe with ``task: classification``."""
 
     task: str = "classification"
+    from_scratch: bool = False  # supervised training (Table 11): refuses a checkpoint
     head: HeadConfig = field(default_factory=HeadConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def protocol(self) -> str:
-        """Linear probe when only the head trains, else fine-tuning (from scratch too, when there is no checkpoint)."""
-        return "linear" if self.head.frozen_encoder else "finetune"
+        """By what trains: partial, from scratch, a probe's head only, or everything."""
+        if self.head.tune_blocks is not None:
+            return "partial"
+        if self.from_scratch:
+            return "scratch"
+        if self.head.frozen_encoder:
+            return "attentive" if self.head.pool == "attentive" else "linear"
+        return "finetune"

@@ -1,14 +1,17 @@
-"""A classifier on the encoder: pooling, head, loss; frozen for probes. No data."""
+"""A classifier on the encoder: pooling, head, loss; frozen for probes, in part for partial fine-tuning. No data."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import torch
+from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from backbones.errors import UserError, unknown
+from backbones.finetune import freeze_below
 from tasks.classification.config import HeadConfig
 
 
@@ -16,19 +19,12 @@ class Classifier(nn.Module):
     """Encoder and linear head; ``(images, targets)`` -> loss in training mode, logits (N, classes) in evaluation.
 
     Pooling follows the official code (models_vit.py): `avg` averages the patch tokens and normalises the mean, the encoder's
-    own last norm being dropped; `token` takes the class token after that norm.
+    own last norm being dropped; `token` takes the class token after that norm. `attentive` is timm's ``map`` pooling.
     """
 
     def __init__(self, encoder: VisionTransformer, classes: int, config: HeadConfig, criterion: nn.Module) -> None:
         super().__init__()
-        if config.pool not in ("avg", "token"):
-            raise unknown("pooling", config.pool, ["avg", "token"], where="head.pool")
-        if config.pool == "token" and not encoder.has_class_token:
-            raise UserError("head.pool=token: this encoder has no class token: give --set head.pool=avg")
-        if config.pool == "avg":
-            encoder.norm = nn.Identity()
-            encoder.fc_norm = nn.LayerNorm(encoder.embed_dim, eps=1e-6)
-        encoder.global_pool = config.pool
+        _set_pooling(encoder, config.pool)
         self.encoder = encoder
         linear = nn.Linear(encoder.embed_dim, classes)
         nn.init.trunc_normal_(linear.weight, std=config.init_std)
@@ -36,23 +32,20 @@ class Classifier(nn.Module):
         norm = nn.BatchNorm1d(encoder.embed_dim, affine=False, eps=1e-6) if config.batch_norm else nn.Identity()
         self.head = nn.Sequential(norm, linear)
         self.criterion = criterion
-        self.frozen = config.frozen_encoder
-        # Positions are fixed in pre-training and trained here, as in the official code.
-        encoder.requires_grad_(not self.frozen)
+        self._trained = _trained(encoder, config)
 
     def train(self, mode: bool = True) -> Classifier:
-        """A frozen encoder stays in evaluation mode."""
+        """What is frozen stays in evaluation mode."""
         super().train(mode)
-        if self.frozen:
-            self.encoder.eval()
+        self.encoder.eval()
+        for module in self._trained:
+            module.train(mode)
         return self
 
     def forward(self, batch: Any) -> Any:
         """Training: ``{"loss": scalar}``; evaluation: logits. `batch` is (images (N, 3, H, W), targets)."""
         images, targets = batch
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.encoder(images)
-        logits = self.head(features)
+        logits = self.head(self.encoder(images))
         if not self.training:
             return logits
         return {"loss": self.criterion(logits, targets)}
@@ -61,3 +54,39 @@ class Classifier(nn.Module):
         """Tensors under timm's and the official names (``head.weight``); with BatchNorm, ``head.0.*`` and ``head.1.*``."""
         head = self.head if isinstance(self.head[0], nn.BatchNorm1d) else self.head[1]
         return {**self.encoder.state_dict(), **{f"head.{k}": v for k, v in head.state_dict().items()}}
+
+    def load_head(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `timm_state` for what is not the encoder's own: pooling, its norm, linear layer."""
+        linear = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
+        (self.head if isinstance(self.head[0], nn.BatchNorm1d) else self.head[1]).load_state_dict(linear)
+        pooling = {k: v for k, v in state.items() if not k.startswith("head.")}
+        self.encoder.load_state_dict({**self.encoder.state_dict(), **pooling})
+
+
+def _set_pooling(encoder: VisionTransformer, pool: str) -> None:
+    if pool not in (known := ("avg", "token", "attentive")):
+        raise unknown("pooling", pool, known, where="head.pool")
+    if pool == "token" and not encoder.has_class_token:
+        raise UserError("head.pool=token: this encoder has no class token: give --set head.pool=avg")
+    if pool == "avg":
+        encoder.norm = nn.Identity()
+        encoder.fc_norm = nn.LayerNorm(encoder.embed_dim, eps=1e-6)
+    if pool == "attentive":
+        heads = encoder.blocks[0].attn.num_heads
+        encoder.attn_pool = AttentionPoolLatent(encoder.embed_dim, num_heads=heads, norm_layer=partial(nn.LayerNorm, eps=1e-6))
+    encoder.global_pool = "map" if pool == "attentive" else pool
+
+
+def _trained(encoder: VisionTransformer, config: HeadConfig) -> list[nn.Module]:
+    """Freezes by the recipe; the modules of the encoder that train. Its positions are fixed in pre-training and trained here."""
+    pooling = [] if encoder.attn_pool is None else [encoder.attn_pool]
+    if config.frozen_encoder:
+        encoder.requires_grad_(False)
+        trained: list[nn.Module] = []
+    elif config.tune_blocks is not None:
+        trained = freeze_below(encoder, config.tune_blocks)
+    else:
+        trained = [encoder.requires_grad_(True)]
+    for module in pooling:
+        module.requires_grad_(True)
+    return [*trained, *pooling]

@@ -14,6 +14,7 @@ from backbones.finetune import param_groups
 from tasks.base import DataInfo, Evaluator, Task
 from tasks.classification.config import ClassificationRecipe
 from tasks.classification.evaluation import AccuracyEvaluator
+from tasks.classification.heads import load_head
 from tasks.classification.mixing import Mixup
 from tasks.classification.model import Classifier
 from tasks.classification.transforms import eval_transform, train_transform
@@ -22,12 +23,17 @@ from tasks.images import TransformedImages, open_split
 
 
 class ClassificationTask(Task[ClassificationRecipe]):
-    """Fine-tuning (Table 9), linear probe (Table 10) or supervised training, by the recipe's values."""
+    """Fine-tuning (Table 9), whole or in part, probes (Table 10) or supervised training (Table 11), by the recipe's values.
+
+    A schedule of no iterations evaluates a fine-tuned checkpoint with its own head; else the head is a new one.
+    """
 
     primary_metric = "top1"
 
     def __init__(self, recipe: ClassificationRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
+        if recipe.from_scratch and checkpoint is not None:
+            raise UserError(f"{checkpoint.path}: the recipe trains from scratch: start it with --scratch {checkpoint.arch}")
         self._open_data()
         config, augmentation = recipe.encoder, recipe.augmentation
         encoder = build_encoder(config.arch, config.img_size, config.drop_path, checkpoint)
@@ -43,6 +49,8 @@ class ClassificationTask(Task[ClassificationRecipe]):
             smoothing = 0.0  # the mixed targets are smoothed already
         self.erasing = RandomErasing(augmentation.erasing, mode="pixel", device="cpu") if augmentation.erasing else None
         self.model = Classifier(encoder, self.data.classes, recipe.head, nn.CrossEntropyLoss(label_smoothing=smoothing))
+        if recipe.schedule.iterations == 0 and checkpoint is not None:
+            load_head(self.model, checkpoint, f"--data {self.data.name}={self.data.root}")
 
     def _open_data(self) -> None:
         data = self.recipe.data

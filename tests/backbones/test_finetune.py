@@ -11,7 +11,8 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from backbones.encoder import create_encoder
-from backbones.finetune import layer_id, no_decay_pretraining, param_groups
+from backbones.errors import UserError
+from backbones.finetune import freeze_below, layer_id, no_decay_pretraining, param_groups
 from backbones.mae import MaskedAutoencoder
 from tests.golden.figures import figures
 
@@ -114,3 +115,42 @@ def test_layers_are_counted_from_the_embeddings_to_the_head() -> None:
         13,
         13,
     ]
+
+
+DEPTH = 4
+
+
+def trainable(tune_blocks: float) -> set[str]:
+    encoder = create_encoder("vit_micro_patch8", img_size=16)
+    freeze_below(encoder, tune_blocks)
+    return {name for name, p in encoder.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("blocks", range(DEPTH))
+def test_last_blocks_and_the_last_norm_train_and_nothing_below(blocks: int) -> None:
+    names = trainable(blocks)
+    assert {n.split(".")[1] for n in names if n.startswith("blocks.")} == {str(b) for b in range(DEPTH - blocks, DEPTH)}
+    assert {n for n in names if not n.startswith("blocks.")} == {"norm.weight", "norm.bias"}
+
+
+def test_half_a_block_is_its_mlp_with_the_norm_before_it() -> None:
+    in_block = {n.removeprefix("blocks.3.") for n in trainable(0.5) if n.startswith("blocks.")}
+    assert in_block == {f"{m}.{k}" for m in ("norm2", "mlp.fc1", "mlp.fc2") for k in ("weight", "bias")}
+
+
+def test_all_blocks_is_full_fine_tuning() -> None:
+    assert trainable(DEPTH) == {n for n, _ in create_encoder("vit_micro_patch8", img_size=16).named_parameters()}
+
+
+@pytest.mark.parametrize("blocks", [5, -1, 1.5, 0.25])
+def test_blocks_that_are_not_there_are_named(blocks: float) -> None:
+    with pytest.raises(UserError, match=rf"tune_blocks={blocks:g}: the encoder has 4 blocks: give 0, 0\.5 or 1 to 4"):
+        trainable(blocks)
+
+
+def test_a_frozen_part_keeps_its_layer_numbers() -> None:
+    """The last block learns at the same share of the rate whether or not the others train."""
+    encoder = create_encoder("vit_micro_patch8", img_size=16)
+    freeze_below(encoder, 2)
+    groups = param_groups(encoder, weight_decay=0.05, depth=DEPTH, layer_decay=0.5)
+    assert {g["lr_scale"] for g in groups} == {1.0, 0.5, 0.25}

@@ -148,3 +148,73 @@ def test_encoders_of_other_projects(options: dict[str, Any], pool: str) -> None:
     model = Classifier(encoder, 3, config, nn.CrossEntropyLoss()).train()
     model((torch.randn(2, 3, 32, 32), torch.tensor([0, 2])))["loss"].backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def saved_bytes(model: Classifier) -> int:
+    """What autograd keeps of a forward pass for the backward pass, in bytes, weights aside."""
+    weights = {p.data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        loss = model.train()(batch())["loss"]
+    loss.backward()
+    return sum(kept.values())
+
+
+def test_fewer_blocks_keep_fewer_activations() -> None:
+    kept = [saved_bytes(build(tune_blocks=blocks, init_std=0.1)) for blocks in (0, 0.5, 1, 2, 3, 4)]
+    assert kept == sorted(set(kept))
+    # The frozen part keeps nothing: every further block costs the same.
+    assert kept[3] - kept[2] == pytest.approx(kept[4] - kept[3], rel=1e-3)
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+@pytest.mark.parametrize("blocks", [0, 0.5, 1, 3, 4])
+def test_partial_fine_tuning_trains_all_that_it_may_and_nothing_else(pool: str, blocks: float) -> None:
+    torch.manual_seed(0)
+    model = build(pool=pool, tune_blocks=blocks, init_std=0.1).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model(batch())["loss"].backward()
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    # None unused, as DDP asks; none with a gradient that does not train.
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == trained
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
+    assert {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])} <= trained
+
+
+def test_frozen_blocks_are_in_evaluation_mode_and_drop_no_path() -> None:
+    torch.manual_seed(0)
+    encoder = create_encoder("vit_micro_patch8", img_size=32, drop_path=0.5)
+    model = Classifier(encoder, 7, HeadConfig(tune_blocks=1), nn.CrossEntropyLoss()).train()
+    assert [block.training for block in encoder.blocks] == [False, False, False, True]
+    seen: list[Tensor] = []
+    encoder.blocks[3].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    data = batch()
+    for _ in range(2):
+        model(data)
+    assert torch.equal(seen[0], seen[1])
+    assert not any(m.training for m in model.eval().modules())
+
+
+def test_attentive_probe_is_timms_map_pooling_on_a_frozen_encoder() -> None:
+    torch.manual_seed(0)
+    model = build(pool="attentive", frozen_encoder=True, init_std=0.1)
+    trained = {n.split(".")[1] for n, p in model.named_parameters() if p.requires_grad and n.startswith("encoder.")}
+    assert trained == {"attn_pool"}
+    assert any(p.requires_grad for p in model.head.parameters())
+    timm_model = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=128, depth=4, num_heads=4, num_classes=7, global_pool="map", fc_norm=False
+    ).eval()
+    timm_model.load_state_dict(model.timm_state())
+    data = batch()
+    torch.testing.assert_close(model.eval()(data), timm_model(data[0]), **CLOSE)
+    model.train()(data)["loss"].backward()
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == {
+        n for n, p in model.named_parameters() if p.requires_grad
+    }
+    assert not any(block.training for block in model.encoder.blocks)
