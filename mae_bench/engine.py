@@ -30,16 +30,9 @@ from mae_bench.logs import RunLog
 from mae_bench.meters import Clock, Meter
 from mae_bench.optim import create_optimizer, create_schedule, total_steps
 from mae_bench.run_state import Progress, load_newest, save_checkpoint, write_status
-from mae_bench.seeding import (
-    CollateOrFail,
-    Plan,
-    PlanSampler,
-    SeededDataset,
-    leave_signals_to_parent,
-    raise_if_failed,
-    seed_all,
-)
+from mae_bench.seeding import Plan, PlanSampler, SeededDataset, seed_all
 from tasks.base import Task
+from tasks.loading import CollateOrFail, leave_signals_to_parent, raise_if_failed
 from tasks.recipe import Recipe
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}

@@ -10,8 +10,9 @@ from accelerate.utils import gather_object, send_to_device
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mae_bench.seeding import CollateOrFail, SeededDataset, derive, leave_signals_to_parent, raise_if_failed
+from mae_bench.seeding import SeededDataset, derive
 from tasks.base import Task
+from tasks.loading import CollateOrFail, leave_signals_to_parent, raise_if_failed
 
 
 @torch.no_grad()

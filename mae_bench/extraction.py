@@ -1,40 +1,33 @@
 """`mae-bench extract`: features of every image of a folder or tar, streamed to disk. What a feature is: `backbones.features`.
 
-Memory holds a few batches at a time, whatever the number of images; `mae_bench.array_files` sees to it that what stands
+Memory holds a few batches at a time, whatever the number of images; `tasks.array_files` sees to it that what stands
 under the final name is whole.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from timm.models.vision_transformer import VisionTransformer
-from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
 
 from backbones.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError, unknown
-from backbones.features import Feature, choose, image_features
-from mae_bench.array_files import ArrayFiles
+from backbones.features import Feature, choose
 from mae_bench.engine import Interrupted
-from mae_bench.logs import console, say
+from mae_bench.logs import say
 from mae_bench.run_state import write_json
-from mae_bench.seeding import CollateOrFail, SeededDataset, leave_signals_to_parent, raise_if_failed
-from tasks.classification.config import AugmentationConfig
-from tasks.classification.transforms import eval_transform
-from tasks.data import IMAGENET_MEAN, IMAGENET_STD, normalise
+from tasks.array_files import ArrayFiles
+from tasks.data import IMAGENET_MEAN, IMAGENET_STD
+from tasks.features import PRECISIONS, feature_batches
 from tasks.images import ImageSet, TransformedImages, open_folder
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_PLAIN_SECONDS = 15.0  # between progress lines where stderr is no terminal
+from tasks.progress import progress
+from tasks.transforms import eval_crop
 
 
 def extract(
@@ -85,7 +78,7 @@ def extract(
     about = {"arrays": arrays, **_provenance(source, encoder, precision), **_rows(images)}
     try:
         with files:
-            _fill(files, encoder, wanted, images, _loader(images, encoder, batch_size, workers), precision)
+            _fill(files, encoder, wanted, images, batch_size=batch_size, workers=workers, precision=precision)
             files.commit()
     except KeyboardInterrupt:
         raise Interrupted(f"nothing was written to {out}: run the same command again") from None
@@ -107,22 +100,10 @@ def _check_loading(batch_size: int, workers: int, precision: str) -> None:
         raise unknown("precision", precision, PRECISIONS, where="--precision")
 
 
-def _loader(images: ImageSet, encoder: VisionTransformer, batch_size: int, workers: int) -> DataLoader[Any]:
-    return DataLoader(
-        SeededDataset(TransformedImages(images, transform(encoder.patch_embed.img_size))),
-        batch_size=batch_size,
-        sampler=[(i, 0) for i in range(len(images))],  # nothing random: any seed will do
-        collate_fn=CollateOrFail(default_collate),
-        num_workers=workers,
-        worker_init_fn=leave_signals_to_parent,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
 def transform(size: tuple[int, int]) -> Any:
     """Whole image -> uint8 (3, H, W): the classification tasks' evaluation crop; the largest centred one if not square."""
     if size[0] == size[1]:
-        return eval_transform(size[0], AugmentationConfig())
+        return eval_crop(size[0])
     crop = partial(ImageOps.fit, size=(size[1], size[0]), method=Image.Resampling.BICUBIC)
     return v2.Compose([crop, v2.PILToTensor()])
 
@@ -132,42 +113,26 @@ def _fill(
     encoder: VisionTransformer,
     wanted: list[Feature],
     images: ImageSet,
-    loader: DataLoader[Any],
+    *,
+    batch_size: int,
+    workers: int,
     precision: str,
 ) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder.to(device)
-    done = 0
-    with _progress(len(images)) as advance:
-        for batch in loader:
-            pixels = normalise(raise_if_failed(batch)[0].to(device, non_blocking=True))
-            with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
-                found = image_features(encoder, pixels, wanted)
+    batches = feature_batches(
+        encoder,
+        wanted,
+        TransformedImages(images, transform(encoder.patch_embed.img_size)),
+        range(len(images)),
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        batch_size=batch_size,
+        workers=workers,
+        precision=precision,
+    )
+    with progress("features", len(images)) as advance:
+        for start, found in batches:
             for feature, rows in zip(wanted, found, strict=True):
-                files.write(feature.name, done, rows.float().cpu().numpy())
-            done += len(pixels)
-            advance(done)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, or now and then a line where that is no terminal."""
-    columns = (TextColumn("features"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    live = console.is_terminal
-    started = last = time.monotonic()
-
-    def advance(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if live:
-            bar.update(task, completed=done)
-        elif now - last > _PLAIN_SECONDS:
-            last = now
-            say(f"features  {done}/{total}  {done / (now - started):.0f} images/s")
-
-    with Progress(*columns, console=console, disable=not live) as bar:
-        task = bar.add_task("", total=total)
-        yield advance
+                files.write(feature.name, start, rows.numpy())
+            advance(start + len(found[0]))
 
 
 def _describe(feature: Feature, count: int) -> dict[str, Any]:

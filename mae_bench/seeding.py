@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import random
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from backbones.errors import UserError
+from tasks.loading import SampleOrFailed
 
 
 def derive(*key: int | str) -> int:
@@ -104,49 +104,10 @@ class PlanSampler(Sampler[list[tuple[int, int]]]):
                 yield [(k, derive(plan.seed, epoch, n, k)) for n, k in enumerate(order[i : i + micro].tolist(), i)]
 
 
-@dataclass(frozen=True)
-class Failed:
-    """A sample that could not be read; travels through the loader so that its one-line message survives the worker."""
-
-    message: str
-
-
-class SeededDataset(Dataset[Any]):
+class SeededDataset(SampleOrFailed):
     """Seeds the generators before each sample of `dataset`, and turns UserErrors into `Failed`."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         index, seed = key
         seed_sample(seed)
-        try:
-            return self.dataset[index]
-        except UserError as e:
-            return Failed(str(e))
-
-
-class CollateOrFail:
-    """`collate`, except that a failed sample takes the place of its batch."""
-
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, samples: list[Any]) -> Any:
-        for sample in samples:
-            if isinstance(sample, Failed):
-                return sample
-        return self.collate(samples)
-
-
-def raise_if_failed(batch: Any) -> Any:
-    """`batch`, or the UserError that a worker met."""
-    if isinstance(batch, Failed):
-        raise UserError(batch.message)
-    return batch
-
-
-def leave_signals_to_parent(_: int) -> None:
-    """For data workers: Ctrl-C and `timeout` signal the whole process group, and only the loop should act on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return super().__getitem__(index)

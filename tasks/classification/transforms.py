@@ -15,6 +15,7 @@ from torchvision.transforms import functional as F
 from backbones.errors import unknown
 from tasks.classification.config import AugmentationConfig
 from tasks.data import IMAGENET_MEAN
+from tasks.transforms import eval_crop
 
 BICUBIC = InterpolationMode.BICUBIC
 
@@ -71,5 +72,4 @@ def train_transform(size: int, config: AugmentationConfig) -> Any:
 
 def eval_transform(size: int, config: AugmentationConfig) -> Any:
     """Resize the short side (bicubic), centre crop: 256 and 224, or no margin above 224 px (util/datasets.py)."""
-    ratio = config.eval_crop_ratio or (224 / 256 if size <= 224 else 1.0)
-    return v2.Compose([v2.Resize(int(size / ratio), interpolation=BICUBIC), v2.CenterCrop(size), v2.PILToTensor()])
+    return eval_crop(size, config.eval_crop_ratio)

@@ -23,8 +23,8 @@ from backbones.checkpoint import load_checkpoint
 from backbones.encoder import create_encoder
 from backbones.features import image_features
 from backbones.tensor_files import save_tensors
-from mae_bench import extraction
-from mae_bench.array_files import ArrayFiles
+from tasks import features
+from tasks.array_files import ArrayFiles
 from tasks.classification.config import AugmentationConfig
 from tasks.classification.transforms import eval_transform
 from tasks.data import normalise
@@ -228,7 +228,7 @@ def test_memory_does_not_grow_with_what_is_written(tmp_path: Path) -> None:
     script = f"""
 import resource, numpy as np
 from pathlib import Path
-from mae_bench.array_files import ArrayFiles
+from tasks.array_files import ArrayFiles
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rows = np.ones((10, 100_000), np.float32)
 with ArrayFiles(Path({str(tmp_path / "x.safetensors")!r}), {{"a": (1000, 100_000)}}) as files:
@@ -255,7 +255,7 @@ def test_ctrl_c_leaves_nothing_behind(
             raise KeyboardInterrupt
         return image_features(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(extraction, "image_features", interrupt_the_second_batch)
+    monkeypatch.setattr(features, "image_features", interrupt_the_second_batch)
     result = cli("extract", checkpoint, "--data", images, "--out", tmp_path / out, "--workers", 0, "--batch-size", 2)
     assert (result.code, calls) == (75, 2)
     assert "nothing was written" in result.err

@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.errors import UserError
-from mae_bench.seeding import (
-    CollateOrFail,
-    Failed,
-    Plan,
-    PlanSampler,
-    SeededDataset,
-    derive,
-    raise_if_failed,
-    seed_all,
-)
+from mae_bench.seeding import Plan, PlanSampler, SeededDataset, derive, seed_all
+from tasks.loading import CollateOrFail, Failed, raise_if_failed
 
 Sample = tuple[int, int]
 

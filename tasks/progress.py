@@ -1,0 +1,34 @@
+"""A progress bar on stderr for what tasks do outside the training loop, which has its own (`mae_bench.logs`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_PLAIN_SECONDS = 15.0  # between progress lines where stderr is no terminal
+
+
+@contextmanager
+def progress(label: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told how many are done; now and then a line where stderr is no terminal."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn(label), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    started = last = time.monotonic()
+
+    def advance(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if console.is_terminal:
+            bar.update(task, completed=done)
+        elif now - last > _PLAIN_SECONDS:
+            last = now
+            rate = f"{done / (now - started):.0f} {unit}/s"
+            console.print(f"{label}  {done}/{total}  {rate}", markup=False, soft_wrap=True)
+
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield advance
