@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from backbones.errors import UserError
+from backbones.errors import UserError, unknown
 from tasks.data import data_root
+from tasks.decoding import SKIP_BROKEN, UNREADABLE, RandomCrop, decode_rgb, unreadable
 from tasks.imagesets import Reader, open_reader
 from tasks.imagesets.find import SPLITS, open_path
 from tasks.imagesets.folders import FolderReader
 from tasks.imagesets.tars import TarReader
+
+# fast: `CroppedImages`; pil: PIL decodes and resizes the whole, as in the official code.
+DECODERS = ("fast", "pil")
 
 
 @dataclass
@@ -31,7 +35,7 @@ class ImageSet:
     reader: Reader
     class_to_idx: dict[str, int]
     indices: list[int]  # rows of the reader that are used, in order
-    way_out: str = "--set data.skip_broken=true"  # how to leave out unreadable images, for messages
+    way_out: str = SKIP_BROKEN  # how to leave out unreadable images, for messages
     cached: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     chosen_by: str = ""  # digest of the list that chose the images, for the fingerprint
 
@@ -86,16 +90,13 @@ class ImageSet:
             return Image.fromarray(self.cached[i]), self.label(i)
         content, label = self.encoded(i)
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                return image.convert("RGB"), label
-        except (OSError, SyntaxError, ValueError) as e:
+            return decode_rgb(content), label
+        except UNREADABLE as e:
             raise self.unreadable(i, e) from e
 
     def unreadable(self, i: int, reason: Exception) -> UserError:
         """The error for an image that cannot be read or decoded."""
-        return UserError(
-            f"{self.name(i)}: unreadable image ({reason}): replace it, or leave such images out with {self.way_out}"
-        )
+        return unreadable(self.name(i), reason, self.way_out)
 
     def label(self, i: int) -> int:
         """The class index, without reading the image."""
@@ -122,7 +123,7 @@ class ImageSet:
     def cache(self) -> None:
         """Decodes everything now, so that forked workers share the memory."""
         for i in range(len(self)):
-            self.cached[i] = np.asarray(self.read(i)[0])
+            self.cached[i] = np.array(self.read(i)[0])  # a copy: torch takes no read-only memory
 
     def fingerprint(self) -> str:
         """sha256 over the files' names and sizes (archives: their own), and over the list that chose among them."""
@@ -209,3 +210,39 @@ class TransformedImages(Dataset[Any]):
     def __getitem__(self, i: int) -> tuple[Any, int]:
         image, label = self.images.read(i)
         return self.transform(image), label
+
+
+class CroppedImages(Dataset[Any]):
+    """An image set under a random crop, little more than it is decoded: ``dataset[i]`` is (uint8 (3, H, W), class index)."""
+
+    def __init__(self, images: ImageSet, crop: RandomCrop) -> None:
+        self.images, self.crop = images, crop
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        if i in self.images.cached:
+            return self.crop.of_pixels(self.images.cached[i]), self.images.label(i)
+        content, label = self.images.encoded(i)
+        try:
+            return self.crop.of_encoded(content), label
+        except UNREADABLE as e:
+            raise self.images.unreadable(i, e) from e
+
+
+def training_images(
+    images: ImageSet, decoder: str, transform: Callable[[Image.Image], Any], crop: RandomCrop | None
+) -> Dataset[Any]:
+    """Training images by the recipe's ``data.decoder``: `crop` where it is fast and there is one, else `transform`.
+
+    Args:
+        transform: of the whole image, the official pixels.
+        crop: the same draws as `transform`; None for a transform that does not start with a random crop.
+
+    Raises:
+        UserError: no such decoder.
+    """
+    if decoder not in DECODERS:
+        raise unknown("decoder", decoder, DECODERS, where="data.decoder")
+    return TransformedImages(images, transform) if decoder == "pil" or crop is None else CroppedImages(images, crop)
