@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -79,6 +80,9 @@ def fit(task: Task[Any], run_dir: Path, *, name: str = "", accelerator: Accelera
     recipe = task.recipe
     accelerator = accelerator or create_accelerator(recipe)
     seed_all(recipe.seed, "setup")
+    began = time.monotonic()
+    task.prepare()
+    preparing = time.monotonic() - began
     # A schedule of no iterations only evaluates and needs no training set.
     dataset: Any = [] if recipe.schedule.iterations == 0 else task.train_dataset()
     plan = Plan.make(
@@ -96,6 +100,7 @@ def fit(task: Task[Any], run_dir: Path, *, name: str = "", accelerator: Accelera
         trainer.load_state(saved)
     start = trainer.progress.step
     trainer.progress.starts += 1
+    trainer.progress.seconds += preparing
     log = RunLog(run_dir, name or recipe.task, trainer.total, start, active=accelerator.is_main_process)
     if start:
         log.message(f"{name}: resuming at step {start} of {trainer.total}")

@@ -190,6 +190,7 @@ def _record(job: Job, task: Task[Any], result: FitResult, identity: str, run_dir
             last=_numbers(progress.last),
             best=_numbers(progress.best) or None,
             best_epoch=progress.best_epoch,
+            selection=task.selection,
         ),
         primary_metric=task.primary_metric,
         seed=recipe.seed,
@@ -220,7 +221,8 @@ def _numbers(metrics: dict[str, float]) -> dict[str, float | None]:
 
 def describe(record: Record) -> str:
     """A line on what a job came to."""
-    values = {k: v for k, v in record.metrics.last.items() if k in ("top1", "box_ap", "mask_ap", "mIoU")}
+    known = ("top1", "box_ap", "mask_ap", "mIoU", record.primary_metric)
+    values = {k: v for k, v in record.metrics.last.items() if k in known}
     shown = "  ".join(f"{k} {'nan' if v is None else f'{v:.1f}'}" for k, v in values.items())
     seconds = record.wall_time_s or 0.0
     return f"{record.name}: {shown or f'loss {record.final_loss:.4f}'}  ({seconds:.0f} s)"

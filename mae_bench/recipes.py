@@ -91,7 +91,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, base: str | None = 
     layers = _layers(path, base=base)
     task = next((layer["task"] for layer in reversed(layers) if "task" in layer), None)
     if not isinstance(task, str):
-        raise UserError(f"{path}: a recipe needs task: pretraining | classification | detection | segmentation")
+        raise UserError(f"{path}: a recipe needs task: pretraining | classification | probing | detection | segmentation")
     try:
         config = OmegaConf.structured(recipe_schema(task))
     except UserError as e:
@@ -176,6 +176,9 @@ def recipe_hash(recipe: Recipe) -> str:
     for key in ("title", "published", "seed"):
         content.pop(key)
     content["data"].pop("root")
+    for key in ("label_share", "label_list"):  # keys that came later: without them a recipe is the one that it was
+        if content["data"][key] is None:
+            content["data"].pop(key)
     for key in _RUNTIME:
         content["train"].pop(key)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -111,3 +111,8 @@ class SeededDataset(SampleOrFailed):
         index, seed = key
         seed_sample(seed)
         return super().__getitem__(index)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
+        """A batch: from the data set's ``take`` in one go where it has one (and draws nothing), else sample by sample."""
+        take = getattr(self.dataset, "take", None)
+        return [self[key] for key in keys] if take is None else take([index for index, _ in keys])

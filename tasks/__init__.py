@@ -39,6 +39,12 @@ REGISTRY: dict[str, TaskSpec] = {
         None,
         metrics="top1, top5 (%)",
     ),
+    "probing": TaskSpec(
+        "tasks.probing.config:ProbingRecipe",
+        "tasks.probing.task:ProbingTask",
+        None,
+        metrics="knn10_top1, knn20_top1, ... or top1 of each linear head (%)",
+    ),
     "detection": TaskSpec(
         "tasks.detection.config:DetectionRecipe",
         "tasks.detection.task:DetectionTask",
@@ -54,6 +60,10 @@ REGISTRY: dict[str, TaskSpec] = {
         metrics="mIoU, aAcc, mAcc (%)",
     ),
 }
+
+
+LABELLED = ("classification", "probing")
+"""Tasks that can train on a part of the labels (`tasks.label_subset`)."""
 
 
 def _load(path: str) -> Any:
@@ -88,6 +98,8 @@ def require(task: str) -> None:
 def create_task(recipe: Recipe, checkpoint: Checkpoint | None = None) -> Task[Any]:
     """The task of a resolved recipe, its encoder from `checkpoint` (`backbones.checkpoint.Checkpoint`) or from scratch."""
     require(recipe.task)
+    if recipe.task not in LABELLED and (recipe.data.label_share is not None or recipe.data.label_list is not None):
+        raise UserError(f"data.label_share and data.label_list are for {' and '.join(LABELLED)}, not for {recipe.task}")
     if checkpoint is not None:
         from tasks.suitability import why_not
 

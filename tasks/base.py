@@ -58,14 +58,19 @@ class Task(ABC, Generic[RecipeT]):
             by DDP), summed by the engine.
         data: what is known of the data set.
         primary_metric: the metric that tables show, higher is better; empty when there is no evaluation.
+        selection: which of the models that came by the metrics of the end are of, for the record.
     """
 
     model: nn.Module
     data: DataInfo
     primary_metric: str = ""
+    selection: str = "last epoch"
 
     def __init__(self, recipe: RecipeT) -> None:
         self.recipe = recipe
+
+    def prepare(self) -> None:
+        """Makes what is made once and kept, before training and evaluation; all processes call it, at every start."""
 
     @abstractmethod
     def train_dataset(self) -> Dataset[Any]:

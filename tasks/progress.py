@@ -13,7 +13,7 @@ _PLAIN_SECONDS = 15.0  # between progress lines where stderr is no terminal
 
 
 @contextmanager
-def progress(label: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+def progress(label: str, total: int, unit: str = "images", *, active: bool = True) -> Iterator[Callable[[int], None]]:
     """Gives a function that is told how many are done; now and then a line where stderr is no terminal."""
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn(label), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
@@ -22,6 +22,8 @@ def progress(label: str, total: int, unit: str = "images") -> Iterator[Callable[
     def advance(done: int) -> None:
         nonlocal last
         now = time.monotonic()
+        if not active:
+            return
         if console.is_terminal:
             bar.update(task, completed=done)
         elif now - last > _PLAIN_SECONDS:
@@ -29,6 +31,6 @@ def progress(label: str, total: int, unit: str = "images") -> Iterator[Callable[
             rate = f"{done / (now - started):.0f} {unit}/s"
             console.print(f"{label}  {done}/{total}  {rate}", markup=False, soft_wrap=True)
 
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not (active and console.is_terminal)) as bar:
         task = bar.add_task("", total=total)
         yield advance

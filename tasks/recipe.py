@@ -28,6 +28,12 @@ class DataConfig:
     options: dict[str, Any] = field(default_factory=dict)
     limit_train: int | None = None  # use n training images only, spread over the set
     limit_val: int | None = None
+    # Classification trains on a part of the labels: a share of every class, or the images that a file names, one a line.
+    label_share: float | None = None  # such as 0.01
+    label_list: str | None = None
+    # How training images of classification and pre-training are read. fast: a JPEG's random crop alone, as far as that goes;
+    # pil: the official pipeline to the pixel, at about a third of the speed. The crops are the same.
+    decoder: str = "fast"
     skip_broken: bool = False  # leave out unreadable training images and count them, instead of stopping
 
 
@@ -84,7 +90,7 @@ class TrainConfig:
 class Recipe:
     """What every recipe has. The task's own section comes with its subclass."""
 
-    task: str = "???"  # registry key: pretraining | classification | detection | segmentation
+    task: str = "???"  # registry key: pretraining | classification | probing | detection | segmentation
     title: str = ""
     published: str = ""  # the figure that the recipe reproduces, with its source
     seed: int = 0

@@ -1,0 +1,255 @@
+"""Features that are extracted once and kept in the cache folder, as memory-mapped ``.npy`` files. No use of them here.
+
+One folder (``features-DIGEST``) for everything that features depend on but layer and pooling: the encoder's weights, the images
+and their order, the transform, input size, precision and storage. In it, a file for each layer and pooling, which appears under
+its name when it is whole; a use that wants others adds those. ``about.json`` says what the folder belongs to.
+
+Under torchrun each process extracts a contiguous share of the images into the same files, so the cache folder has to be one
+that all machines see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from backbones.encoder import arch_of
+from backbones.errors import UserError, unknown
+from backbones.features import Feature
+from tasks.array_files import ArrayFiles
+from tasks.data import IMAGENET_MEAN, IMAGENET_STD, default_cache_root
+from tasks.features import PRECISIONS, feature_batches
+from tasks.images import ImageSet, TransformedImages
+from tasks.progress import progress
+from tasks.transforms import eval_crop
+
+FORMAT = 1
+"""To be raised with every change that alters features: old folders are then left alone."""
+STORES = {"fp16": "float16", "fp32": "float32"}
+_WAY_OUT = "set MAE_BENCH_CACHE to another disk, keep fewer features.layers, or features.store=fp16"
+_ABANDONED_SECONDS = 86_400.0
+_STEM = "tokens"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What makes features of images: the encoder and how images come to it."""
+
+    encoder: VisionTransformer
+    checkpoint: str | None  # sha256, None from scratch
+    img_size: int
+    crop_ratio: float | None
+    precision: str  # of the encoder
+    store: str  # fp16: half the room; rounds by 2^-11 of a value, less than bf16 arithmetic does
+    batch_size: int = 64
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.store not in STORES:
+            raise unknown("storage", self.store, STORES, where="features.store")
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS, where="train.precision")
+        if self.batch_size < 1:
+            raise UserError(f"features.batch_size={self.batch_size}: give at least 1")
+
+
+def kept_features(
+    source: Source, images: ImageSet, wanted: Sequence[Feature], cache_root: Path | None = None
+) -> dict[str, NDArray[Any]]:
+    """Name of each feature of `wanted` -> read-only memory map (N, *shape), in the order of `images`; made when missing.
+
+    All processes call it and get the same files.
+
+    Raises:
+        UserError: an image cannot be read, the cache folder cannot be written or is full, a value is too large for fp16, or
+            other files lie under these names.
+    """
+    key = _key(source, images)
+    folder = (cache_root or default_cache_root()) / f"features-{_digest(key)}"
+    missing = [feature for feature in wanted if not _file(folder, feature).is_file()]
+    missing, tag = _agree([missing, uuid.uuid4().hex])
+    if missing:
+        _extract(source, images, missing, folder, tag, key)
+    return {feature.name: _open(_file(folder, feature), (len(images), *feature.shape)) for feature in wanted}
+
+
+def _key(source: Source, images: ImageSet) -> dict[str, Any]:
+    """Everything that the kept features depend on, layer and pooling aside."""
+    names = hashlib.sha256()
+    for i, label in enumerate(images.labels):
+        names.update(f"{images.relative_name(i)}\0{label}\n".encode())
+    return {
+        "format": FORMAT,
+        "checkpoint": source.checkpoint,
+        "arch": arch_of(source.encoder),
+        "weights": _weights_digest(source.encoder),  # a start from scratch has no file to tell it by
+        "data": images.fingerprint(),
+        "split": images.split,
+        "rows": len(images),
+        "names": names.hexdigest(),  # which images, in which order
+        "transform": " ".join(str(eval_crop(source.img_size, source.crop_ratio)).split()),
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "img_size": source.img_size,
+        "precision": source.precision,
+        "store": source.store,
+    }
+
+
+def _weights_digest(encoder: VisionTransformer) -> str:
+    digest = hashlib.sha256(
+        f"{type(encoder).__name__} {encoder}".encode()
+    )  # names norms, activations and their settings
+    for name, tensor in encoder.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _file(folder: Path, feature: Feature) -> Path:
+    """The file of a feature; the same block is kept apart with and without the final norm."""
+    return folder / f"{_STEM}-{_name(feature)}.npy"
+
+
+def _name(feature: Feature) -> str:
+    return feature.name + ("-norm" if feature.norm else "")
+
+
+def _agree(value: Any) -> Any:
+    """The main process's `value`, for all of them."""
+    if PartialState().num_processes == 1:
+        return value
+    return broadcast_object_list([value], from_process=0)[0]
+
+
+def _extract(
+    source: Source, images: ImageSet, missing: list[Feature], folder: Path, tag: str, key: dict[str, Any]
+) -> None:
+    """Writes the files of `missing`, each process its share of the rows; an error or Ctrl-C leaves none of them."""
+    state = PartialState()
+    if state.is_main_process:
+        _make_folder(folder)
+    state.wait_for_everyone()
+    files = ArrayFiles(
+        folder / f"{_STEM}.npy",
+        {_name(feature): (len(images), *feature.shape) for feature in missing},
+        dtype=STORES[source.store],
+        where=f"kept features {folder}",
+        way_out=_WAY_OUT,
+        tag=tag,
+        always_named=True,
+    )
+    # The main process makes the files, and gives them their names when all have written.
+    if state.is_main_process:
+        with files:
+            state.wait_for_everyone()
+            _all_or_none(lambda: _fill(files, source, images, missing))
+            files.commit()
+            _write_about(folder, key)
+    else:
+        state.wait_for_everyone()
+        _all_or_none(lambda: _join(files, source, images, missing))
+    state.wait_for_everyone()
+
+
+def _join(files: ArrayFiles, source: Source, images: ImageSet, missing: list[Feature]) -> None:
+    with files.shared():
+        _fill(files, source, images, missing)
+
+
+def _all_or_none(work: Callable[[], None]) -> None:
+    """Does this process's part and waits for the others; the UserError of any of them is everybody's."""
+    problem = None
+    try:
+        work()
+    except UserError as e:
+        problem = str(e)
+    if PartialState().num_processes > 1:
+        problem = next(filter(None, gather_object([problem])), None)
+    if problem is not None:
+        raise UserError(problem)
+
+
+def share(count: int, process: int, processes: int) -> range:
+    """The rows of one process: contiguous, since archives are read in order; every row is in one share."""
+    return range(count * process // processes, count * (process + 1) // processes)
+
+
+def _fill(files: ArrayFiles, source: Source, images: ImageSet, missing: list[Feature]) -> None:
+    state = PartialState()
+    rows = share(len(images), state.process_index, state.num_processes)
+    batches = feature_batches(
+        source.encoder,
+        missing,
+        TransformedImages(images, eval_crop(source.img_size, source.crop_ratio)),
+        rows,
+        device=state.device,
+        batch_size=source.batch_size,
+        workers=source.workers,
+        precision=source.precision,
+    )
+    # Processes have about equal shares: the main one's stands for all.
+    with progress(f"features of {images.split}", len(rows), active=state.is_main_process) as advance:
+        for start, found in batches:
+            for feature, values in zip(missing, found, strict=True):
+                files.write(_name(feature), start, _stored(values, source.store, feature))
+            advance(start - rows.start + len(found[0]))
+
+
+def _stored(values: Tensor, store: str, feature: Feature) -> NDArray[Any]:
+    """As it goes to disk."""
+    stored = values.numpy().astype(STORES[store])
+    if not np.isfinite(stored).all():
+        largest = values.abs().max().item()
+        way_out = "features.store=fp32" if np.isfinite(values.numpy()).all() else "train.precision=fp32"
+        raise UserError(f"{feature.name}: a value of {largest:g} does not fit: --set {way_out}")
+    return stored
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes it, and removes from it what killed processes left behind; younger files may still be in the making."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob(".*.tmp"):
+            if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
+                file.unlink(missing_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"kept features {folder}: cannot make this folder ({e.strerror}): set MAE_BENCH_CACHE to one that is writable"
+        ) from e
+
+
+def _write_about(folder: Path, key: dict[str, Any]) -> None:
+    temporary = folder / f".about.json.{uuid.uuid4().hex}.tmp"
+    temporary.write_text(json.dumps(key, indent=1) + "\n")
+    os.replace(temporary, folder / "about.json")
+
+
+def _open(file: Path, shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        found: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as e:
+        raise UserError(
+            f"{file}: not readable ({e}): delete it; with several machines MAE_BENCH_CACHE must be a folder that all see"
+        ) from e
+    if found.shape != shape:
+        raise UserError(f"{file}: holds {found.shape}, expected {shape}: delete it")
+    return found

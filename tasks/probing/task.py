@@ -1,0 +1,216 @@
+"""The probing task: k-NN, or a grid of linear heads, on kept features of a frozen encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from backbones.checkpoint import Checkpoint, build_encoder
+from backbones.errors import UserError, unknown
+from backbones.features import Feature, choose
+from tasks.base import DataInfo, Evaluator, Task
+from tasks.data import embedded_root
+from tasks.images import ImageSet, open_split
+from tasks.label_subset import choose_labels
+from tasks.probing.config import FeaturesConfig, ProbingRecipe
+from tasks.probing.evaluation import KnnEvaluator
+from tasks.probing.heads import GridEvaluator, Head, ProbeHeads
+from tasks.probing.kept import Source, kept_features
+from tasks.probing.knn import NearestNeighbours
+
+METHODS = ("knn", "probe")
+POOLS = {"token": "cls", "avg": "mean"}  # as recipes of classification call them -> `backbones.features.KINDS`
+
+
+class KeptRows(Dataset[Any]):
+    """Kept features with their labels: ``([(D,) tensor a feature], class index)``, many rows at once by `take`."""
+
+    def __init__(self, arrays: Sequence[NDArray[Any]], labels: Sequence[int]) -> None:
+        self.arrays, self.labels = list(arrays), np.asarray(labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[list[Tensor], int]:
+        features, labels = self.take([i])
+        return [rows[0] for rows in features], int(labels[0])
+
+    def take(self, indices: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        """A batch: an (n, D) tensor a feature, as stored, and labels (n,)."""
+        rows = np.asarray(indices)
+        return [torch.from_numpy(array[rows]) for array in self.arrays], torch.from_numpy(self.labels[rows])
+
+
+class Neighbourhood(nn.Module):
+    """What k-NN has for a model: the temperature, which nothing trains."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(temperature))
+
+
+class ProbingTask(Task[ProbingRecipe]):
+    """k-NN (``method: knn``) or linear heads for learning rates x poolings x layers (``method: probe``).
+
+    Both see images under the evaluation transform, so the probe's heads, unlike Table 10's, meet no augmentation.
+    """
+
+    def __init__(self, recipe: ProbingRecipe, checkpoint: Checkpoint | None = None) -> None:
+        super().__init__(recipe)
+        if recipe.method not in METHODS:
+            raise unknown("method", recipe.method, METHODS, where="method")
+        self._open_data()
+        config = recipe.encoder
+        encoder = build_encoder(config.arch, config.img_size, 0.0, checkpoint)
+        self.points = _points(encoder, recipe.features)
+        self.source = Source(
+            encoder.requires_grad_(False),
+            checkpoint.sha256 if checkpoint else None,
+            config.img_size,
+            recipe.features.eval_crop_ratio,
+            recipe.train.precision,
+            recipe.features.store,
+            recipe.features.batch_size,
+            recipe.train.workers,
+        )
+        self.kept: dict[str, list[NDArray[Any]]] = {}
+        self._set_up_knn() if recipe.method == "knn" else self._set_up_probe(encoder.embed_dim)
+
+    def _open_data(self) -> None:
+        data = self.recipe.data
+        root = embedded_root(data, "imagenet")
+        notes = []
+        self.train_images = open_split(data.name, root, "train")
+        if chosen := choose_labels(self.train_images, data):
+            notes.append(chosen)
+        self.train_images.limit(data.limit_train)
+        self.val_images = open_split(data.name, root, "val", self.train_images.class_to_idx)
+        self.val_images.limit(data.limit_val)
+        if data.skip_broken and (dropped := self.train_images.drop_broken()):
+            notes.append(f"{dropped} unreadable training images left out")
+        self.data = DataInfo(
+            name=data.name,
+            root=str(root),
+            train_count=len(self.train_images),
+            val_count=len(self.val_images),
+            classes=self.train_images.classes,
+            fingerprint="+".join(images.fingerprint() for images in (self.train_images, self.val_images)),
+            notes=notes,
+        )
+
+    def _set_up_knn(self) -> None:
+        ks, count = self.recipe.knn.k, len(self.train_images)
+        if len(self.points) != 1:
+            raise UserError(f"k-NN compares one feature, features.pools x features.layers are {len(self.points)}")
+        if self.recipe.schedule.iterations != 0:
+            raise UserError("k-NN trains nothing: give schedule.iterations=0")
+        # Told before the features are made, which may take hours; `NearestNeighbours` says the same of itself.
+        NearestNeighbours(np.empty((count, 0), np.float16), [], self.data.classes, ks, self.recipe.knn.temperature)
+        self.primary_metric = f"knn{20 if 20 in ks else min(ks)}_top1"
+        self.model: nn.Module = Neighbourhood(self.recipe.knn.temperature)
+
+    def _set_up_probe(self, width: int) -> None:
+        probe = self.recipe.probe
+        if not probe.lrs or min(probe.lrs) <= 0:
+            raise UserError(f"probe.lrs={probe.lrs}: give at least one positive learning rate")
+        if self.recipe.optimizer.clip_grad is not None:
+            raise UserError("optimizer.clip_grad would tie the heads to one another: leave it out")
+        self.grid = [Head(lr, pool, f.layer, f.name) for lr in dict.fromkeys(probe.lrs) for pool, f in self.points]
+        self.model = ProbeHeads(
+            self.grid,
+            width,
+            self.data.classes,
+            batch_norm=probe.batch_norm,
+            init_std=probe.init_std,
+            criterion=nn.CrossEntropyLoss(label_smoothing=probe.label_smoothing),
+            seed=self.recipe.seed,
+        )
+        self.primary_metric = "top1_best_on_val"
+        self.selection = f"last epoch; the best of {len(self.grid)} heads by top-1 on the validation set itself"
+
+    def prepare(self) -> None:
+        """Features of both splits, from the cache folder or made anew."""
+        wanted = [feature for _, feature in self.points]
+        for images in (self.train_images, self.val_images):
+            found = kept_features(self.source, images, wanted)
+            arrays = [found[feature.name] for feature in wanted]
+            self.kept[images.split] = [np.array(a) for a in arrays] if self.recipe.train.cache_images else arrays
+
+    def _rows(self, images: ImageSet) -> KeptRows:
+        return KeptRows(self.kept[images.split], images.labels)
+
+    def train_dataset(self) -> Dataset[Any]:
+        return self._rows(self.train_images)
+
+    def val_dataset(self) -> Dataset[Any]:
+        return self._rows(self.val_images)
+
+    def collate(self) -> Callable[[Any], Any]:
+        """Batches come whole from `KeptRows.take`."""
+        return _as_it_is
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """A group for each learning rate of the grid."""
+        decay = self.recipe.optimizer.weight_decay
+        if not isinstance(self.model, ProbeHeads):
+            return [{"params": list(self.model.parameters()), "weight_decay": 0.0}]
+        optimizer = self.recipe.optimizer
+        unit = optimizer.lr if optimizer.lr is not None else optimizer.blr
+        if not unit or unit < 0:
+            raise UserError("optimizer: give lr or blr, whose unit probe.lrs have, as a positive number")
+        groups: dict[float, list[nn.Parameter]] = {}
+        for head, linear in zip(self.grid, self.model.heads, strict=True):
+            groups.setdefault(head.lr, []).extend(linear.parameters())
+        return [{"params": params, "weight_decay": decay, "lr_scale": lr / unit} for lr, params in groups.items()]
+
+    def evaluator(self) -> Evaluator:
+        if self.recipe.method == "probe":
+            return GridEvaluator(self.grid, self.data.classes)
+        knn = self.recipe.knn
+        neighbours = NearestNeighbours(
+            self.kept[self.train_images.split][0],
+            self.train_images.labels,
+            self.data.classes,
+            knn.k,
+            knn.temperature,
+            chunk=knn.train_chunk,
+            device=next(self.model.parameters()).device,
+        )
+        return KnnEvaluator(neighbours, knn.query_chunk)
+
+    def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+        """The heads of a probe (``heads.safetensors``); k-NN has nothing to keep."""
+        return {"heads": model.tensors()} if isinstance(model, ProbeHeads) else {}
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _points(encoder: VisionTransformer, config: FeaturesConfig) -> list[tuple[str, Feature]]:
+    """(pooling, feature) of the recipe's poolings x layers.
+
+    Raises:
+        UserError: unknown pooling or norm, no such layer, or no class token.
+    """
+    depth = len(encoder.blocks)
+    for pool in config.pools:
+        if pool not in POOLS:
+            raise unknown("pooling", pool, POOLS, where="features.pools")
+        if pool == "token" and not encoder.has_class_token:
+            raise UserError("features.pools=[token]: this encoder has no class token: give --set features.pools=[avg]")
+    for layer in config.layers:
+        if not -depth <= layer < depth:
+            raise UserError(f"features.layers={layer}: the encoder has {depth} blocks: give 0 to {depth - 1}, or -1")
+    if not config.pools or not config.layers:
+        raise UserError("features.pools and features.layers want at least one each")
+    names = {kind: pool for pool, kind in POOLS.items()}
+    chosen = choose(encoder, [POOLS[pool] for pool in config.pools], config.layers, config.norm)
+    return [(names[feature.kind], feature) for feature in chosen]
