@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class ImageSet:
     indices: list[int]  # rows of the reader that are used, in order
     way_out: str = SKIP_BROKEN  # how to leave out unreadable images, for messages
     cached: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    chosen_by: str = ""  # digest of the list that chose the images, for the fingerprint
+    chosen_by: str = ""  # digest of a choice among the images, for the fingerprint
 
     def __post_init__(self) -> None:
         # The reader numbers its own classes; here they have the numbers of the training split.
@@ -107,6 +107,12 @@ class ImageSet:
         if count is not None and count < len(self.indices):
             self.indices = [self.indices[k * len(self.indices) // count] for k in range(count)]
 
+    def choose(self, rows: Sequence[int]) -> None:
+        """Keeps the images at these places, in this order; the fingerprint becomes that of the choice."""
+        self.indices = [self.indices[i] for i in rows]
+        names = "\n".join(self.reader.name(k) for k in self.indices)
+        self.chosen_by = hashlib.sha256(names.encode()).hexdigest()
+
     def drop_broken(self) -> int:
         """Decodes everything once and leaves out what cannot be read; returns how many."""
         good = []
@@ -126,7 +132,7 @@ class ImageSet:
             self.cached[i] = np.array(self.read(i)[0])  # a copy: torch takes no read-only memory
 
     def fingerprint(self) -> str:
-        """sha256 over the files' names and sizes (archives: their own), and over the list that chose among them."""
+        """sha256 over the files' names and sizes (archives: their own), and over a choice among them."""
         whole = self.reader.fingerprint()
         return hashlib.sha256(f"{whole}\n{self.chosen_by}".encode()).hexdigest() if self.chosen_by else whole
 
