@@ -42,11 +42,16 @@ class ClassificationRecipe(Recipe):
 
     task: str = "classification"
     from_scratch: bool = False  # supervised training (Table 11): refuses a checkpoint
+    # Evaluation only, of a fine-tuned checkpoint: imagenet_a | imagenet_r | imagenet_sketch | imagenet_c | imagenet_v2 |
+    # imagenet_real (`tasks.classification.robustness`).
+    test_set: str | None = None
     head: HeadConfig = field(default_factory=HeadConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def protocol(self) -> str:
-        """By what trains: partial, from scratch, a probe's head only, or everything."""
+        """By what trains: nothing (robustness), a part, everything from scratch, a probe's head only, or everything."""
+        if self.test_set is not None:
+            return "robustness"
         if self.head.tune_blocks is not None:
             return "partial"
         if self.from_scratch:

@@ -19,13 +19,17 @@ class AccuracyEvaluator(Evaluator):
         self.sums: Tensor | None = None
 
     def update(self, model: nn.Module, batch: Any) -> None:
-        images, targets = batch
-        logits = model((normalise(images), targets)).float()
+        logits, targets = self.predict(model, batch)
         hits = logits.topk(self.top, dim=1).indices == targets.unsqueeze(1)
         loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
         count = torch.tensor(len(targets), device=logits.device)
         sums = torch.stack([count, hits[:, 0].sum(), hits.sum(), loss]).double()
         self.sums = sums if self.sums is None else self.sums + sums
+
+    def predict(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """Logits (N, classes) in float32, and targets."""
+        images, targets = batch[:2]
+        return model((normalise(images), targets)).float(), targets
 
     def results(self) -> list[Any]:
         return [] if self.sums is None else [self.sums.tolist()]

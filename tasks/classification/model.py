@@ -73,12 +73,14 @@ def _set_pooling(encoder: VisionTransformer, pool: str) -> None:
         encoder.fc_norm = nn.LayerNorm(encoder.embed_dim, eps=1e-6)
     if pool == "attentive":
         heads = encoder.blocks[0].attn.num_heads
-        encoder.attn_pool = AttentionPoolLatent(encoder.embed_dim, num_heads=heads, norm_layer=partial(nn.LayerNorm, eps=1e-6))
+        encoder.attn_pool = AttentionPoolLatent(
+            encoder.embed_dim, num_heads=heads, norm_layer=partial(nn.LayerNorm, eps=1e-6)
+        )
     encoder.global_pool = "map" if pool == "attentive" else pool
 
 
 def _trained(encoder: VisionTransformer, config: HeadConfig) -> list[nn.Module]:
-    """Freezes by the recipe; the modules of the encoder that train. Its positions are fixed in pre-training and trained here."""
+    """Freezes by the recipe and returns the encoder's modules that train; its positions, fixed in pre-training, are learnt."""
     pooling = [] if encoder.attn_pool is None else [encoder.attn_pool]
     if config.frozen_encoder:
         encoder.requires_grad_(False)

@@ -17,9 +17,11 @@ from tasks.classification.evaluation import AccuracyEvaluator
 from tasks.classification.heads import load_head
 from tasks.classification.mixing import Mixup
 from tasks.classification.model import Classifier
-from tasks.classification.transforms import eval_transform, train_transform
+from tasks.classification.robustness import TestSet, open_test_set
+from tasks.classification.transforms import eval_transform, train_crop, train_transform
 from tasks.data import embedded_root, normalise
-from tasks.images import TransformedImages, open_split
+from tasks.images import TransformedImages, open_split, training_images
+from tasks.label_subset import choose_labels
 
 
 class ClassificationTask(Task[ClassificationRecipe]):
@@ -33,8 +35,14 @@ class ClassificationTask(Task[ClassificationRecipe]):
     def __init__(self, recipe: ClassificationRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
         if recipe.from_scratch and checkpoint is not None:
-            raise UserError(f"{checkpoint.path}: the recipe trains from scratch: start it with --scratch {checkpoint.arch}")
-        self._open_data()
+            raise UserError(
+                f"{checkpoint.path}: the recipe trains from scratch: start it with --scratch {checkpoint.arch}"
+            )
+        self.test_set = self._open_test_set(checkpoint)
+        if self.test_set:
+            self.data = self.test_set.info(recipe.data)
+        else:
+            self._open_data()
         config, augmentation = recipe.encoder, recipe.augmentation
         encoder = build_encoder(config.arch, config.img_size, config.drop_path, checkpoint)
         self.mixup: Mixup | None = None
@@ -52,6 +60,17 @@ class ClassificationTask(Task[ClassificationRecipe]):
         if recipe.schedule.iterations == 0 and checkpoint is not None:
             load_head(self.model, checkpoint, f"--data {self.data.name}={self.data.root}")
 
+    def _open_test_set(self, checkpoint: Checkpoint | None) -> TestSet | None:
+        recipe = self.recipe
+        if recipe.test_set is None:
+            return None
+        if checkpoint is None or recipe.schedule.iterations != 0:
+            raise UserError(
+                f"test_set={recipe.test_set} only evaluates: give --checkpoint with a fine-tuned model, and "
+                "schedule.iterations=0"
+            )
+        return open_test_set(recipe.test_set, recipe.data)
+
     def _open_data(self) -> None:
         data = self.recipe.data
         root = embedded_root(data, "imagenet")
@@ -61,6 +80,8 @@ class ClassificationTask(Task[ClassificationRecipe]):
         if self.recipe.schedule.iterations != 0:
             self.train_images = open_split(data.name, root, "train")
             class_to_idx = self.train_images.class_to_idx
+            if chosen := choose_labels(self.train_images, data):
+                notes.append(chosen)
             self.train_images.limit(data.limit_train)
             if data.skip_broken and (dropped := self.train_images.drop_broken()):
                 notes.append(f"{dropped} unreadable training images left out")
@@ -85,13 +106,13 @@ class ClassificationTask(Task[ClassificationRecipe]):
         assert self.train_images is not None
         if self.recipe.train.cache_images:
             self.train_images.cache()
-        transform = train_transform(self.recipe.encoder.img_size, self.recipe.augmentation)
-        return TransformedImages(self.train_images, transform)
+        size, augmentation = self.recipe.encoder.img_size, self.recipe.augmentation
+        transform, crop = train_transform(size, augmentation), train_crop(size, augmentation)
+        return training_images(self.train_images, self.recipe.data.decoder, transform, crop)
 
     def val_dataset(self) -> Dataset[Any]:
-        return TransformedImages(
-            self.val_images, eval_transform(self.recipe.encoder.img_size, self.recipe.augmentation)
-        )
+        transform = eval_transform(self.recipe.encoder.img_size, self.recipe.augmentation)
+        return self.test_set.dataset(transform) if self.test_set else TransformedImages(self.val_images, transform)
 
     def prepare_batch(self, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Normalise, erase, mix: erasing comes after normalisation, since it fills with unit noise."""
@@ -116,7 +137,7 @@ class ClassificationTask(Task[ClassificationRecipe]):
         )
 
     def evaluator(self) -> Evaluator:
-        return AccuracyEvaluator(self.data.classes)
+        return self.test_set.evaluator() if self.test_set else AccuracyEvaluator(self.data.classes)
 
     def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         assert isinstance(model, Classifier)
