@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from backbones.errors import UserError, unknown
-from mae_bench import cli_checkpoints
+from mae_bench import cli_checkpoints, cli_data
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
 
@@ -212,6 +212,7 @@ app.command()(cli_checkpoints.inspect)
 app.command()(cli_checkpoints.convert)
 app.command()(cli_checkpoints.reconstruct)
 app.command()(cli_checkpoints.extract)
+app.add_typer(cli_data.app, name="data")
 
 
 @app.command()
