@@ -37,10 +37,10 @@ class KnnEvaluator(Evaluator):
 
     def metrics(self, results: list[Any]) -> dict[str, float]:
         images = sum(count for count, _ in results)
-        hits = torch.tensor([per_k for _, per_k in results]).sum(dim=0)
+        hits = torch.tensor([per_k for _, per_k in results]).sum(dim=0).tolist()
         found: dict[str, float] = {}
-        for k, (top1, top5) in zip(self.neighbours.ks, (100 * hits / images).tolist(), strict=True):
-            found |= {f"knn{k}_top1": top1, f"knn{k}_top5": top5}
+        for k, (top1, top5) in zip(self.neighbours.ks, hits, strict=True):
+            found |= {f"knn{k}_top1": 100 * top1 / images, f"knn{k}_top5": 100 * top5 / images}
         return {**found, "images": images}
 
     def _search(self) -> None:
