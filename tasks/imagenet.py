@@ -73,22 +73,31 @@ def corruption_folders(root: str | Path) -> list[tuple[str, int, Path]]:
     Raises:
         UserError: a corruption or a severity is missing; it is named.
     """
+    places = corruption_places(root)
+    for corruption, _, folder in places:
+        if not folder.is_dir():
+            group = next(group for group, members in CORRUPTIONS.items() if corruption in members)
+            what = "severities are 1 to 5" if folder.parent.is_dir() else "ImageNet-C has 15 corruptions"
+            missing = folder if folder.parent.is_dir() else folder.parent
+            raise UserError(f"{missing}: no such folder: {what}, unpack {group}.tar")
+    return places
+
+
+def corruption_places(root: str | Path) -> list[tuple[str, int, Path]]:
+    """As `corruption_folders`, with the places where those that are missing are expected.
+
+    Raises:
+        UserError: no such root.
+    """
     base = Path(root).expanduser()
     if not base.is_dir():
         raise UserError(f"{root}: no such folder: give ImageNet-C's, with a folder a corruption")
     found = []
     for group, corruptions in CORRUPTIONS.items():
         for corruption in corruptions:
-            places = [path for path in (base / corruption, base / group / corruption) if path.is_dir()]
-            if not places:
-                raise UserError(
-                    f"{base / corruption}: no such folder: ImageNet-C has 15 corruptions, unpack {group}.tar"
-                )
-            for severity in SEVERITIES:
-                folder = places[0] / str(severity)
-                if not folder.is_dir():
-                    raise UserError(f"{folder}: no such folder: severities are 1 to 5, unpack {group}.tar again")
-                found.append((corruption, severity, folder))
+            grouped = base / group / corruption
+            place = grouped if grouped.is_dir() else base / corruption
+            found += [(corruption, severity, place / str(severity)) for severity in SEVERITIES]
     return found
 
 

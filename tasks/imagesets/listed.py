@@ -55,6 +55,9 @@ class ListReader(Reader):
     def encoded(self, i: int) -> bytes:
         return (self.root / self.paths[i]).read_bytes()
 
+    def missing_files(self) -> list[str]:
+        return [path for path in self.paths if not (self.root / path).is_file()]
+
     def fingerprint(self) -> str:
         return list_fingerprint(self.listing.read_bytes(), _Files(self.root, self.paths))
 

