@@ -195,17 +195,30 @@ def status(
 def table(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Such as table3; `mae-bench list tables` shows all.")],
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder with records.")],
-    fmt: Annotated[str, typer.Option("--format", metavar="md|csv|json", help="Output format.")] = "md",
+    fmt: Annotated[
+        str | None,
+        typer.Option("--format", metavar="md|csv|json|png|svg", help="Default: by the ending of --out, else md."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a file instead of printing.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Print a table of the paper: published figure, own figure, difference."""
+    """Print a table of the paper (published figure, own figure, difference), or draw fig5, fig7, fig9 to a file."""
     _set_debug(debug)
     from mae_bench.record import find
-    from mae_bench.tables import build, render
+    from mae_bench.tables import build
+    from mae_bench.tables.files import check_out, choose_format, contents, write
 
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder")
-    print(render(build(name, find(runs), runs_dir=runs), fmt))
+    fmt = choose_format(fmt, out)
+    if out is not None:
+        check_out(out)
+    content = contents(build(name, find(runs), runs_dir=runs), fmt)
+    if out is None:
+        print(content.decode(), end="")
+    else:
+        write(content, out)
+        print(out)
 
 
 app.command()(cli_checkpoints.inspect)

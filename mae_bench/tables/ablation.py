@@ -17,7 +17,7 @@ from mae_bench.record import Record
 from mae_bench.tables import notes, published
 from mae_bench.tables.ablation_definitions import PAPER, PAPER_IMG_SIZE, Ablation, AblationColumn, Value
 from mae_bench.tables.counting import is_whole, is_whole_count, measured, once, place
-from mae_bench.tables.definitions import IMAGENET
+from mae_bench.tables.data_sets import IMAGENET
 from mae_bench.tables.model import Cell, Column, Measured, Row, Table
 
 Folder = str | os.PathLike[str] | None
@@ -56,31 +56,30 @@ def build_ablation(ablation: Ablation, records: Sequence[Record], *, runs_dir: F
     entries = sorted((e for e in candidates if id(e.record) in done), key=lambda e: (e.record.started, e.record.seed))
     own = sorted({e.setting for e in entries} - {PAPERS})
     numbers = {setting: f" {i}" if len(own) > 1 else "" for i, setting in enumerate(own, 1)}
-    columns = [Column(c.heading, _metric(c), in_paper=True, unit=c.unit) for c in ablation.columns]
-    columns += [
-        Column(f"our {c.heading}{numbers[s]}", _metric(c), in_paper=False, unit=c.unit)
-        for s in own
-        for c in ablation.columns
-    ]
+    columns = [_column(c, c.heading, f"ViT-L, {IMAGENET.title}", in_paper=True) for c in ablation.columns]
+    for s in own:
+        title = f"ours{numbers[s]}: {s.arch}, {next(e.record.data.name for e in entries if e.setting == s)}"
+        columns += [_column(c, f"our {c.heading}{numbers[s]}", title, in_paper=False) for c in ablation.columns]
     rows = tuple(row for value in ablation.rows for row in _rows(ablation, value, entries, [PAPERS, *own], runs_dir))
-    used = {key for row in rows for cell in row.cells for key in cell.sources}
     unfinished = [e.record for e in candidates if e.record.status != "done"]
     return Table(
         name=ablation.name,
         title=ablation.title,
         columns=tuple(columns),
         rows=rows,
-        sources={key: text for key, text in published.load()["sources"].items() if key in used},
+        sources=published.sources(rows),
         notes=(
             *_notes(ablation, entries, {s: f"ours{number}" for s, number in numbers.items()}),
             *([notes.unfinished(unfinished)] if unfinished else []),
         ),
         factor=ablation.factor,
+        chart=ablation.chart,
     )
 
 
-def _metric(column: AblationColumn) -> str:
-    return "top1" if column.protocol else "flops_ratio"
+def _column(column: AblationColumn, heading: str, setting: str, *, in_paper: bool) -> Column:
+    metric = "top1" if column.protocol else "flops_ratio"
+    return Column(heading, metric, in_paper, column.unit, measure=column.heading, setting=setting, series="MAE")
 
 
 def _entry(ablation: Ablation, record: Record) -> Entry | None:
@@ -137,7 +136,7 @@ def _rows(
                     cells.append(Cell(ours=ours))
                 else:
                     cells.append(Cell(figure.value, figure.sources, ours))
-        yield Row(f"{value.label} #{i + 1}" if i else value.label, tuple(cells), value.default)
+        yield Row(f"{value.label} #{i + 1}" if i else value.label, tuple(cells), value.default, x=value.x)
 
 
 def _variants(entries: Sequence[Entry]) -> list[list[Entry]]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mae_bench.tables.model import Chart
+
 TABLE1 = "table1"  # its parts are table1a … table1f
 
 # The default of the paper's ablations (Table 1, shaded), by the keys of a pre-training's settings (`mae_bench.ablations`).
@@ -44,6 +46,7 @@ class Value:
     where: Mapping[str, Any] = field(default_factory=dict)
     default: bool = False
     apart: str = ""
+    x: float | None = None  # where it stands in a drawing
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,11 @@ class Ablation:
         AblationColumn("fine-tuning", "ft", "finetune"),
         AblationColumn("linear", "lin", "linear"),
     )
+    chart: Chart | None = None
 
 
 def _values(key: str, values: tuple[int, ...], default: int, *, scale: float = 1) -> tuple[Value, ...]:
-    return tuple(Value(str(v), {key: v * scale}, v, default=v == default) for v in values)
+    return tuple(Value(str(v), {key: v * scale}, v, default=v == default, x=v) for v in values)
 
 
 _COLUMNS = Ablation.columns
@@ -168,6 +172,7 @@ ABLATIONS = (
         "ratio (%)",
         ("mae.mask_ratio",),
         _values("mae.mask_ratio", (10, 20, 30, 40, 50, 60, 70, 75, 80, 90), 75, scale=0.01),
+        chart=Chart("masking ratio (%)", "top-1 accuracy (%)", "linear"),
     ),
     Ablation(
         "fig7",
@@ -176,5 +181,6 @@ ABLATIONS = (
         "epochs",
         ("schedule.epochs",),
         _values("schedule.epochs", (100, 200, 400, 800, 1600), 800),
+        chart=Chart("epochs of pre-training (log scale)", "top-1 accuracy (%)", "log"),
     ),
 )

@@ -8,40 +8,30 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 from backbones.errors import unknown
 from mae_bench.record import Record
-from mae_bench.tables import notes, published
+from mae_bench.tables import layout, notes, published
 from mae_bench.tables.ablation import build_ablation
 from mae_bench.tables.ablation_definitions import ABLATIONS, TABLE1
-from mae_bench.tables.counting import is_whole, measured, once
-from mae_bench.tables.definitions import DEFINITIONS, Definition, Method
-from mae_bench.tables.model import Cell, Column, Row, Table
-
-
-class Setting(NamedTuple):
-    """What a column stands for; `fingerprint` is empty where it is the paper's own (arch, size, data set)."""
-
-    data: str
-    arch: str
-    img_size: int
-    fingerprint: str = ""
+from mae_bench.tables.counting import bare, is_whole, once
+from mae_bench.tables.definition import Definition, Subject
+from mae_bench.tables.definitions import DEFINITIONS
+from mae_bench.tables.layout import Filling, Key, Setting
+from mae_bench.tables.model import Table
 
 
 @dataclass(frozen=True)
-class Slot:
-    """A column and what fills it: our records of `setting`, the paper's key `published`; one may be None."""
+class Entry:
+    """A record with what it is about, its row or column, and what stands in the same column."""
 
-    column: Column
-    setting: Setting | None
-    published: str | None
-
-
-# method -> setting -> variants -> runs that differ in nothing but the seed
-Runs = dict[str, dict[Setting, list[list[Record]]]]
+    record: Record
+    subject: Any  # key
+    method: str
+    setting: Setting
 
 
 def names() -> list[str]:
@@ -74,143 +64,175 @@ def build(name: str, records: Iterable[Record], *, runs_dir: str | os.PathLike[s
 
 
 def _build_methods(definition: Definition, records: Sequence[Record], runs_dir: str | os.PathLike[str] | None) -> Table:
-    """A table whose rows are methods of pre-training."""
-    candidates = [r for r in records if r.task == definition.task and r.protocol in definition.protocols]
-    runs = _group(definition, once([r for r in candidates if r.status == "done"]))
-    own = _own(definition, runs)
-    slots = _slots(definition, own)
-    rows = tuple(_rows(definition, runs, slots, runs_dir))
-    used = {key for row in rows for cell in row.cells for key in cell.sources}
-    footnotes = [
-        *_published_notes(definition),
-        *_run_notes(definition, runs, own),
-        *_row_notes(slots, rows),
-    ]
-    if unfinished := [record for record in candidates if record.status != "done"]:
-        footnotes.append(notes.unfinished(unfinished))
+    candidates = [r for r in records if _belongs(definition, r)]
+    entries = _entries(definition, once([r for r in candidates if r.status == "done"]))
+    filling = Filling(
+        runs=_variants(definition, entries),
+        own=_own(definition, entries),
+        subjects=_subjects(definition, entries),
+        figures=_figures(definition),
+        runs_dir=runs_dir,
+    )
+    table = layout.by_subject(definition, filling) if definition.chart else layout.by_method(definition, filling)
+    unfinished = [record for record in candidates if record.status != "done"]
     return Table(
         name=definition.name,
         title=definition.title,
-        columns=tuple(slot.column for slot in slots),
-        rows=rows,
-        sources={key: text for key, text in published.load()["sources"].items() if key in used},
-        notes=tuple(footnotes),
+        columns=table.columns,
+        rows=table.rows,
+        sources=published.sources(table.rows),
+        notes=(
+            *_published_notes(definition),
+            *definition.notes,
+            *_run_notes(definition, entries, filling),
+            *layout.no_help(definition, filling),
+            *([notes.unfinished(unfinished)] if unfinished else []),
+        ),
+        factor=definition.subjects.heading if definition.chart else "",
+        subject="" if definition.chart else definition.subjects.heading,
+        chart=definition.chart,
     )
 
 
-def _group(definition: Definition, records: Sequence[Record]) -> Runs:
-    variants: dict[tuple[str, Setting], dict[tuple[str, ...], list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        same = (record.recipe_hash, record.init.sha256 or "", record.data.fingerprint)
-        variants[_label(definition, record), _setting(definition, record)][same].append(record)
-    runs: Runs = defaultdict(dict)
-    for (method, setting), groups in variants.items():
-        runs[method][setting] = [sorted(group, key=lambda r: r.seed) for group in groups.values()]
-    return runs
+def _belongs(definition: Definition, record: Record) -> bool:
+    if record.protocol not in (*definition.protocols, *definition.instead):
+        return False
+    key = definition.subjects.of(record)
+    known = key in {subject.key for subject in definition.subjects.known}
+    return key is not None and (known or definition.subjects.label is not None)
+
+
+def _entries(definition: Definition, records: Sequence[Record]) -> list[Entry]:
+    entries = [
+        Entry(record, key, _label(definition, record), _setting(definition, key, record))
+        for record in records
+        for key in (definition.subjects.of(record),)
+    ]
+    filled = {(e.subject, e.method, e.setting) for e in entries if e.record.protocol in definition.protocols}
+    return [
+        e
+        for e in entries
+        if e.record.protocol in definition.protocols or (e.subject, e.method, e.setting) not in filled
+    ]
 
 
 def _label(definition: Definition, record: Record) -> str:
     """The row of a record: "moco_v3" goes to the paper's "MoCo v3"; an unknown method makes its own row."""
-
-    def bare(text: str) -> str:
-        return "".join(char for char in text.casefold() if char.isalnum())
-
     known = {bare(method.label): method.label for method in definition.methods}
     return known.get(bare(record.init.method), record.init.method)
 
 
-def _setting(definition: Definition, record: Record) -> Setting:
+def _setting(definition: Definition, key: Any, record: Record) -> Setting:
     shape = (record.arch, record.img_size)
     in_paper = shape in {(column.arch, column.img_size) for column in definition.columns}
-    fingerprint = "" if in_paper and is_whole(definition.data, record) else record.data.fingerprint
-    return Setting(record.data.name, *shape, fingerprint)
+    data = [subject.data or definition.data for subject in definition.subjects.known if subject.key == key]
+    whole = any(is_whole(one, record) for one in data or [definition.data])
+    if in_paper and whole:
+        return Setting(*shape)
+    if not definition.apart:
+        return Setting(*shape, data="whole" if whole else "part")
+    return Setting(*shape, data=record.data.name, fingerprint=_images(definition, record))
 
 
-def _slots(definition: Definition, own: Mapping[Setting, str]) -> list[Slot]:
-    """The paper's columns, then ours, by metric as the paper orders them."""
-    slots = []
-    for paper in definition.columns:
-        setting = None
-        if paper.arch is not None and paper.img_size is not None:
-            setting = Setting(definition.data.name, paper.arch, paper.img_size)
-        slots.append(Slot(Column(paper.heading, paper.metric, in_paper=True), setting, paper.published))
-    for metric in definition.metrics:
-        for setting, name in own.items():
-            heading = f"{metric.label} {name}".strip()
-            slots.append(Slot(Column(heading, metric.key, in_paper=False), setting, None))
-    return slots
-
-
-def _own(definition: Definition, runs: Runs) -> dict[Setting, str]:
+def _own(definition: Definition, entries: Sequence[Entry]) -> dict[Setting, str]:
     """The settings that the paper has not, with their headings."""
-    own = sorted({setting for settings in runs.values() for setting in settings if setting.fingerprint})
-    return {setting: _heading(definition, setting, own, runs) for setting in own}
+    own = sorted({e.setting for e in entries if e.setting.data})
+    return {setting: _heading(definition, setting, own, entries) for setting in own}
 
 
-def _heading(definition: Definition, setting: Setting, own: Sequence[Setting], runs: Runs) -> str:
+def _heading(definition: Definition, setting: Setting, own: Sequence[Setting], entries: Sequence[Entry]) -> str:
     """``vit_micro_patch8, embedded``, with input size and data fingerprint where that is not enough."""
-    record = next(v[0][0] for settings in runs.values() for s, v in settings.items() if s == setting)
-    whole = is_whole(definition.data, record)
-    part = setting.data == definition.data.name and not whole
-    heading = f"{setting.arch}, {'part of ' if part else ''}{setting.data}"
-    namesakes = [other for other in own if other[:2] == setting[:2]]
-    if whole or len({other.img_size for other in namesakes}) > 1:
+    if not definition.apart:
+        part = ", part of the data" if setting.data == "part" and _has_column(definition, setting) else ""
+        return f"{setting.arch}, {setting.img_size} px{part}"
+    record = next(e.record for e in entries if e.setting == setting)
+    whole = is_whole(definition.data, record) or definition.apart == "val"
+    part = "part of " if setting.data == definition.data.name and not whole else ""
+    heading = f"{setting.arch}, {part}{setting.data}"
+    namesakes = [other for other in own if (other.arch, other.data) == (setting.arch, setting.data)]
+    if (whole and setting.data == definition.data.name) or len({other.img_size for other in namesakes}) > 1:
         heading += f", {setting.img_size} px"
     if len([other for other in namesakes if other.img_size == setting.img_size]) > 1:
         heading += f", data {setting.fingerprint[:8]}"
     return heading
 
 
-def _rows(
-    definition: Definition, runs: Runs, slots: Sequence[Slot], runs_dir: str | os.PathLike[str] | None
-) -> Iterable[Row]:
-    table = published.load()["tables"][definition.published]
-    figures = published.long(table, *definition.long) if definition.long else published.wide(table)
-    labels = {method.label for method in definition.methods}
-    methods = [*definition.methods, *(Method(label) for label in sorted(runs) if label not in labels)]
-    for method in methods:
-        ours = runs.get(method.label, {})
-        for variant in range(max([1, *(len(variants) for variants in ours.values())])):
-            cells = []
-            for slot in slots:
-                figure = figures.get((method.published or "", slot.published or ""))
-                variants = ours.get(slot.setting, []) if slot.setting else []
-                group = variants[variant] if variant < len(variants) else []
-                ours_here = measured(group, slot.column.metric, runs_dir)
-                if figure is None or (variant and ours_here is None):
-                    cells.append(Cell(ours=ours_here))
-                else:
-                    cells.append(Cell(figure.value, figure.sources, ours_here))
-            if any(cell.published is not None or cell.ours for cell in cells):
-                yield Row(method.label if variant == 0 else f"{method.label} #{variant + 1}", tuple(cells))
+def _has_column(definition: Definition, setting: Setting) -> bool:
+    return (setting.arch, setting.img_size) in {(column.arch, column.img_size) for column in definition.columns}
+
+
+def _subjects(definition: Definition, entries: Sequence[Entry]) -> list[Subject]:
+    """Those of the paper, and those that only our records have, in the order of their keys."""
+    known = list(definition.subjects.known)
+    label = definition.subjects.label
+    if label is None:
+        return known
+    new = {e.subject for e in entries} - {subject.key for subject in known}
+    return sorted([*known, *(Subject(label(key), key) for key in new)], key=lambda subject: subject.key)
+
+
+def _variants(definition: Definition, entries: Sequence[Entry]) -> dict[Key, list[Record]]:
+    """Runs that differ in nothing but the seed, by cell and number of variant.
+
+    A variant is a checkpoint and a recipe for each subject: one number stands for one checkpoint in all rows.
+    """
+    runs: dict[Key, list[Record]] = defaultdict(list)
+    taken: dict[tuple[str, Setting], int] = defaultdict(int)
+    by_checkpoint: dict[tuple[str, Setting, str], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_checkpoint[entry.method, entry.setting, entry.record.init.sha256 or ""].append(entry)
+    for (method, setting, _), group in by_checkpoint.items():
+        numbers: dict[Any, dict[tuple[str, ...], int]] = defaultdict(dict)
+        for entry in group:
+            recipe = (entry.record.recipe_hash, _images(definition, entry.record))
+            number = numbers[entry.subject].setdefault(recipe, len(numbers[entry.subject]))
+            runs[Key(entry.subject, method, setting, taken[method, setting] + number)].append(entry.record)
+        taken[method, setting] += max(map(len, numbers.values()))
+    return {key: sorted(group, key=lambda r: r.seed) for key, group in runs.items()}
+
+
+def _images(definition: Definition, record: Record) -> str:
+    """Fingerprint of a record's images, or of the validation images alone (it is "train+val")."""
+    fingerprint = record.data.fingerprint
+    return fingerprint.rpartition("+")[2] if definition.apart == "val" else fingerprint
+
+
+def _figures(definition: Definition) -> layout.Figures:
+    found: layout.Figures = {}
+    for where in definition.published:
+        table = published.load()["tables"][where.table]
+        figures = published.long(table, *where.long) if where.long else published.wide(table)
+        for subject in definition.subjects.known:
+            for method in definition.methods:
+                for column in definition.columns:
+                    names = {"subject": subject.published, "method": method.published, "column": column.published}
+                    figure = figures.get((names[where.row] or "", names[where.column] or ""))
+                    if figure and column.published is not None and where.method in (None, method.label):
+                        found[subject.label, method.label, column.heading] = figure
+    return found
 
 
 def _published_notes(definition: Definition) -> Iterable[str]:
-    labels = {method.published: method.label for method in definition.methods}
-    for row, remark in published.notes(published.load()["tables"][definition.published]).items():
-        yield f"published, {labels.get(row, row)}: {remark}"
+    labels = {m.published: m.label for m in definition.methods} | {
+        s.published: s.label for s in definition.subjects.known
+    }
+    for where in definition.published:
+        for row, remark in published.notes(published.load()["tables"][where.table]).items():
+            yield f"published, {labels.get(row, row)}: {remark}"
 
 
-def _run_notes(definition: Definition, runs: Runs, own: Mapping[Setting, str]) -> Iterable[str]:
-    by_setting: dict[Setting, list[Record]] = defaultdict(list)
-    for settings in runs.values():
-        for setting, groups in settings.items():
-            by_setting[setting] += [record for group in groups for record in group]
-    if not by_setting:
+def _run_notes(definition: Definition, entries: Sequence[Entry], filling: Filling) -> Iterable[str]:
+    if not entries:
         yield "ours: no finished run fills this table"
         return
-    everything = [record for records in by_setting.values() for record in records]
-    yield notes.selection(everything)
-    yield notes.recipes(everything)
-    for setting, heading in own.items():
-        yield notes.own_setting(definition.data, heading, by_setting[setting])
-    for method, settings in runs.items():
-        for setting, groups in settings.items():
-            if len(groups) > 1:
-                yield notes.variants(method, own.get(setting, f"{setting.arch}, {setting.data}"), groups)
-
-
-def _row_notes(slots: Sequence[Slot], rows: Sequence[Row]) -> Iterable[str]:
-    for index, slot in enumerate(slots):
-        ours = [(row.method, row.cells[index].ours) for row in rows]
-        yield from notes.no_help(slot.column.heading, ours)
+    yield notes.selection([e.record for e in entries])
+    yield notes.recipes(e.record for e in entries)
+    for setting, heading in filling.own.items():
+        yield notes.own_setting(definition.data, heading, [e.record for e in entries if e.setting == setting])
+    groups: dict[tuple[str, Setting], dict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for key, group in filling.runs.items():
+        groups[key.method, key.setting][key.variant] += group
+    for (method, setting), variants in groups.items():
+        if len(variants) > 1:
+            heading = filling.own.get(setting, f"{setting.arch}, {definition.data.name}")
+            yield notes.variants(method, heading, [variants[number] for number in sorted(variants)])

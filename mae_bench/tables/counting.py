@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mae_bench.record import Record
-from mae_bench.tables.definitions import DataSet
+from mae_bench.tables.data_sets import DataSet
 from mae_bench.tables.model import Measured
 
 # Readers of COCO leave out images without annotations: 1 % fewer is still the whole data set.
@@ -18,15 +18,22 @@ _WHOLE = 0.98
 def is_whole(data: DataSet, record: Record) -> bool:
     """Whether a record is of the whole of the paper's data set, in training and in validation."""
     return (
-        record.data.name == data.name
-        and is_whole_count(data, record.data.train_count)
+        bare(record.data.name) == bare(data.name)
+        and (data.train_count is None or is_whole_count(data, record.data.train_count))
         and _WHOLE * data.val_count <= record.data.val_count <= data.val_count
     )
 
 
+def bare(name: str) -> str:
+    """A name's letters and figures, in small letters."""
+    return "".join(char for char in name.casefold() if char.isalnum())
+
+
 def is_whole_count(data: DataSet, images: int | None) -> bool:
     """Whether so many training images are the whole of the paper's data set; not when it is unknown."""
-    return images is not None and _WHOLE * data.train_count <= images <= data.train_count
+    return (
+        images is not None and data.train_count is not None and _WHOLE * data.train_count <= images <= data.train_count
+    )
 
 
 def once(records: Sequence[Record]) -> list[Record]:

@@ -51,28 +51,49 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """`in_paper`: the paper has this column; else it holds figures of ours alone. `unit` follows each figure ("x")."""
+    """`in_paper`: the paper has this column; else it holds figures of ours alone. `unit` follows each figure ("x").
+
+    In a drawing it is the curve `series` of the field that stands in row `measure`, column `setting`.
+    """
 
     heading: str
     metric: str
     in_paper: bool
     unit: str = ""
+    measure: str = ""
+    setting: str = ""
+    series: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method, or a value of what an ablation varies, with a cell for each column; `default`: the paper's own choice."""
+    """A method, or a value of what is varied, with a cell for each column; `default`: the paper's own choice.
+
+    `subject`: what a group of rows is about; `x`: where the row stands in a drawing.
+    """
 
     method: str
     cells: tuple[Cell, ...]
     default: bool = False
+    subject: str = ""
+    x: float | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """How a table is drawn: labels of the axes, and how x is scaled: "linear", "log", or "steps" of one width."""
+
+    x: str
+    y: str
+    scale: str
 
 
 @dataclass(frozen=True)
 class Table:
     """What renderers get; `sources` says what the keys in `Cell.sources` mean.
 
-    A table of several `parts` has no rows of its own. An ablation (`factor` says of what) is printed with one line a row.
+    A table of several `parts` has no rows of its own. One of what is varied (`factor` says what) is printed with one line a
+    row. `subject` heads the rows' subjects, where they have any. Without a `chart` a table cannot be drawn.
     """
 
     name: str
@@ -83,3 +104,5 @@ class Table:
     notes: tuple[str, ...] = ()
     factor: str = ""
     parts: tuple[Table, ...] = ()
+    subject: str = ""
+    chart: Chart | None = None

@@ -7,25 +7,31 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mae_bench.record import Record
-from mae_bench.tables.definitions import DataSet
+from mae_bench.record import Data, Record
+from mae_bench.tables.data_sets import DataSet
 from mae_bench.tables.model import Measured
 
 
 def own_setting(paper: DataSet, heading: str, records: Sequence[Record]) -> str:
     """Why a column holds figures of ours alone, and what its data are."""
-    data = records[0].data
+    sets = {(r.data.name, r.data.train_count, r.data.val_count): r.data for r in records}
+    named = len({name for name, *_ in sets}) > 1
+    counts = [f"{data.name}: {_counts(data)}" if named else _counts(data) for _, data in sorted(sets.items())]
     seeds = ", ".join(str(seed) for seed in sorted({record.seed for record in records}))
     text = (
-        f"{heading}: ours only, no published figure to compare with; {data.train_count:,} training and"
-        f" {data.val_count:,} {data.split} images, {data.classes} classes,"
+        f"{heading}: ours only, no published figure to compare with; {'; '.join(counts)},"
         f" {records[0].img_size} px, seeds {seeds}"
     )
-    if data.name == "embedded":
+    if any(data.name == "embedded" for data in sets.values()):
         text += f"; a composite (handwritten digits on photographs), its figures say nothing about {paper.title}"
-    elif data.name == paper.name and data.val_count < paper.val_count:
-        text += f"; a part of {paper.title}, which has {paper.train_count:,} and {paper.val_count:,}"
+    elif any(data.name == paper.name and data.val_count < paper.val_count for data in sets.values()):
+        text += f"; a part of {paper.title}, which has {paper.train_count or 0:,} and {paper.val_count:,}"
     return text
+
+
+def _counts(data: Data) -> str:
+    training = f"{data.train_count:,} training and " if data.train_count else ""
+    return f"{training}{data.val_count:,} {data.split} images, {data.classes} classes"
 
 
 def own_default(heading: str, ours: Mapping[str, Any], paper: Mapping[str, Any], images: Sequence[int]) -> str:
@@ -57,24 +63,32 @@ def selection(records: Sequence[Record]) -> str:
 
 def recipes(records: Iterable[Record]) -> str:
     """Which recipes the figures come from."""
-    used = sorted({(record.recipe_name, record.recipe_hash[:8]) for record in records})
-    return "our recipes: " + ", ".join(f"{name} ({digest})" for name, digest in used)
+    return f"our recipes: {_recipes(records)}"
+
+
+def _recipes(records: Iterable[Record]) -> str:
+    """``finetune/x (0123abcd), partial/x (4567abcd, 89abcdef)``: by name, with the hashes of those of one name."""
+    digests: dict[str, list[str]] = {}
+    for name, digest in sorted({(record.recipe_name, record.recipe_hash[:8]) for record in records}):
+        digests.setdefault(name, []).append(digest)
+    return ", ".join(f"{name} ({', '.join(hashes)})" for name, hashes in digests.items())
 
 
 def variants(method: str, heading: str, groups: Sequence[Sequence[Record]]) -> str:
     """What tells the rows "MAE", "MAE #2" apart: runs that differ in more than the seed are not averaged."""
     texts = []
     for index, group in enumerate(groups, start=1):
-        first = group[0]
-        parts = [f"recipe {first.recipe_name} ({first.recipe_hash[:8]})"]
-        if first.init.sha256:
-            parts.append(f"checkpoint {first.init.sha256[:8]}")
-        parts.append(f"data {first.data.fingerprint[:8]}")
+        parts = [f"recipe {_recipes(group)}"]
+        if group[0].init.sha256:
+            parts.append(f"checkpoint {group[0].init.sha256[:8]}")
+        parts.append(f"data {', '.join(dict.fromkeys(record.data.fingerprint[:8] for record in group))}")
         texts.append(f"{method}{f' #{index}' if index > 1 else ''} is {', '.join(parts)}")
     return f"{heading}: {'; '.join(texts)}"
 
 
-def no_help(heading: str, ours: Sequence[tuple[str, Measured | None]]) -> Iterable[str]:
+def no_help(
+    heading: str, ours: Sequence[tuple[str, Measured | None]], *, lower_is_better: bool = False
+) -> Iterable[str]:
     """Says so where a pre-trained encoder does no better than one trained from scratch."""
     figures = {method: measured.mean for method, measured in ours if measured is not None}
     scratch = figures.pop("scratch", None)
@@ -85,7 +99,7 @@ def no_help(heading: str, ours: Sequence[tuple[str, Measured | None]]) -> Iterab
             continue
         if math.isnan(mean) or math.isnan(scratch):
             yield f"{heading}: {method} cannot be compared with scratch, a figure is not a number"
-        elif mean <= scratch:
+        elif mean == scratch or (mean > scratch) == lower_is_better:
             yield f"{heading}: pre-training does not help, {method} {mean:.1f} against scratch {scratch:.1f}"
 
 

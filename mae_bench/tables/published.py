@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import Any
 
 import yaml
+
+from mae_bench.tables.model import Row
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ def row(table: Mapping[str, Any], name: Any, where: Mapping[str, Any]) -> dict[s
         for column, value in found["values"].items()
         if value is not None and column not in where
     }
+
+
+def sources(rows: Iterable[Row]) -> dict[str, str]:
+    """The sources that these rows' figures name, described."""
+    used = {key for row in rows for cell in row.cells for key in cell.sources}
+    return {key: text for key, text in load()["sources"].items() if key in used}
 
 
 def notes(table: Mapping[str, Any]) -> dict[str, str]:

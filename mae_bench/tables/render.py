@@ -51,7 +51,19 @@ def tidy_csv(table: Table) -> str:
     """One line a cell that holds a figure; empty fields where there is none, ``nan`` for not-a-number."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    header = ("table", "method", "column", "metric", "published", "source", "ours_mean", "ours_std", "n", "difference")
+    header = (
+        "table",
+        "subject",
+        "method",
+        "column",
+        "metric",
+        "published",
+        "source",
+        "ours_mean",
+        "ours_std",
+        "n",
+        "difference",
+    )
     writer.writerow(header)
     for part in table.parts or (table,):
         for row in part.rows:
@@ -59,7 +71,15 @@ def tidy_csv(table: Table) -> str:
                 if cell.published is None and cell.ours is None:
                     continue
                 ours = (cell.ours.mean, cell.ours.std, cell.ours.n) if cell.ours else (None, None, 0)
-                about = (part.name, row.method, column.heading, column.metric, cell.published, " ".join(cell.sources))
+                about = (
+                    part.name,
+                    row.subject,
+                    row.method,
+                    column.heading,
+                    column.metric,
+                    cell.published,
+                    " ".join(cell.sources),
+                )
                 writer.writerow((*about, *ours, cell.difference))
     return out.getvalue()
 
@@ -78,6 +98,7 @@ def _as_dict(table: Table) -> dict[str, Any]:
         "columns": [vars(column) for column in table.columns],
         "rows": [
             {
+                "subject": row.subject,
                 "method": row.method,
                 "cells": {
                     column.heading: _json_cell(cell) for column, cell in zip(table.columns, row.cells, strict=True)
@@ -93,17 +114,23 @@ def _as_dict(table: Table) -> dict[str, Any]:
 FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": tidy_csv, "json": as_json}
 
 
+def plain(text: str) -> str:
+    """Text of a record on one line, without control characters."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
 def escape(text: str) -> str:
     """Text of a record as markdown that reads as that text, on one line: no new cell, row, tag, emphasis."""
-    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    text = plain(text)
     text = re.sub(r"([\\|<&*`\[\]~])", r"\\\1", text)
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside a word an underscore is no emphasis
 
 
 def _method_grid(table: Table) -> list[list[str]]:
-    """Rows "published", "ours", "difference" of each method."""
-    body = [line for row in table.rows for line in _lines(row)]
-    return [["method", "figure", *(column.heading for column in table.columns)], *body]
+    """Rows "published", "ours", "difference" of each method, below each subject where there are several."""
+    body = [([row.subject] if table.subject else []) + line for row in table.rows for line in _lines(row)]
+    subject = [table.subject] if table.subject else []
+    return [[*subject, "method", "figure", *(column.heading for column in table.columns)], *body]
 
 
 def _ablation_grid(table: Table) -> list[list[str]]:
@@ -134,7 +161,9 @@ def _with_unit(text: str, unit: str) -> str:
 
 def _stubs(table: Table) -> int:
     """How many columns at the left name the row."""
-    return 1 if table.factor else 2
+    if table.factor:
+        return 1
+    return 3 if table.subject else 2
 
 
 def _lines(row: Row) -> list[list[str]]:

@@ -1,0 +1,54 @@
+"""What a record is about, where a table asks: its data set, its share of labels, how many blocks it tuned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backbones.encoder import parse_arch
+from backbones.errors import UserError
+from mae_bench.record import Record
+from mae_bench.tables.counting import bare
+from mae_bench.tables.data_sets import IMAGENET
+
+
+def recipe_key(record: Record, key: str) -> Any:
+    """A key of the record's recipe, such as ``head.tune_blocks``; None where it is not set."""
+    value: Any = record.recipe
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def label_share(record: Record) -> float | None:
+    """The share of the training set's labels that was used: 0.01, 0.1, 1; None for a list of labels of unknown share."""
+    if recipe_key(record, "data.label_list") is None:
+        return float(recipe_key(record, "data.label_share") or 1)
+    if bare(record.data.name) != IMAGENET.name:
+        return None
+    return round(record.data.train_count / (IMAGENET.train_count or 1), 3)
+
+
+def test_set(record: Record) -> str | None:
+    """Which of the test sets of robustness, as its recipe calls it."""
+    kind = recipe_key(record, "test_set")
+    return None if kind is None else str(kind)
+
+
+def all_labels(record: Record) -> str | None:
+    """The one subject of a table of runs with all labels."""
+    return "" if label_share(record) == 1 else None
+
+
+def tuned_blocks(record: Record) -> float | None:
+    """How many of the last blocks were trained; half a block is an MLP. A linear probe trained none, fine-tuning all."""
+    if label_share(record) != 1:
+        return None
+    if record.protocol == "linear":
+        return 0.0
+    tuned = recipe_key(record, "head.tune_blocks")
+    if tuned is not None:
+        return float(tuned)
+    try:
+        return float(parse_arch(record.arch)[1])
+    except UserError:  # a name that is not ours: its depth is not known
+        return None
