@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from backbones.errors import UserError
@@ -51,21 +50,6 @@ def data_root(name: str, root: str | None) -> Path:
     if path.is_dir() and next(path.iterdir(), None) is None:
         raise UserError(f"--data {name}={root}: the folder is empty")
     return path
-
-
-def decode_rgb(path: Path) -> Image.Image:
-    """The whole image as RGB.
-
-    Raises:
-        UserError: unreadable or cut short, naming the file.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as e:
-        raise UserError(
-            f"{path}: unreadable image ({e}): replace it, or leave such images out with --set data.skip_broken=true"
-        ) from e
 
 
 def embedded_root(data: DataConfig, layout: str) -> str | None:

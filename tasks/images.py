@@ -228,6 +228,10 @@ class CroppedImages(Dataset[Any]):
         return len(self.images)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        view, label = self._view(i)
+        return self.crop.then(view), label
+
+    def _view(self, i: int) -> tuple[Tensor, int]:
         if i in self.images.cached:
             return self.crop.of_pixels(self.images.cached[i]), self.images.label(i)
         content, label = self.images.encoded(i)

@@ -1,20 +1,23 @@
-"""Training and evaluation transforms of the official code: PIL image -> uint8 (3, H, W); normalisation is on the device."""
+"""Training and evaluation transforms of the official code: image -> uint8 (3, H, W); normalisation is on the device."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import RandAugment, posterize, rand_augment_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
+from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
 from backbones.errors import unknown
 from tasks.classification.config import AugmentationConfig
 from tasks.data import IMAGENET_MEAN
+from tasks.decoding import Box, RandomCrop, to_pil
 from tasks.transforms import eval_crop
 
 BICUBIC = InterpolationMode.BICUBIC
@@ -29,7 +32,7 @@ class RandomResizedCropTF:
     def __init__(self, size: int, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
         self.size, self.scale, self.ratio = size, scale, ratio
 
-    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
+    def box(self, width: int, height: int) -> Box:
         """(top, left, height, width) in pixels, from torch's global generator."""
         area = height * width * torch.empty(1).uniform_(*self.scale).item()
         low, high = (math.log(r) for r in self.ratio)
@@ -48,26 +51,58 @@ class RandomResizedCropTF:
 
 
 def train_transform(size: int, config: AugmentationConfig) -> Any:
-    """Crop, flip and RandAugment in the order of timm's `create_transform`, which the official code calls."""
+    """Crop, flip and RandAugment in the order of timm's `create_transform`, which the official code calls: PIL -> uint8."""
+    flip = [v2.RandomHorizontalFlip(config.hflip)] if config.hflip else []
+    return v2.Compose([_crop(size, config), *flip, *_rand_augment(size, config), v2.PILToTensor()])
+
+
+def train_crop(size: int, config: AugmentationConfig) -> RandomCrop:
+    """`train_transform` with the same draws, before anything is decoded."""
+    crop = _crop(size, config)
+    draw = crop.box if isinstance(crop, RandomResizedCropTF) else partial(_inception_box, crop)
+    # Of torchvision's two flips, which draw alike, v1's takes half the time.
+    then: list[Any] = [v1.RandomHorizontalFlip(config.hflip)] if config.hflip else []
+    if augment := _rand_augment(size, config):
+        then += [to_pil, *augment, v1.PILToTensor()]
+    return RandomCrop(draw, size, v1.Compose(then))
+
+
+def _crop(size: int, config: AugmentationConfig) -> Any:
     scale = (config.scale[0], config.scale[1])
     if config.crop == "inception":
-        crop: Any = RandomResizedCropAndInterpolation(size, scale=scale, interpolation="bicubic")
-    elif config.crop == "tf":
-        crop = RandomResizedCropTF(size, scale)
-    else:
-        raise unknown("crop", config.crop, ["inception", "tf"], where="augmentation.crop")
-    steps = [crop]
-    if config.hflip:
-        steps.append(v2.RandomHorizontalFlip(config.hflip))
-    if config.auto_augment:
-        # The parameters that timm's create_transform derives for an image of this size.
-        params = {
-            "translate_const": int(size * 0.45),
-            "img_mean": tuple(min(255, round(255 * m)) for m in IMAGENET_MEAN),
-            "interpolation": Image.Resampling.BICUBIC,
-        }
-        steps.append(rand_augment_transform(config.auto_augment, params))
-    return v2.Compose([*steps, v2.PILToTensor()])
+        return RandomResizedCropAndInterpolation(size, scale=scale, interpolation="bicubic")
+    if config.crop == "tf":
+        return RandomResizedCropTF(size, scale)
+    raise unknown("crop", config.crop, ["inception", "tf"], where="augmentation.crop")
+
+
+def _inception_box(crop: RandomResizedCropAndInterpolation, width: int, height: int) -> Box:
+    box: Box = crop.get_params(torch.empty(0, height, width), crop.scale, crop.ratio)  # it asks for the size only
+    return box
+
+
+def _rand_augment(size: int, config: AugmentationConfig) -> list[Any]:
+    if not config.auto_augment:
+        return []
+    # The parameters that timm's create_transform derives for an image of this size.
+    params = {
+        "translate_const": int(size * 0.45),
+        "img_mean": tuple(min(255, round(255 * m)) for m in IMAGENET_MEAN),
+        "interpolation": Image.Resampling.BICUBIC,
+    }
+    return [with_posterize_to_black(rand_augment_transform(config.auto_augment, params))]
+
+
+def with_posterize_to_black(augment: RandAugment) -> RandAugment:
+    """timm's RandAugment on any Pillow: its hardest Posterize keeps no bits: black, or an error since Pillow 13."""
+    for op in augment.ops:
+        if op.name.startswith("Posterize"):
+            op.aug_fn = _posterize
+    return augment
+
+
+def _posterize(image: Image.Image, bits: int, **kwargs: Any) -> Image.Image:
+    return Image.new(image.mode, image.size) if bits < 1 else posterize(image, bits, **kwargs)
 
 
 def eval_transform(size: int, config: AugmentationConfig) -> Any:

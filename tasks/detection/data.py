@@ -25,7 +25,8 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from backbones.tensor_files import sha256_file
-from tasks.data import decode_rgb, fingerprint
+from tasks.data import fingerprint
+from tasks.decoding import read_rgb
 from tasks.detection.config import DetectionConfig
 
 Record = dict[str, Any]  # one image and its annotations in detectron2's dataset format
@@ -112,7 +113,7 @@ def readable(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
     bad: list[str] = []
     for record in records:
         try:
-            decode_rgb(Path(record["file_name"]))
+            read_rgb(Path(record["file_name"]))
         except UserError:
             bad.append(Path(record["file_name"]).name)
         else:
@@ -181,7 +182,7 @@ class CocoDataset(Dataset[Record]):
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         record = self.records[index]
-        pixels = np.asarray(decode_rgb(Path(record["file_name"])))
+        pixels = np.asarray(read_rgb(Path(record["file_name"])))
         if pixels.shape[:2] != (record["height"], record["width"]):
             raise UserError(
                 f"{record['file_name']} is {pixels.shape[1]}x{pixels.shape[0]} pixels, its json says "

@@ -21,7 +21,7 @@ from backbones.tensor_files import sha256_file
 from backbones.tokenizer import PatchCodebook
 from tasks.base import DataInfo, Task
 from tasks.data import embedded_root, normalise
-from tasks.images import TransformedImages, open_split
+from tasks.images import open_split, training_images
 from tasks.pretraining import transforms
 from tasks.pretraining.config import MAEConfig, PretrainingRecipe
 
@@ -61,7 +61,8 @@ class PretrainingTask(Task[PretrainingRecipe]):
         if self.recipe.train.cache_images:
             self.images.cache()
         augmentation, size = self.recipe.augmentation, self.recipe.encoder.img_size
-        dataset = TransformedImages(self.images, transforms.train_transform(size, augmentation))
+        transform, crop = transforms.train_transform(size, augmentation), transforms.train_crop(size, augmentation)
+        dataset = training_images(self.images, self.recipe.data.decoder, transform, crop)
         target = self.model.decoder_target
         if target.needs_fit:
             target.fit(self._sample_patches(dataset), self.recipe.seed)

@@ -1,12 +1,16 @@
-"""Augmentations of pre-training (paper Table 1e): PIL image -> uint8 (3, size, size); normalisation is on the device."""
+"""Augmentations of pre-training (paper Table 1e): image -> uint8 (3, size, size); normalisation is on the device."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
+from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode, v2
 
 from backbones.errors import UserError, unknown
+from tasks.decoding import Box, RandomCrop
 from tasks.pretraining.config import CropConfig
 
 CROPS = ("random", "fixed", "none")
@@ -21,6 +25,28 @@ def check(config: CropConfig) -> None:
         raise UserError(f"augmentation.color_jitter={config.color_jitter}: give a strength from 0 to 1, such as 0.4")
     if len(config.scale) != 2 or not 0 < config.scale[0] <= config.scale[1]:
         raise UserError(f"augmentation.scale={config.scale}: give two shares of the area, such as [0.2,1.0]")
+
+
+class ResizedCropBox:
+    """The boxes that torchvision's RandomResizedCrop draws, from the same numbers, at half its cost: no image, no tensors."""
+
+    def __init__(self, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
+        self.scale, self.ratio = scale, ratio
+        self.log_ratio: list[float] = torch.log(torch.tensor(ratio)).tolist()
+
+    def __call__(self, width: int, height: int) -> Box:
+        """(top, left, height, width) in pixels, from torch's global generator."""
+        for _ in range(10):
+            area = width * height * torch.empty(1).uniform_(*self.scale).item()
+            aspect = torch.empty(1).uniform_(*self.log_ratio).exp_().item()
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                top = int(torch.randint(height - h + 1, (1,)))
+                return top, int(torch.randint(width - w + 1, (1,))), h, w
+        # The middle, of the nearest aspect ratio.
+        low, high = self.ratio
+        w, h = min(width, round(height * high)), min(height, round(width / low))
+        return (height - h) // 2, (width - w) // 2, h, w
 
 
 def train_transform(size: int, config: CropConfig) -> Any:
@@ -39,7 +65,20 @@ def train_transform(size: int, config: CropConfig) -> Any:
         steps += [v2.Resize(size, interpolation=_BICUBIC), v2.CenterCrop(size)]
     if config.hflip and config.crop != "none":
         steps.append(v2.RandomHorizontalFlip())
-    steps.append(v2.PILToTensor())
-    if s := config.color_jitter:
-        steps.append(v2.ColorJitter(brightness=s, contrast=s, saturation=s, hue=s / 4))
-    return v2.Compose(steps)
+    return v2.Compose([*steps, v2.PILToTensor(), *_jitter(config)])
+
+
+def train_crop(size: int, config: CropConfig) -> RandomCrop | None:
+    """`train_transform` with the same draws, before anything is decoded; None unless ``crop: random``."""
+    check(config)
+    if config.crop != "random":
+        return None
+    # Of torchvision's two flips, which draw alike, v1's takes half the time.
+    flip = [v1.RandomHorizontalFlip()] if config.hflip else []
+    draw = ResizedCropBox((config.scale[0], config.scale[1]))
+    return RandomCrop(draw, size, v1.Compose([*flip, *_jitter(config)]))
+
+
+def _jitter(config: CropConfig) -> list[Any]:
+    s = config.color_jitter
+    return [v2.ColorJitter(brightness=s, contrast=s, saturation=s, hue=s / 4)] if s else []

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
-from tasks.data import decode_rgb
+from tasks.decoding import read_rgb
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.mm import (
     ADE20KDataset,
@@ -114,8 +114,8 @@ def readable(pairs: Sequence[Pair]) -> list[Pair]:
     kept = []
     for pair in pairs:
         try:
-            decode_rgb(pair.image)
-            decode_rgb(pair.map)
+            read_rgb(pair.image)
+            read_rgb(pair.map)
         except UserError:
             continue
         kept.append(pair)

@@ -39,7 +39,7 @@ def recipe(root: Path, augmentation: CropConfig | None = None, mae: dict[str, An
 
 
 def test_input_is_that_of_the_official_transform(root: Path) -> None:
-    task = PretrainingTask(recipe(root))
+    task = PretrainingTask(recipe(root, decoder="pil"))
     # main_pretrain.py: crop of 20 to 100 %, bicubic; flip; tensor; ImageNet's mean and deviation.
     official = transforms.Compose(
         [
@@ -57,6 +57,17 @@ def test_input_is_that_of_the_official_transform(root: Path) -> None:
         sample, label = dataset[i]
         prepared = task.prepare_batch([sample.unsqueeze(0), torch.tensor([label])])
         torch.testing.assert_close(prepared[0], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_fast_decoding_gives_the_same_but_for_rounding(root: Path) -> None:
+    exact, fast = (PretrainingTask(recipe(root, **data)).train_dataset() for data in ({"decoder": "pil"}, {}))
+    for i in range(12):
+        torch.manual_seed(i)
+        wanted, wanted_label = exact[i]
+        torch.manual_seed(i)
+        sample, label = fast[i]
+        assert label == wanted_label
+        assert (sample.int() - wanted.int()).abs().float().mean() < 0.5
 
 
 def test_flip_can_be_turned_off(root: Path) -> None:
