@@ -112,7 +112,7 @@ def verify(
     if sample < 0:
         raise UserError(f"--sample {sample}: give 0 or more")
     base = data_root(name, root)
-    found = _corruptions(base) if name == "imagenet_c" else _splits(base)
+    found = _corruptions(base) if name == "imagenet_c" else _splits(base, name)
     if not found:
         raise UserError(f"{root}: no train and no val split in any layout that we know: the README lists them")
     reports, rows = [], []
@@ -146,7 +146,7 @@ def _parts(name: str) -> int:
 Found = tuple[str, Reader | None, str]  # split, its reader, or what is wrong with it
 
 
-def _splits(base: Path) -> list[Found]:
+def _splits(base: Path, name: str) -> list[Found]:
     found: list[Found] = []
     for split in ("train", "val"):
         try:
@@ -156,6 +156,11 @@ def _splits(base: Path) -> list[Found]:
             continue
         if reader is not None:
             found.append((split, reader, ""))
+    published = PUBLISHED.get(name)
+    if found and published and len(found) == 1:
+        missing = "train" if found[0][0] == "val" else "val"
+        if getattr(published, missing) is not None:
+            found.append((missing, None, f"no {missing} split there"))
     return found
 
 

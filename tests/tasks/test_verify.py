@@ -151,6 +151,12 @@ def test_a_folder_that_is_no_synset_of_imagenet_is_a_problem(tmp_path: Path) -> 
     assert "train: classes that are not this data set's: n00000001" in problems("imagenet", tmp_path)
 
 
+def test_a_split_that_is_missing_is_a_problem_where_one_is_published(folders: Path) -> None:
+    (folders / "train").rename(folders / "elsewhere")
+    assert problems("places365", folders).splitlines()[-1] == "train: no train split there"
+    assert problems("mine", folders) == ""
+
+
 def test_many_names_are_counted(tmp_path: Path) -> None:
     save_picture(tmp_path / "val" / "n01440764" / "0.jpg", 0)
     found = problems("imagenet", tmp_path)
