@@ -24,7 +24,7 @@ DPI = 160
 # Okabe and Ito's colours, told apart by the colour-blind; yellow, which is too light for a line, is left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
     "font.size": 9,
     "axes.spines.top": False,

@@ -28,7 +28,7 @@ from mae_bench.logs import say
 from mae_bench.recipes import describe, load_recipe, recipe_names
 from mae_bench.seeding import Plan
 from mae_bench.tables import Table, published
-from mae_bench.tables.definitions import IMAGENET
+from mae_bench.tables.data_sets import IMAGENET
 from mae_bench.tables.model import Cell, Column, Measured, Row
 from tasks.base import Task
 from tasks.pretraining.config import PretrainingRecipe

@@ -19,7 +19,7 @@ def is_whole(data: DataSet, record: Record) -> bool:
     """Whether a record is of the whole of the paper's data set, in training and in validation."""
     return (
         bare(record.data.name) == bare(data.name)
-        and (data.train_count is None or is_whole_count(data, record.data.train_count))
+        and is_whole_count(data, record.data.train_count)
         and _WHOLE * data.val_count <= record.data.val_count <= data.val_count
     )
 
@@ -31,9 +31,7 @@ def bare(name: str) -> str:
 
 def is_whole_count(data: DataSet, images: int | None) -> bool:
     """Whether so many training images are the whole of the paper's data set; not when it is unknown."""
-    return (
-        images is not None and data.train_count is not None and _WHOLE * data.train_count <= images <= data.train_count
-    )
+    return images is not None and _WHOLE * data.train_count <= images <= data.train_count
 
 
 def once(records: Sequence[Record]) -> list[Record]:

@@ -25,7 +25,7 @@ def own_setting(paper: DataSet, heading: str, records: Sequence[Record]) -> str:
     if any(data.name == "embedded" for data in sets.values()):
         text += f"; a composite (handwritten digits on photographs), its figures say nothing about {paper.title}"
     elif any(data.name == paper.name and data.val_count < paper.val_count for data in sets.values()):
-        text += f"; a part of {paper.title}, which has {paper.train_count or 0:,} and {paper.val_count:,}"
+        text += f"; a part of {paper.title}, which has {paper.train_count:,} and {paper.val_count:,}"
     return text
 
 

@@ -25,7 +25,7 @@ def label_share(record: Record) -> float | None:
         return float(recipe_key(record, "data.label_share") or 1)
     if bare(record.data.name) != IMAGENET.name:
         return None
-    return round(record.data.train_count / (IMAGENET.train_count or 1), 3)
+    return round(record.data.train_count / IMAGENET.train_count, 3)
 
 
 def test_set(record: Record) -> str | None:
