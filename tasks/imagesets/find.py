@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backbones.errors import UserError
+from tasks.imagesets import devkit
 from tasks.imagesets.folders import FolderReader, ImageNetFolderReader, class_folders, looks_like_imagenet
 from tasks.imagesets.listed import find_annotations, find_list, open_annotations, open_list
 from tasks.imagesets.parquet import ParquetReader
@@ -33,10 +34,11 @@ def open_reader(base: Path, split: str) -> Reader | None:
     names = (*SPLITS[split], _OFFICIAL[listed])
     listing = find_list(base, listed)
     for name in names:
-        if (base / name).is_dir() and not (listing and not any((base / name).glob("*/"))):
-            return open_path(base / name)
-        if (base / f"{name}.tar").is_file():
-            return open_path(base / f"{name}.tar")
+        flat_but_listed = listing and not any((base / name).glob("*/"))
+        place = base / name if (base / name).is_dir() and not flat_but_listed else base / f"{name}.tar"
+        if place.exists():
+            reader = open_path(place)
+            return devkit.label(reader, base) if split == "val" and devkit.is_official(reader) else reader
     if listing:
         return open_list(base, listing, listed)
     if annotations := find_annotations(base, listed):
