@@ -216,7 +216,8 @@ def _fill(files: ArrayFiles, source: Source, images: ImageSet, missing: list[Fea
 
 def _stored(values: Tensor, store: str, feature: Feature) -> NDArray[Any]:
     """As it goes to disk."""
-    stored = values.numpy().astype(STORES[store])
+    with np.errstate(over="ignore"):  # told below
+        stored = values.numpy().astype(STORES[store])
     if not np.isfinite(stored).all():
         largest = values.abs().max().item()
         way_out = "features.store=fp32" if np.isfinite(values.numpy()).all() else "train.precision=fp32"
@@ -246,7 +247,7 @@ def _write_about(folder: Path, key: dict[str, Any]) -> None:
 def _open(file: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     try:
         found: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, EOFError) as e:
         raise UserError(
             f"{file}: not readable ({e}): delete it; with several machines MAE_BENCH_CACHE must be a folder that all see"
         ) from e
