@@ -114,7 +114,7 @@ def _pretrainings(rows: Sequence[str], recipes: Loaded, base: str | None) -> lis
 
 def from_tasks(tasks: Sequence[str], arch: str, start: str, options: Options) -> Plan:
     """The plan of ``--tasks``: protocols (the recipe is chosen by architecture and data) or recipe names."""
-    names = [_choose(task, arch, options.data) for task in tasks]
+    names = [name for task in tasks for name in _choose(task, arch, options.data)]
     recipes = _load(names, options)
     entries = [e for n in names for e in _seeded(n, recipes[n][0], start, options.seeds)]
     tables = [TABLES[p] for p in dict.fromkeys(e.recipe.protocol() for e in entries) if p in TABLES]
@@ -129,25 +129,32 @@ def _with_seed(recipe: Recipe, seed: int) -> Recipe:
     return replace(deepcopy(recipe), seed=seed)
 
 
-def _choose(task: str, arch: str, data: Mapping[str, str]) -> str:
-    """A shipped recipe of protocol `task` for `arch` and the data that were given."""
+def _choose(task: str, arch: str, data: Mapping[str, str]) -> list[str]:
+    """The shipped recipes of protocol `task` for `arch`, one for each data set that was given."""
     if "/" in task or task.endswith((".yaml", ".yml")):
         find("recipe", task)
-        return task
+        return [task]
     folders = {n.split("/")[0] for n in recipe_names()} - {"pretrain"}
     if task not in folders:
         raise unknown("task", task, folders, where="--tasks")
     fitting = [d for n in recipe_names() if n.startswith(f"{task}/") and (d := describe(n))["arch"] == arch]
-    named = [d["name"] for d in fitting if d["data"] in data]
-    chosen = named or [d["name"] for d in fitting if "" in data or d["data"] == "embedded"]
-    if len(chosen) == 1:
-        return chosen[0]
     if not fitting:
         raise UserError(f"no shipped {task} recipe for {arch}: give one by name, `mae-bench list recipes` shows them")
-    if chosen:
+    named = [d for d in fitting if d["data"] in data]
+    chosen = _defaults(task, arch, named or [d for d in fitting if "" in data or d["data"] == "embedded"])
+    if not chosen:
+        wanted = " or ".join(f"--data {name}=DIR" for name in dict.fromkeys(d["data"] for d in fitting))
+        raise UserError(f"task {task} for {arch} needs data: give {wanted}")
+    if len(chosen) > 1 and (not named or len({d["data"] for d in named}) < len(chosen)):
         raise UserError(f"several {task} recipes fit {arch}: give one of {', '.join(chosen)} in --tasks")
-    wanted = " or ".join(f"--data {d['data']}=DIR" for d in fitting)
-    raise UserError(f"task {task} for {arch} needs data: give {wanted}")
+    return chosen
+
+
+def _defaults(task: str, arch: str, recipes: Sequence[Mapping[str, str]]) -> list[str]:
+    """Of several recipes for one data set the one that bears nothing but its name, such as ``finetune/ARCH_imagenet``."""
+    names = {r["name"] for r in recipes}
+    default = {r["data"]: f"{task}/{arch}_{r['data']}" for r in recipes}
+    return [r["name"] for r in recipes if default[r["data"]] == r["name"] or default[r["data"]] not in names]
 
 
 def _load(names: Sequence[str], options: Options, bases: Mapping[str, str | None] | None = None) -> Loaded:

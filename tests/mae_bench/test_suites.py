@@ -13,7 +13,7 @@ from mae_bench.api import _write_plan
 from mae_bench.jobs import Job
 from mae_bench.record import Record
 from mae_bench.run_state import read_json
-from mae_bench.suites import Options, Plan, from_suite
+from mae_bench.suites import Options, Plan, from_suite, from_tasks
 
 MICRO = "pretrain/vit_micro_patch8_embedded_ablations"
 
@@ -128,3 +128,27 @@ def test_the_embedded_suite_holds_all_rows_of_table_1_and_figure_5(shipped: dict
     # Each default has other values: those of the micro model are two blocks, 128 wide.
     assert micro - large == {f"pretrain/ablations/decoder_{x}" for x in ("depth_8", "width_512")}
     assert large - micro == {f"pretrain/ablations/decoder_{x}" for x in ("depth_2", "width_128")}
+
+
+def chosen(task: str, arch: str, *data: str) -> list[str]:
+    return [
+        e.recipe_name for e in from_tasks([task], arch, "checkpoint", Options(data=dict.fromkeys(data, "/"))).entries
+    ]
+
+
+def test_of_several_recipes_for_a_data_set_the_plainly_named_is_meant() -> None:
+    """finetune/ has FINETUNE.md's values, Table 9's, 448 px and shares of the labels for the same model and data."""
+    assert chosen("finetune", "vit_huge_patch14", "imagenet") == ["finetune/vit_huge_patch14_imagenet"]
+    assert chosen("partial", "vit_large_patch16", "imagenet") == ["partial/vit_large_patch16_imagenet"]
+
+
+def test_every_data_set_that_is_given_gets_its_recipe() -> None:
+    names = chosen("robustness", "vit_large_patch16", "imagenet_r", "imagenet_c")
+    assert names == [f"robustness/vit_large_patch16_imagenet_{name}" for name in ("c", "r")]
+
+
+def test_one_folder_for_recipes_of_several_data_sets_asks_which() -> None:
+    with pytest.raises(UserError, match="several robustness recipes fit vit_base_patch16: give one of"):
+        chosen("robustness", "vit_base_patch16", "")
+    with pytest.raises(UserError, match="needs data: give --data imagenet=DIR"):
+        chosen("scratch", "vit_base_patch16")

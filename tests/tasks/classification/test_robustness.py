@@ -163,7 +163,7 @@ def test_alexnet_itself_has_an_mce_of_100() -> None:
 
 
 def test_limit_takes_images_of_every_condition(tmp_path: Path) -> None:
-    data = DataConfig(name="imagenet-c", root=str(corrupted(tmp_path, grouped=False)), limit_val=2)
+    data = DataConfig(name="imagenet_c", root=str(corrupted(tmp_path, grouped=False)), limit_val=2)
     test_set = open_test_set("imagenet_c", data)
     info = test_set.info(data)
     assert (info.val_count, info.classes, info.train_count) == (150, 1000, 0)
