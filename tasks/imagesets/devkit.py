@@ -1,7 +1,7 @@
 """Labels of ImageNet's official validation archive, whose images lie in no class folder: they are in the development kit.
 
-``ILSVRC2012_devkit_t12.tar.gz`` (or its folder) beside ``ILSVRC2012_img_val.tar`` has class numbers of its own in the order of the
-images, and a MATLAB file that says which synset each number is.
+``ILSVRC2012_devkit_t12.tar.gz`` (or its folder) beside ``ILSVRC2012_img_val.tar`` lists class numbers of its own by image, and
+has a MATLAB file that says which synset each number is.
 """
 
 from __future__ import annotations
