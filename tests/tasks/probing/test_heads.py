@@ -81,9 +81,9 @@ def test_a_head_of_the_grid_is_the_head_trained_alone(data: Path, tmp_path: Path
 
 def test_logits_are_normalised_features_times_weights() -> None:
     model = heads().eval()
-    for norm in model.norms:
-        norm.running_mean.copy_(torch.randn(6))
-        norm.running_var.copy_(torch.rand(6) + 0.5)
+    for each in model.norms:
+        each.running_mean.copy_(torch.randn(6))
+        each.running_var.copy_(torch.rand(6) + 0.5)
     features, targets = batch()
     logits = model((features, targets))
     assert logits.shape == (8, 10, 3)
