@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mae_bench.jobs import Job
 from mae_bench.record import Record
 from mae_bench.run_state import read_json
 from mae_bench.suites import Options, Plan, from_suite, from_tasks
+from tasks.classification.config import ClassificationRecipe
 
 MICRO = "pretrain/vit_micro_patch8_embedded_ablations"
 
@@ -152,3 +154,30 @@ def test_one_folder_for_recipes_of_several_data_sets_asks_which() -> None:
         chosen("robustness", "vit_base_patch16", "")
     with pytest.raises(UserError, match="needs data: give --data imagenet=DIR"):
         chosen("scratch", "vit_base_patch16")
+
+
+def test_the_cifar10_suite_has_every_protocol_and_three_seeds_of_each() -> None:
+    made = from_suite("cifar10", Options(seeds=[0, 1, 2]), pretrain=True)
+    runs = Counter((e.recipe.protocol(), e.start) for e in made.entries)
+    assert runs == {
+        ("scratch", "scratch"): 3,
+        ("finetune", "checkpoint"): 9,  # all labels, 1 % and 10 %
+        ("partial", "checkpoint"): 15,
+        ("linear", "checkpoint"): 3,
+        ("knn", "checkpoint"): 3,
+    }
+    tuned = {e.recipe.head.tune_blocks for e in made.entries if isinstance(e.recipe, ClassificationRecipe)}
+    assert tuned == {None, 0, 0.5, 1, 2, 4}
+
+
+def test_scratch_and_fine_tuning_of_the_cifar10_suite_are_as_long_on_the_same_images() -> None:
+    made = from_suite("cifar10", Options(), pretrain=True)
+    scratch, tuned = (
+        next(e.recipe for e in made.entries if e.recipe_name == f"{p}/vit_micro_patch4_cifar10")
+        for p in ("scratch", "finetune")
+    )
+    assert (scratch.schedule, scratch.data, scratch.train.batch_size) == (
+        tuned.schedule,
+        tuned.data,
+        tuned.train.batch_size,
+    )
