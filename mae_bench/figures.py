@@ -166,6 +166,7 @@ def _write_values(axes: Axes, points: Sequence[Point], place: dict[float, float]
             ha="center",
             fontsize=6.5,
             color=colour,
+            zorder=1.9,  # below lines and markers, above the grid
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
         )
 

@@ -21,12 +21,23 @@ from typing import Any
 from backbones.errors import UserError, unknown
 from mae_bench.ablations import default_name, describe_pretraining
 from mae_bench.recipes import describe, find, load_recipe, read_yaml, recipe_hash, recipe_names, short_name
+from mae_bench.tables.counting import bare
+from mae_bench.tables.data_sets import TRANSFER
 from tasks import require
 from tasks.recipe import Recipe
 
 STARTS = ("scratch", "checkpoint")
 KEYS = ("title", "pretrain", "base", "set", "jobs", "tables")
-TABLES = {"finetune": "table3", "detection": "table4", "segmentation": "table5", "linear": "table12"}
+TABLES = {
+    "finetune": "table3",
+    "scratch": "table3",
+    "linear": "table12",
+    "partial": "fig9",
+    "knn": "knn",
+    "robustness": "table13",
+    "detection": "table4",
+    "segmentation": "table5",
+}
 
 
 @dataclass(frozen=True)
@@ -117,8 +128,18 @@ def from_tasks(tasks: Sequence[str], arch: str, start: str, options: Options) ->
     names = [name for task in tasks for name in _choose(task, arch, options.data)]
     recipes = _load(names, options)
     entries = [e for n in names for e in _seeded(n, recipes[n][0], start, options.seeds)]
-    tables = [TABLES[p] for p in dict.fromkeys(e.recipe.protocol() for e in entries) if p in TABLES]
-    return Plan(entries, tables=tables)
+    tables = dict.fromkeys(table for e in entries if (table := table_of(e.recipe)))
+    return Plan(entries, tables=list(tables))
+
+
+def table_of(recipe: Recipe) -> str | None:
+    """The table that shows a recipe's runs; None where there is none."""
+    table = TABLES.get(recipe.protocol())
+    if table != "table3":
+        return table
+    if recipe.data.label_share or recipe.data.label_list:
+        return "lowshot"
+    return "table6" if bare(recipe.data.name) in {data.name for data in TRANSFER} else table
 
 
 def _seeded(name: str, recipe: Recipe, start: str, seeds: Sequence[int] | None) -> list[Entry]:

@@ -23,6 +23,7 @@ INAT2018 = DataSet("inat2018", "iNaturalist 2018", train_count=437_513, val_coun
 INAT2019 = DataSet("inat2019", "iNaturalist 2019", train_count=265_213, val_count=3_030)
 PLACES205 = DataSet("places205", "Places205", train_count=2_448_873, val_count=20_500)
 PLACES365 = DataSet("places365", "Places365", train_count=1_803_460, val_count=36_500)
+TRANSFER = (INAT2017, INAT2018, INAT2019, PLACES205, PLACES365)
 
 IMAGENET_C = DataSet(
     "imagenet_c", "ImageNet-C", 0, val_count=3_750_000

@@ -10,6 +10,7 @@ from typing import Any
 from mae_bench.record import Data, Record
 from mae_bench.tables.data_sets import DataSet
 from mae_bench.tables.model import Measured
+from mae_bench.tables.subjects import recipe_key
 
 
 def own_setting(paper: DataSet, heading: str, records: Sequence[Record]) -> str:
@@ -48,7 +49,9 @@ def _text(value: Any) -> str:
 
 def selection(records: Sequence[Record]) -> str:
     """Which epoch the figures are of."""
-    text = "ours: metrics after the last epoch; over several seeds mean ± sample standard deviation (n runs)"
+    trained = any(recipe_key(record, "schedule.iterations") != 0 for record in records)
+    when = "metrics after the last epoch" if trained else "models as they are, nothing is trained"
+    text = f"ours: {when}; over several seeds mean ± sample standard deviation (n runs)"
     gains = [
         best - last
         for record in records

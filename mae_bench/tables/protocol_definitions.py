@@ -21,12 +21,9 @@ FOUR_SIZES = (
 )
 _PREVIOUS_BEST = PaperColumn("previous best", "prev_best", "top1")
 _TOP1 = (Metric("top1"),)
-_TRANSFER = (
-    Subject("iNat 2017", "inat2017", "iNat 2017", data=sets.INAT2017),
-    Subject("iNat 2018", "inat2018", "iNat 2018", data=sets.INAT2018),
-    Subject("iNat 2019", "inat2019", "iNat 2019", data=sets.INAT2019),
-    Subject("Places205", "places205", "Places205", data=sets.PLACES205),
-    Subject("Places365", "places365", "Places365", data=sets.PLACES365),
+_TRANSFER = tuple(
+    Subject(name, data.name, name, data=data)
+    for name, data in zip(("iNat 2017", "iNat 2018", "iNat 2019", "Places205", "Places365"), sets.TRANSFER, strict=True)
 )
 _ROBUSTNESS = (
     Subject(
@@ -102,6 +99,9 @@ PROTOCOL_DEFINITIONS = (
             tuned_blocks,
             tuple(Subject(f"{n:g}", n, f"{n:g}") for n in (0, 0.5, 1, 2, 4, 6, 12, 18, 24)),
             label=lambda blocks: f"{blocks:g}",
+        ),
+        notes=(
+            "ours, the ends of a curve: linear probe and end-to-end fine-tuning, where no partial run tuned none or all",
         ),
         chart=Chart("blocks fine-tuned", "top-1 accuracy (%)", "steps"),
     ),

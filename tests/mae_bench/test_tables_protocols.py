@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from mae_bench import tables
+from mae_bench.recipes import as_dict, load_recipe
 from mae_bench.record import Data, Record
+from mae_bench.suites import table_of
 from mae_bench.tables import data_sets
 from mae_bench.tables.model import Cell, Table
 from tests.mae_bench.records import EMBEDDED, IMAGENET, digest, make
@@ -46,7 +48,7 @@ def partial(blocks: float, top1: float, **changes: Any) -> Record:
 
 
 def robustness(test_set: str, images: int, metrics: dict[str, Any], **changes: Any) -> Record:
-    data = data_set(test_set.replace("_", "-"), 0, images, 1000)  # as recipes name them
+    data = data_set(test_set, 0, images, 1000)
     recipe = {"recipe": {"test_set": test_set}, "recipe_hash": digest(test_set)}
     return make(protocol="robustness", data=data, metrics=metrics, **{**BASE, **recipe, **changes})
 
@@ -83,7 +85,7 @@ def test_one_model_on_several_data_sets_is_one_column() -> None:
 
 
 def test_a_run_is_in_table_3_or_in_table_6() -> None:
-    run = make(data=INAT2018, **BASE)
+    run = make(data=replace(INAT2018, name="iNat-2018"), **BASE)  # names are compared by letters and figures
     assert not [c for c in tables.build("table3", [run]).columns if not c.in_paper]
     assert not [c for row in tables.build("table6", [make()]).rows for c in row.cells if c.ours]
 
@@ -181,8 +183,11 @@ def test_names_of_architectures_that_are_not_ours_have_no_known_depth() -> None:
 
 def test_knn_has_a_row_for_each_k_and_another_benchmarks_figure_apart() -> None:
     metrics = {f"knn{k}_top1": 50.0 + k / 100 for k in (10, 20, 100, 200)}
-    run = make(protocol="knn", task="probing", metrics=metrics, data=IMAGENET, **BASE)
-    table = tables.build("knn", [run])
+    untrained = {"recipe": {"schedule": {"iterations": 0}}}
+    table = tables.build(
+        "knn", [make(protocol="knn", task="probing", metrics=metrics, data=IMAGENET, **BASE, **untrained)]
+    )
+    assert any("models as they are, nothing is trained" in note for note in table.notes)
     assert [ours(cell(table, "MAE", "ViT-B", k)) for k in ("10", "20", "100", "200")] == [50.1, 50.2, 51.0, 52.0]
     assert cell(table, "MAE, 100 epochs", "ViT-B", "200").published == 11.2
     assert cell(table, "MAE", "ViT-B", "200").difference is None
@@ -221,6 +226,31 @@ def test_published_counts_are_those_of_the_data_sets_readers() -> None:
     for name, data in ours.items():
         each = 75 if name == "imagenet_c" else 1
         assert (data.train_count, data.val_count) == (counted[name].train or 0, each * counted[name].val)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "table"),
+    [
+        ("finetune/vit_base_patch16_imagenet", [], "table3"),
+        ("finetune/vit_base_patch16_imagenet", ["data.name=inat2018"], "table6"),
+        ("finetune/vit_base_patch16_imagenet", ["data.label_share=0.01"], "lowshot"),
+        ("linear/vit_base_patch16_imagenet", ["data.name=inat2018"], "table12"),
+        ("partial/vit_large_patch16_imagenet_half", [], "fig9"),
+        ("knn/vit_micro_patch8_embedded", [], "knn"),
+        ("robustness/vit_base_patch16_imagenet_a", [], "table13"),
+        ("attentive/vit_base_patch16_imagenet", [], None),
+    ],
+)
+def test_a_run_prints_the_table_that_it_fills(recipe: str, overrides: list[str], table: str | None) -> None:
+    resolved = load_recipe(recipe, overrides)
+    assert table_of(resolved) == table
+    if table is None:
+        return
+    task = "probing" if table == "knn" else "classification"
+    metrics = {"top1": 50.0, "knn10_top1": 50.0}
+    data = data_set(resolved.data.name, 10, 10, 10)
+    run = make(protocol=resolved.protocol(), task=task, metrics=metrics, recipe=as_dict(resolved), data=data)
+    assert [c for row in tables.build(table, [run]).rows for c in row.cells if c.ours]
 
 
 def test_subjects_are_in_csv_and_json() -> None:
