@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -31,19 +32,21 @@ class FolderReader(Reader):
         self.class_names = list(reader.class_to_idx)
 
     def name(self, i: int) -> str:
-        return Path(self.files[i]).relative_to(self.root).as_posix()
+        # Cut off as text: making a million paths takes seconds.
+        return self.files[i][len(os.path.join(self.root, "")) :].replace(os.sep, "/")
 
     def place(self, i: int) -> str:
         return self.files[i]
 
     def encoded(self, i: int) -> bytes:
-        return Path(self.files[i]).read_bytes()
+        with open(self.files[i], "rb", buffering=0) as file:  # half the time of a buffered one that is read at once
+            return file.read()
 
     def fingerprint(self) -> str:
         return fingerprint(self.root, map(Path, self.files))
 
     def empty_classes(self) -> list[str]:
-        filled = {Path(file).relative_to(self.root).parts[0] for file in self.files}
+        filled = {self.name(i).partition("/")[0] for i in range(len(self))}
         return sorted(path.name for path in class_folders(self.root) if path.name not in filled)
 
 

@@ -158,3 +158,50 @@ def test_lists_that_do_not_fit_are_named(tmp_path: Path, lines: list[str], said:
 def test_a_list_that_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"data\.label_list={tmp_path}/none\.txt: not readable"):
         choose(root, f"{tmp_path}/none.txt")
+
+
+# Recipes
+
+
+def test_classification_trains_on_the_part_and_says_so(root: Path) -> None:
+    from tasks.classification.config import ClassificationRecipe
+    from tasks.classification.task import ClassificationTask
+    from tasks.recipe import EncoderConfig, OptimizerConfig, ScheduleConfig
+
+    def task(**keys: object) -> ClassificationTask:
+        return ClassificationTask(
+            ClassificationRecipe(
+                encoder=EncoderConfig(arch="vit_micro_patch8", img_size=16),
+                data=DataConfig(name="mine", root=str(root), **keys),  # type: ignore[arg-type]
+                optimizer=OptimizerConfig(lr=1e-3),
+                schedule=ScheduleConfig(epochs=1),
+            )
+        )
+
+    part, whole = task(label_share=0.1), task()
+    assert (part.data.train_count, part.data.val_count) == (6, 3)
+    assert part.data.notes == ["labels of 6 of 60 training images (10.00% of each class)"]
+    assert part.data.fingerprint != whole.data.fingerprint
+
+
+def test_a_recipe_without_the_keys_keeps_its_hash() -> None:
+    from mae_bench.recipes import as_dict, load_recipe, recipe_hash
+
+    recipe = load_recipe("linear/vit_micro_patch4_cifar10")
+    assert "label_share" in as_dict(recipe)["data"]
+    before = recipe_hash(recipe)
+    recipe.data.label_share = 0.1
+    assert recipe_hash(recipe) != before
+    recipe.data.label_share = None
+    assert recipe_hash(recipe) == before
+
+
+@pytest.mark.parametrize("task", ["pretraining", "detection"])
+def test_other_tasks_refuse_the_keys(task: str) -> None:
+    from tasks import create_task, recipe_schema
+
+    recipe = recipe_schema(task)()
+    recipe.task = task
+    recipe.data.label_share = 0.1
+    with pytest.raises(UserError, match=rf"are for classification and probing, not for {task}"):
+        create_task(recipe)
