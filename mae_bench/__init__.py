@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
 
 
 def table(name: str, runs: str, format: str = "md") -> str:
-    """A table of the paper from the records under `runs`, as ``md``, ``csv`` or ``json`` text."""
+    """A table of the paper from the records under `runs`, as ``md``, ``csv`` or ``json`` text (pictures: `mae-bench table`)."""
     from mae_bench.record import find
     from mae_bench.tables import build, render
 

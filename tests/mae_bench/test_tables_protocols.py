@@ -15,6 +15,8 @@ from mae_bench.recipes import as_dict, load_recipe
 from mae_bench.record import Data, Record
 from mae_bench.suites import table_of
 from mae_bench.tables import data_sets
+from mae_bench.tables.definition import Definition
+from mae_bench.tables.definitions import DEFINITIONS
 from mae_bench.tables.model import Cell, Table
 from tests.mae_bench.records import EMBEDDED, IMAGENET, digest, make
 
@@ -226,6 +228,25 @@ def test_published_counts_are_those_of_the_data_sets_readers() -> None:
     for name, data in ours.items():
         each = 75 if name == "imagenet_c" else 1
         assert (data.train_count, data.val_count) == (counted[name].train or 0, each * counted[name].val)
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda d: d.name)
+def test_seeds_make_mean_and_sample_deviation_in_every_table(definition: Definition) -> None:
+    subject = definition.subjects.known[0]
+    metric = subject.metric or definition.metrics[0].key
+    data = data_set(str(subject.key) if definition.name == "table6" else "some", 10, 10, 10)
+    recipe = {
+        "head": {"tune_blocks": 1.0},
+        "test_set": subject.key,
+        "data": {"label_share": subject.key if definition.name == "lowshot" else None},
+    }
+    runs = [
+        make(protocol=definition.protocols[0], seed=seed, metrics={metric: value}, recipe=recipe, data=data)
+        for seed, value in enumerate((1.0, 2.0, 6.0))
+    ]
+    (found,) = [c.ours for row in tables.build(definition.name, runs).rows for c in row.cells if c.ours]
+    assert (found.mean, found.n, found.seeds) == (3.0, 3, (0, 1, 2))
+    assert found.std == pytest.approx(7**0.5)
 
 
 @pytest.mark.parametrize(
