@@ -132,7 +132,27 @@ def initialisation() -> dict[str, list[float]]:
     for name, parameter in model.named_parameters():
         kinds.setdefault(re.sub(r"\.\d+\.", ".N.", name), []).append(parameter.detach().double().flatten())
     values = {kind: torch.cat(parts) for kind, parts in kinds.items()}
-    return {k: [v.numel(), *(f.item() for f in (v.mean(), v.std(), v.min(), v.max()))] for k, v in values.items()}
+    return {k: statistics(v) for k, v in values.items()}
+
+
+def statistics(v: Tensor) -> list[float]:
+    return [v.numel(), *(f.item() for f in (v.mean(), v.std(), v.min(), v.max()))]
+
+
+def head_initialisation() -> dict[str, dict[str, list[float]]]:
+    """Parameter of the new head of 1000 classes on ViT-B -> count, mean, standard deviation, minimum, maximum."""
+    import models_vit
+    from timm.models.layers import trunc_normal_
+
+    out = {}
+    for protocol, average, std in (("finetune", True, 2e-5), ("linear", False, 0.01)):
+        torch.manual_seed(0)
+        model = models_vit.VisionTransformer(
+            global_pool=average, qkv_bias=True, norm_layer=NORM, num_classes=1000, **{**BASE16, "depth": 1}
+        )
+        trunc_normal_(model.head.weight, std=std)
+        out[protocol] = {name: statistics(p.detach().double()) for name, p in model.head.named_parameters()}
+    return out
 
 
 def classifier() -> dict[str, Any]:
@@ -232,7 +252,15 @@ def eval_output(size: int, image: tuple[int, int]) -> Tensor:
 
 def eval_digests() -> list[dict[str, Any]]:
     out = []
-    for size, image in ((64, (150, 100)), (224, (400, 300)), (224, (301, 517)), (384, (400, 500))):
+    images = (
+        (64, (150, 100)),
+        (224, (400, 300)),
+        (224, (301, 517)),
+        (224, (120, 90)),
+        (384, (400, 500)),
+        (448, (375, 500)),
+    )
+    for size, image in images:
         pixels = ((eval_output(size, image) * STD + MEAN) * 255).round().to(torch.uint8)
         digest = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
         out.append({"size": size, "image": list(image), "sha256": digest})
@@ -256,6 +284,7 @@ def main() -> None:
         "layer_decay_vit_base": layer_decay(),
         "pretraining_weight_decay": pretraining_weight_decay(),
         "initialisation": initialisation(),
+        "head_initialisation": head_initialisation(),
         "schedules": [schedule(*curve) for curve in curves],
         "tf_crops": tf_crops(),
         "eval_digests": eval_digests(),

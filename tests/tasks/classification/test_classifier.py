@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from backbones.encoder import create_encoder
 from backbones.errors import UserError
-from tasks.classification.config import HeadConfig
+from mae_bench.recipes import load_recipe
+from tasks.classification.config import ClassificationRecipe, HeadConfig
 from tasks.classification.model import Classifier
-from tests.golden.figures import arrays, draw_weights, tensor
+from tests.golden.figures import arrays, draw_weights, figures, tensor
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -55,6 +56,26 @@ def test_head_starts_truncated_normal_with_zero_bias(std: float) -> None:
     linear = build(classes=200, init_std=std).head[1]
     assert linear.weight.std().item() == pytest.approx(std, rel=0.02)
     assert linear.bias.abs().sum() == 0
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "linear"])
+def test_new_head_is_distributed_as_the_official_one(protocol: str) -> None:
+    torch.manual_seed(0)
+    recipe = load_recipe(f"{protocol}/vit_base_patch16_imagenet")
+    assert isinstance(recipe, ClassificationRecipe)
+    encoder = create_encoder("vit_w768_d1_h12_patch16", img_size=32)
+    norm, linear = Classifier(encoder, 1000, recipe.head, nn.CrossEntropyLoss()).head
+    official = figures("head_initialisation")[protocol]
+    count, mean, std, low, high = official["weight"]
+    weight = linear.weight.double()
+    assert weight.numel() == count
+    assert weight.std().item() == pytest.approx(std, rel=5e-3)  # the standard error is 0.08 %
+    assert abs(weight.mean().item() - mean) < 6 * std / count**0.5
+    # Of 768,000 draws; neither is cut, as it would be at two deviations.
+    assert [weight.min().item(), weight.max().item()] == pytest.approx([low, high], rel=0.15)
+    assert [linear.bias.min().item(), linear.bias.max().item()] == official["bias"][3:] == [0, 0]
+    if protocol == "linear":  # main_linprobe.py, as read there
+        assert (norm.affine, norm.eps, norm.num_features) == (False, 1e-6, 768)
 
 
 def test_loss_in_training_and_logits_in_evaluation() -> None:
