@@ -34,8 +34,9 @@ def open_reader(base: Path, split: str) -> Reader | None:
     names = (*SPLITS[split], _OFFICIAL[listed])
     listing = find_list(base, listed)
     for name in names:
-        flat_but_listed = listing and not any((base / name).glob("*/"))
-        place = base / name if (base / name).is_dir() and not flat_but_listed else base / f"{name}.tar"
+        folder = base / name
+        is_split = folder.is_dir() and (listing is None or bool(class_folders(folder)))  # a flat one goes by its list
+        place = folder if is_split else base / f"{name}.tar"
         if place.exists():
             reader = open_path(place)
             return devkit.label(reader, base) if split == "val" and devkit.is_official(reader) else reader

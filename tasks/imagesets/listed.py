@@ -86,9 +86,10 @@ def open_list(base: Path, listing: Path, split: str) -> ListReader:
     Raises:
         UserError: a line without label, a label outside the categories' file, or the first image is nowhere.
     """
-    paths, labels = zip(*_lines(listing), strict=True) if listing.stat().st_size else ((), ())
-    if not paths:
+    rows = list(_lines(listing))
+    if not rows:
         raise UserError(f"{listing}: no images in this list")
+    paths, labels = zip(*rows, strict=True)
     places = dict(_LISTS[split])[listing.relative_to(base).as_posix()]
     roots = [base / place for place in (*places, "")]
     root = next((r for r in roots if (r / paths[0]).is_file()), None)

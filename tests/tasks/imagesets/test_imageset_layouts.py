@@ -342,6 +342,12 @@ def test_a_line_without_label_is_named(folders: Path, tmp_path: Path) -> None:
     assert "places365_train_standard.txt:13: '/c/cat/9.jpg' is not a path and a class index" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_empty_list_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "train.txt").write_text(content)
+    assert "train.txt: no images in this list" in refusal(tmp_path)
+
+
 def test_images_that_were_not_unpacked_are_named(tmp_path: Path) -> None:
     (tmp_path / "places365_val.txt").write_text("Places365_val_00000001.jpg 0\n")
     assert "is in none of val_256, val_large, val under" in refusal(tmp_path, "val")
