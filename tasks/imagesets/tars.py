@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
+import uuid
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from tasks.imagesets.reader import Reader
 LABEL_SUFFIX = ".cls"
 _CACHED_BYTES = 64 * 2**20  # smaller archives are indexed in no time
 _FORMAT = 1  # of a kept index
+_UNREADABLE_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass
@@ -77,7 +80,7 @@ def index_tars(tars: Sequence[Path]) -> TarIndex:
     """
     kept = _kept_place(tars)
     if kept is not None and kept.is_file():
-        with suppress(OSError, ValueError, KeyError), np.load(kept) as arrays:  # unreadable: made anew
+        with suppress(*_UNREADABLE_INDEX), np.load(kept) as arrays:  # unreadable: made anew
             return TarIndex(
                 list(tars),
                 arrays["names"].tobytes().decode().split("\0")[:-1],
@@ -153,7 +156,7 @@ def _kept_place(tars: Sequence[Path]) -> Path | None:
 
 def _keep(index: TarIndex, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.stem}.{os.getpid()}.npz")
+    partial = place.with_name(f".{place.stem}.{uuid.uuid4().hex}.npz")
     names = np.frombuffer("".join(f"{name}\0" for name in index.names).encode(), np.uint8)
     try:
         np.savez(partial, names=names, tar=index.tar, offsets=index.offsets, sizes=index.sizes, values=index.values)
