@@ -167,7 +167,10 @@ def _choose(task: str, arch: str, data: Mapping[str, str]) -> list[str]:
         wanted = " or ".join(f"--data {name}=DIR" for name in dict.fromkeys(d["data"] for d in fitting))
         raise UserError(f"task {task} for {arch} needs data: give {wanted}")
     if len(chosen) > 1 and (not named or len({d["data"] for d in named}) < len(chosen)):
-        raise UserError(f"several {task} recipes fit {arch}: give one of {', '.join(chosen)} in --tasks")
+        raise UserError(
+            f"several {task} recipes fit {arch}: name the data set (--data NAME=DIR), or give one in --tasks of "
+            f"{', '.join(chosen)}"
+        )
     return chosen
 
 

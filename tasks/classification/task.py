@@ -141,4 +141,6 @@ class ClassificationTask(Task[ClassificationRecipe]):
 
     def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         assert isinstance(model, Classifier)
+        if self.recipe.schedule.iterations == 0:
+            return {}  # nothing was trained: it would be a copy of the checkpoint
         return {"model": model.timm_state()}

@@ -16,11 +16,14 @@ RUN = ["run", "--scratch", "vit_micro_patch8", "--tasks", "finetune", *EMBEDDED,
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate_like_one(cli: Callable[..., Result], tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [(), ("--set", "head.tune_blocks=0.5")], ids=["all", "half a block"])
+def test_two_processes_train_and_evaluate_like_one(
+    cli: Callable[..., Result], tmp_path: Path, settings: tuple[str, ...]
+) -> None:
     """21 validation images: an odd count over two processes still counts every image once."""
-    one = cli(*RUN, "--out", tmp_path / "one")
+    one = cli(*RUN, *settings, "--out", tmp_path / "one")
     assert one.code == 0, one.err
-    process = spawn(*RUN, "--out", tmp_path / "two", processes=2)
+    process = spawn(*RUN, *settings, "--out", tmp_path / "two", processes=2)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     single, double = json.loads(one.out)[0], json.loads(out)[0]

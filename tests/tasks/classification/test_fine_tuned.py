@@ -20,9 +20,10 @@ from backbones.errors import UserError
 from tasks.classification.config import ClassificationRecipe, HeadConfig
 from tasks.classification.task import ClassificationTask
 from tasks.data import normalise
+from tasks.imagenet import class_subset, synsets
 from tasks.recipe import DataConfig, EncoderConfig, OptimizerConfig, ScheduleConfig
 from tests.conftest import Result
-from tests.tasks.pictures import make_folders
+from tests.tasks.pictures import make_folders, save_picture
 
 CLASSES = 3
 
@@ -101,6 +102,32 @@ def test_the_command_prints_what_timm_computes(cli: Callable[..., Result], tmp_p
     assert metrics["images"] == 15
     assert metrics["top1"] == pytest.approx(100 * (logits.argmax(1) == labels).double().mean().item())
     assert metrics["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
+
+
+def test_a_test_set_is_evaluated_by_the_command(cli: Callable[..., Result], tmp_path: Path) -> None:
+    """ImageNet-A: three classes of the 200, a head of 1000."""
+    model = official(classes=1000)
+    classes = class_subset("imagenet_a")
+    for c in (0, 50, 199):
+        for i in range(3):
+            save_picture(tmp_path / "a" / synsets()[classes[c]] / f"{i}.png", seed=10 * c + i, size=(256, 256))
+    result = cli(
+        *("run", "--checkpoint", save(tmp_path / "mae_finetuned.pth", model), "--data", f"imagenet_a={tmp_path / 'a'}"),
+        *("--tasks", "robustness/vit_base_patch16_imagenet_a", "--set", "encoder.arch=vit_micro_patch16", "--json"),
+        *("--set", "train.precision=fp32", "--set", "train.workers=0", "--out", tmp_path / "out"),
+    )
+    assert result.code == 0, result.err
+    record = json.loads(result.out)[0]
+    assert (record["protocol"], record["data"]["classes"], record["data"]["val_count"]) == ("robustness", 1000, 9)
+    transform: Any = create_transform(224, interpolation="bicubic", crop_pct=224 / 256)
+    files = [sorted((tmp_path / "a" / synsets()[classes[c]]).iterdir()) for c in (0, 50, 199)]
+    with torch.no_grad():
+        logits = model(torch.stack([transform(Image.open(f)) for group in files for f in group]))[:, classes]
+    labels = torch.tensor([0, 50, 199]).repeat_interleave(3)
+    assert record["metrics"]["last"]["loss"] == pytest.approx(
+        nn.functional.cross_entropy(logits, labels).item(), rel=1e-4
+    )
+    assert not list((tmp_path / "out").rglob("*.safetensors")), "nothing was trained"
 
 
 def refused(path: Path, recipe: ClassificationRecipe) -> str:
