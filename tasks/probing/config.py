@@ -25,8 +25,8 @@ class KnnConfig:
 
     k: list[int] = field(default_factory=lambda: [10, 20, 100, 200])
     temperature: float = 0.07
-    train_chunk: int = 16384  # training images compared at once; changes memory and speed, not results
-    query_chunk: int = 1024  # validation images compared at once
+    train_chunk: int = 8192  # training images compared at once; changes memory and speed, not results
+    query_chunk: int = 4096  # validation images compared at once
 
 
 @dataclass

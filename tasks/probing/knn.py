@@ -24,7 +24,7 @@ class NearestNeighbours:
 
     Training images pass by in chunks, and a query keeps its ``max(k)`` nearest so far; so of N training images of width D, Q
     queries at once, chunks of C and M classes, memory on the device is at most some ``4 (Q + 2 C) D + 24 Q C + 24 Q max(k) +
-    8 Q M`` bytes, whatever N is: 0.6 GB for Q = 1024, C = 16384, D = 768, M = 1000. `train` may be a memory map.
+    8 Q M`` bytes, whatever N is: 0.9 GB for Q = 4096, C = 8192, D = 768, M = 1000. `train` may be a memory map.
 
     Args:
         train: (N, D), of any floating type; computed with in float32.
@@ -45,7 +45,7 @@ class NearestNeighbours:
         ks: Sequence[int],
         temperature: float = 0.07,
         *,
-        chunk: int = 16384,
+        chunk: int = 8192,
         device: torch.device | str = "cpu",
     ) -> None:
         if not ks or min(ks) < 1:
