@@ -19,8 +19,6 @@ from tasks.data import data_root
 from tasks.decoding import SKIP_BROKEN, UNREADABLE, RandomCrop, decode_rgb, unreadable
 from tasks.imagesets import Reader, open_reader
 from tasks.imagesets.find import SPLITS, open_path
-from tasks.imagesets.folders import FolderReader
-from tasks.imagesets.tars import TarReader
 
 # fast: `CroppedImages`; pil: PIL decodes and resizes the whole, as in the official code.
 DECODERS = ("fast", "pil")
@@ -195,8 +193,8 @@ def _check_classes(reader: Reader, wanted: dict[str, int]) -> None:
 
 def _check_filled(reader: Reader, split: str) -> None:
     """Without its images a class would be learnt by nobody, or shift the numbers of those after it."""
-    if split == "val" and not isinstance(reader, (FolderReader, TarReader)):
-        return  # classes are numbered in the files: one without images shifts nothing
+    if split == "val" and reader.numbered:
+        return  # a class without images shifts nothing
     if empty := reader.empty_classes():
         raise UserError(
             f"{reader.root}: class {empty[0]!r} has no images ({len(empty)} such of {len(reader.class_names)}): "

@@ -131,6 +131,10 @@ def _open(data: DataConfig, root: str | None = None) -> ImageSet:
     """The validation images at `root`, their labels being indices among ImageNet's 1000 classes."""
     images = open_split(data.name, root or data.root, "val")
     known = {name: i for i, name in enumerate(synsets())}
+    if images.reader.numbered and images.classes == len(known):
+        known = (
+            images.class_to_idx
+        )  # parquet and shards of ImageNet have names of other kinds, in the order of the synsets
     if other := sorted(set(images.class_names) - known.keys()):
         raise UserError(
             f"--data {data.name}={data.root}: class {other[0]!r} is none of ImageNet's 1000 ({len(other)} such): give class "

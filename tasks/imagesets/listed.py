@@ -41,6 +41,8 @@ _CATEGORIES = (
 class ListReader(Reader):
     """Images with their labels from a list; the files are looked for only when they are read."""
 
+    numbered = True
+
     def __init__(
         self, root: Path, listing: Path, paths: Sequence[str], labels: Sequence[int], names: Sequence[str]
     ) -> None:

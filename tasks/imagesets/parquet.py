@@ -26,6 +26,8 @@ _KEPT_GROUPS = 2  # decoded row groups a process keeps: about 11 MB each for Ima
 class ParquetReader(Reader):
     """Classes are the names that the shards' metadata gives (`ClassLabel`), else the numbers from 0 up to the greatest."""
 
+    numbered = True
+
     def __init__(self, shards: list[Path]) -> None:
         _check_complete(shards)
         self.root, self.shards = shards[0].parent, shards

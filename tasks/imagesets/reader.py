@@ -23,11 +23,13 @@ class Reader(ABC):
         root: what names are relative to, for messages.
         class_names: class index -> name, unique.
         labels: class index of every image, int64 (N,).
+        numbered: classes are numbered in the files themselves, not by the order of their names.
     """
 
     root: Path
     class_names: list[str]
     labels: NDArray[np.int64]
+    numbered: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -24,6 +24,8 @@ _SAMPLE = re.compile(r"^((?:.*/)?[^./]+)\.([^/]*)$")
 class ShardReader(Reader):
     """Samples in the order of the shards; classes are the numbers from 0 up to the greatest."""
 
+    numbered = True
+
     def __init__(self, shards: list[Path]) -> None:
         self.root = shards[0].parent
         self.shards = shards

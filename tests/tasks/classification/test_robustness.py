@@ -21,6 +21,7 @@ from tasks.classification.robustness import ALEXNET_ERROR, CorruptionEvaluator, 
 from tasks.classification.transforms import eval_transform
 from tasks.imagenet import CORRUPTIONS, class_subset, synsets
 from tasks.recipe import DataConfig
+from tests.tasks.imagesets.layouts import write_tar
 
 SIZE = 32
 
@@ -97,6 +98,22 @@ def test_any_of_the_real_labels_is_right_and_unlabelled_images_do_not_count(tmp_
         assert metrics["top1"] == pytest.approx(100 / 3)
         assert metrics["original_top1"] == 50.0
         assert metrics["images"] == 3
+
+
+def test_real_labels_on_shards_whose_classes_are_numbers(tmp_path: Path) -> None:
+    members = []
+    for number, label in ((1, 5), (2, 999)):
+        grey(tmp_path / "one.png", 20)
+        name = f"ILSVRC2012_val_{number:08d}"
+        members += [(f"{name}.cls", b"%d" % label), (f"{name}.png", (tmp_path / "one.png").read_bytes())]
+    write_tar(tmp_path / "wds" / "imagenet1k-validation-00.tar", members)
+    labels: list[list[int]] = [[8], [8]] + [[] for _ in range(49_998)]
+    (tmp_path / "real.json").write_text(json.dumps(labels))
+    options = {"real_json": str(tmp_path / "real.json")}
+    metrics = evaluate("imagenet_real", tmp_path / "wds", Brightness({20: {8: 2, 5: 1}}), options=options)
+    assert (metrics["top1"], metrics["original_top1"], metrics["images"]) == (100.0, 0.0, 2)
+    metrics = evaluate("imagenet_real", tmp_path / "wds", Brightness({20: {8: 1, 5: 2}}), options=options)
+    assert (metrics["top1"], metrics["original_top1"], metrics["images"]) == (0.0, 50.0, 2)
 
 
 def brighter(image: Image.Image, severity: int) -> Image.Image:

@@ -280,6 +280,23 @@ def test_columns_that_are_not_images_are_named(folders: Path, tmp_path: Path) ->
     assert "column image is string: expected a struct of bytes and path" in refusal(tmp_path)
 
 
+@pytest.mark.usefixtures("pyarrow")
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("n01440764_10026_n01440764.JPEG", "n01440764_10026.JPEG"),
+        ("ILSVRC2012_val_00000001_n01751748.JPEG", "ILSVRC2012_val_00000001.JPEG"),
+        ("n01440764_10026.JPEG", "n01440764_10026.JPEG"),
+        ("some_n01440764.jpg", "some_n01440764.jpg"),
+    ],
+)
+def test_names_are_imagenets_own_without_the_synset_that_was_added(
+    folders: Path, tmp_path: Path, path: str, name: str
+) -> None:
+    layouts.parquet(folders, tmp_path, "train", image={"bytes": b"x", "path": path})
+    assert open_split("mine", str(tmp_path), "train").relative_name(0) == name
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
