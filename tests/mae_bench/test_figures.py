@@ -62,6 +62,12 @@ def test_a_png_is_large_enough_and_not_blank() -> None:
         assert len(np.unique(np.asarray(image.convert("L")))) > 50
 
 
+def test_only_points_of_several_seeds_have_error_bars() -> None:
+    bars = b"LineCollection"  # how matplotlib's SVG names them
+    assert bars in figures.draw(example(), "svg")
+    assert bars not in figures.draw(tables.build("fig9", [partial(1, 50.0, **SMALL)]), "svg")
+
+
 def test_our_own_setting_has_a_field_of_its_own() -> None:
     shown = texts(figures.draw(example(), "svg"))
     assert {"ViT-L, ImageNet-1K", "vit_micro_patch4, cifar10"} <= set(shown)
@@ -79,7 +85,9 @@ def test_another_checkpoint_of_a_value_is_a_point_off_the_curve() -> None:
     )
     (curve,) = curves(table, [(2, table.columns[2])])
     assert [p.x for p in curve.points] == [50.0, 75.0]
-    assert len(curve.others) == 1
+    rows = {row.method: row.cells[2].ours for row in table.rows if row.cells[2].ours}
+    assert curve.points[1].y == rows["75"].mean
+    assert [p.y for p in curve.others] == [rows["75 #2"].mean]
 
 
 def test_a_table_without_chart_is_no_figure() -> None:

@@ -76,6 +76,15 @@ def test_table_6_takes_no_part_of_a_data_set_for_the_whole() -> None:
     assert ours(cell(table, "MAE", "vit_base_patch16, 224 px, part of the data", "iNat 2018")) == 76.0
 
 
+def test_different_parts_of_a_data_set_are_not_averaged() -> None:
+    parts = [replace(INAT2018, train_count=4_000, fingerprint=digest(i)) for i in range(2)]
+    table = tables.build(
+        "table6", [make(metrics={"top1": 10.0 * i}, data=part, **BASE) for i, part in enumerate(parts)]
+    )
+    heading = "vit_base_patch16, 224 px, part of the data"
+    assert {ours(cell(table, method, heading, "iNat 2018")) for method in ("MAE", "MAE #2")} == {0.0, 10.0}
+
+
 def test_one_model_on_several_data_sets_is_one_column() -> None:
     small = {"arch": "vit_micro_patch4", "img_size": 32}
     places = data_set("places365", 1_803_460, 36_500, 365)
