@@ -36,9 +36,10 @@ class Published:
 # Sources: ImageNet: image-net.org/challenges/LSVRC/2012, arXiv 1409.0575 Table 2. iNaturalist: README.md of each year in
 # visipedia/inat_comp; that of 2019 gives the sum 268,243, of which Kaggle's page of the competition has 265,213 for training.
 # Places205: Zhou et al., NIPS 2014, Sec. 4 (validation: 100 a class). Places365: Zhou et al., TPAMI 2017, Sec. 3; the counts of
-# TensorFlow Datasets' places365_small. ImageNet-A: arXiv 1907.07174, Sec. 3. ImageNet-R: README.md of hendrycks/imagenet-r.
+# TensorFlow Datasets' places365_small. ImageNet-A: arXiv 1907.07174. ImageNet-R: README.md of hendrycks/imagenet-r.
 # ImageNet-Sketch: its README.md rounds to 50,000; alibaba/easyrobust counts 50,889 in the archive. ImageNet-V2: README.md of
-# modestyachts/ImageNetV2. ImageNet-C: every validation image, 15 x 5 times: arXiv 1903.12261, Sec. 4.1.
+# modestyachts/ImageNetV2. ImageNet-C: every validation image, 15 x 5 times: arXiv 1903.12261.
+# ImageNet-1k's two counts, ImageNet-A's and ImageNet-C's stand from common knowledge: the papers were not at hand to look them up.
 PUBLISHED = {
     "imagenet": Published(1000, 1_281_167, 50_000),
     "inat2017": Published(5089, 579_184, 95_986),
