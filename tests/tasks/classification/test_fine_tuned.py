@@ -55,9 +55,10 @@ def recipe(root: Path, pool: str = "avg", batch_norm: bool = False) -> Classific
     )
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Photograph-sized pictures, so that the crop matters."""
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures larger than the crop, so that it matters."""
+    tmp_path = tmp_path_factory.mktemp("pictures")
     for c, name in enumerate(("ant", "bee", "cat")):
         (tmp_path / "data" / "val" / name).mkdir(parents=True)
         for i in range(5):
