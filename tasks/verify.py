@@ -39,7 +39,7 @@ class Published:
 # TensorFlow Datasets' places365_small. ImageNet-A: arXiv 1907.07174. ImageNet-R: README.md of hendrycks/imagenet-r.
 # ImageNet-Sketch: its README.md rounds to 50,000; alibaba/easyrobust counts 50,889 in the archive. ImageNet-V2: README.md of
 # modestyachts/ImageNetV2. ImageNet-C: every validation image, 15 x 5 times: arXiv 1903.12261.
-# ImageNet-1k's two counts, ImageNet-A's and ImageNet-C's stand from common knowledge: the papers were not at hand to look them up.
+# ImageNet-1k's two counts, ImageNet-A's and ImageNet-C's are common knowledge: the papers were not at hand to look them up.
 PUBLISHED = {
     "imagenet": Published(1000, 1_281_167, 50_000),
     "inat2017": Published(5089, 579_184, 95_986),
