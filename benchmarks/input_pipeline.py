@@ -45,14 +45,14 @@ BATCH = 16
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 
 
-def make_files(source: Path, root: Path, count: int, long_side: int, quality: int) -> int:
-    """``root/train/all/N.jpg``: `count` images spread over `source`, resized to `long_side`; returns their bytes' sum."""
+def make_files(source: Path, root: Path, count: int, long_side: int, quality: int) -> list[int]:
+    """``root/train/all/N.jpg``: `count` images spread over `source`, resized to `long_side`; returns the files' sizes."""
     found = sorted(p for p in source.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     if not found:
         raise SystemExit(f"--images {source}: no JPEG there")
     folder = root / "train" / "all"
     folder.mkdir(parents=True)
-    total = 0
+    sizes = []
     for k in range(min(count, len(found))):
         with Image.open(found[k * len(found) // min(count, len(found))]) as image:
             image = image.convert("RGB")
@@ -60,8 +60,8 @@ def make_files(source: Path, root: Path, count: int, long_side: int, quality: in
         image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
         file = folder / f"{k:05}.jpg"
         image.save(file, quality=quality)
-        total += file.stat().st_size
-    return total
+        sizes.append(file.stat().st_size)
+    return sizes
 
 
 def official_pretraining(size: int) -> Any:
@@ -135,15 +135,15 @@ def rates(datasets: Sequence[Any], rounds: int) -> list[list[float]]:
 
 
 class Stages:
-    """Seconds by stage, added up."""
+    """CPU seconds by stage, added up."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     def __call__(self, name: str, work: Callable[..., Any], *given: Any) -> Any:
-        start = time.perf_counter()
+        start = time.process_time()
         done = work(*given)
-        self.seconds[name] += time.perf_counter() - start
+        self.seconds[name] += time.process_time() - start
         return done
 
 
@@ -202,10 +202,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All figures of one run."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        total = make_files(args.images, Path(folder), args.count, args.long_side, args.quality)
+        sizes = make_files(args.images, Path(folder), args.count, args.long_side, args.quality)
         result: dict[str, Any] = {
-            "settings": {name: getattr(args, name) for name in ("count", "long_side", "quality", "size", "rounds")},
-            "bytes_per_image": round(total / len(list(Path(folder).rglob("*.jpg")))),
+            "settings": {name: getattr(args, name) for name in ("long_side", "quality", "size", "rounds")},
+            "files": len(sizes),
+            "bytes_per_file": round(sum(sizes) / len(sizes)),
             "simplejpeg": getattr(decoding.simplejpeg, "__version__", None),
             "protocols": {},
         }
@@ -224,8 +225,8 @@ def table(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
     settings = result["settings"]
     lines = [
-        f"{settings['count']} JPEGs, long side {settings['long_side']}, quality {settings['quality']}, "
-        f"{result['bytes_per_image'] / 1000:.0f} kB each; crops of {settings['size']}; one thread; "
+        f"{result['files']} JPEGs, long side {settings['long_side']}, quality {settings['quality']}, "
+        f"{result['bytes_per_file'] / 1000:.0f} kB each; crops of {settings['size']}; one thread; "
         f"simplejpeg {result['simplejpeg'] or 'absent'}",
         "",
         "| protocol | pipeline | images/s a core: min | median | max | of the official: min | median | max |",

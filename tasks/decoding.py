@@ -1,4 +1,4 @@
-"""Decoding: whole images by PIL, and training's random crops straight from a JPEG's bytes. No data sets, no random numbers.
+"""Decoding: whole images by PIL, and training's random crops straight from a JPEG's bytes. No data sets, no draws of boxes.
 
 What a random crop does not show is not decoded where a JPEG allows: rows below the crop are left out, and a crop of at least
 twice (4, 8 times) the size asked for is decoded at 1/2 (1/4, 1/8) scale, which costs libjpeg less than decoding whole. The
@@ -117,6 +117,16 @@ def resize_crop(pixels: Pixels, box: Box, size: int) -> Tensor:
     top, left, height, width = box
     crop = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1)
     return F.interpolate(crop.unsqueeze(0), (size, size), mode="bicubic", antialias=True)[0]
+
+
+class RandomFlip:
+    """Left to right with probability `p`; torchvision's RandomHorizontalFlip, with its draw, at a third of its cost."""
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return pixels.flip(-1) if torch.rand(1).item() < self.p else pixels
 
 
 def to_pil(pixels: Tensor) -> Image.Image:

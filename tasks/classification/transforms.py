@@ -17,7 +17,7 @@ from torchvision.transforms import functional as F
 from backbones.errors import unknown
 from tasks.classification.config import AugmentationConfig
 from tasks.data import IMAGENET_MEAN
-from tasks.decoding import Box, RandomCrop, to_pil
+from tasks.decoding import Box, RandomCrop, RandomFlip, to_pil
 from tasks.transforms import eval_crop
 
 BICUBIC = InterpolationMode.BICUBIC
@@ -60,8 +60,7 @@ def train_crop(size: int, config: AugmentationConfig) -> RandomCrop:
     """`train_transform` with the same draws, before anything is decoded."""
     crop = _crop(size, config)
     draw = crop.box if isinstance(crop, RandomResizedCropTF) else partial(_inception_box, crop)
-    # Of torchvision's two flips, which draw alike, v1's takes half the time.
-    then: list[Any] = [v1.RandomHorizontalFlip(config.hflip)] if config.hflip else []
+    then: list[Any] = [RandomFlip(config.hflip)] if config.hflip else []
     if augment := _rand_augment(size, config):
         then += [to_pil, *augment, v1.PILToTensor()]
     return RandomCrop(draw, size, v1.Compose(then))

@@ -10,7 +10,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode, v2
 
 from backbones.errors import UserError, unknown
-from tasks.decoding import Box, RandomCrop
+from tasks.decoding import Box, RandomCrop, RandomFlip
 from tasks.pretraining.config import CropConfig
 
 CROPS = ("random", "fixed", "none")
@@ -28,21 +28,22 @@ def check(config: CropConfig) -> None:
 
 
 class ResizedCropBox:
-    """The boxes that torchvision's RandomResizedCrop draws, from the same numbers, at half its cost: no image, no tensors."""
+    """The boxes that torchvision's RandomResizedCrop draws, from the same numbers, at half its cost."""
 
     def __init__(self, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
         self.scale, self.ratio = scale, ratio
         self.log_ratio: list[float] = torch.log(torch.tensor(ratio)).tolist()
+        self._real, self._whole = torch.empty(1), torch.empty(1, dtype=torch.int64)  # drawn into
 
     def __call__(self, width: int, height: int) -> Box:
         """(top, left, height, width) in pixels, from torch's global generator."""
         for _ in range(10):
-            area = width * height * torch.empty(1).uniform_(*self.scale).item()
-            aspect = torch.empty(1).uniform_(*self.log_ratio).exp_().item()
+            area = width * height * self._real.uniform_(*self.scale).item()
+            aspect = self._real.uniform_(*self.log_ratio).exp_().item()
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
-                top = int(torch.randint(height - h + 1, (1,)))
-                return top, int(torch.randint(width - w + 1, (1,))), h, w
+                top = int(self._whole.random_(height - h + 1).item())
+                return top, int(self._whole.random_(width - w + 1).item()), h, w
         # The middle, of the nearest aspect ratio.
         low, high = self.ratio
         w, h = min(width, round(height * high)), min(height, round(width / low))
@@ -73,8 +74,7 @@ def train_crop(size: int, config: CropConfig) -> RandomCrop | None:
     check(config)
     if config.crop != "random":
         return None
-    # Of torchvision's two flips, which draw alike, v1's takes half the time.
-    flip = [v1.RandomHorizontalFlip()] if config.hflip else []
+    flip = [RandomFlip(0.5)] if config.hflip else []
     draw = ResizedCropBox((config.scale[0], config.scale[1]))
     return RandomCrop(draw, size, v1.Compose([*flip, *_jitter(config)]))
 
