@@ -91,7 +91,9 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, base: str | None = 
     layers = _layers(path, base=base)
     task = next((layer["task"] for layer in reversed(layers) if "task" in layer), None)
     if not isinstance(task, str):
-        raise UserError(f"{path}: a recipe needs task: pretraining | classification | probing | detection | segmentation")
+        raise UserError(
+            f"{path}: a recipe needs task: pretraining | classification | probing | detection | segmentation"
+        )
     try:
         config = OmegaConf.structured(recipe_schema(task))
     except UserError as e:
