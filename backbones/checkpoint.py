@@ -229,6 +229,8 @@ def _method(file: TensorFile, named: Named, architecture: Architecture) -> str:
         return _HF_METHODS.get(model_type, str(model_type))
     if named.layout in _METHODS:
         return _METHODS[named.layout]
+    if file.path.stem.startswith("mae_finetuned_vit_"):
+        return "MAE"  # the official fine-tuned files say nothing, and their positions have been trained
     # The official encoder-only files say nothing; only MAE's and MoCo v3's encoders have fixed positions, in different orders.
     fixed = {"sincos": "MAE", "sincos_rows_first": "MoCo v3"}
     return fixed.get(architecture.positions, file.path.stem)

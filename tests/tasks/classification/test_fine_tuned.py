@@ -131,6 +131,12 @@ def test_a_test_set_is_evaluated_by_the_command(cli: Callable[..., Result], tmp_
     assert not list((tmp_path / "out").rglob("*.safetensors")), "nothing was trained"
 
 
+def test_official_fine_tuned_files_are_rows_of_mae(tmp_path: Path) -> None:
+    """Their positions have been trained, so that nothing in them tells; their names do."""
+    assert load_checkpoint(save(tmp_path / "mae_finetuned_vit_base.pth", official())).method == "MAE"
+    assert load_checkpoint(save(tmp_path / "deit_finetuned.pth", official())).method == "deit_finetuned"
+
+
 def refused(path: Path, recipe: ClassificationRecipe) -> str:
     with pytest.raises(UserError) as caught:
         ClassificationTask(recipe, load_checkpoint(path))
