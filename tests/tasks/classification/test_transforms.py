@@ -12,10 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.data import create_transform
+from timm.data.auto_augment import rand_augment_transform
 
 from backbones.errors import UserError
 from tasks.classification.config import AugmentationConfig
-from tasks.classification.transforms import RandomResizedCropTF, eval_transform, train_transform
+from tasks.classification.transforms import (
+    RandomResizedCropTF,
+    eval_transform,
+    train_transform,
+    with_posterize_to_black,
+)
 from tasks.data import normalise
 from tests.golden.figures import arrays, figures, picture
 
@@ -87,3 +93,13 @@ def test_flip_can_be_left_out() -> None:
 def test_unknown_crop_is_named() -> None:
     with pytest.raises(UserError, match=r'unknown crop "tff" in augmentation\.crop: did you mean "tf"'):
         train_transform(16, AugmentationConfig(crop="tff"))
+
+
+def test_hardest_posterize_is_black_and_not_an_error() -> None:
+    # Pillow 13 refuses the zero bits that timm asks for at the highest magnitude.
+    augment = rand_augment_transform("rand-m10-n1-inc1", {})
+    (op,) = (op for op in with_posterize_to_black(augment).ops if op.name == "PosterizeIncreasing")
+    op.prob = 1.0
+    assert op(picture(20, 10)).getextrema() == ((0, 0),) * 3
+    op.magnitude = 0
+    assert op(picture(20, 10)).getextrema() != ((0, 0),) * 3
