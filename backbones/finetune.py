@@ -53,7 +53,9 @@ def freeze_below(encoder: VisionTransformer, tune_blocks: float) -> list[nn.Modu
     """
     depth = len(encoder.blocks)
     if tune_blocks not in (0.5, *range(depth + 1)):
-        raise UserError(f"head.tune_blocks={tune_blocks:g}: the encoder has {depth} blocks: give 0, 0.5 or 1 to {depth}")
+        raise UserError(
+            f"head.tune_blocks={tune_blocks:g}: the encoder has {depth} blocks: give 0, 0.5 or 1 to {depth}"
+        )
     if tune_blocks == depth:
         return [encoder.requires_grad_(True)]
     last: Any = encoder.blocks[-1]
