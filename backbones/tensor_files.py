@@ -207,4 +207,6 @@ def _named(path: Path, content: Any) -> dict[str, Tensor]:
 def _first_line(error: Exception) -> str:
     # torch's first lines say how to load the file all the same, which is no advice for a broken one.
     text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    if "weights_only" in text:
+        text = ""
     return f"{type(error).__name__} {text.splitlines()[0][:120]}" if text else type(error).__name__

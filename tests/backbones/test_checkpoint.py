@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,13 @@ def test_any_bytes(tmp_path: Path, suffix: str, content: bytes) -> None:
 def test_file_without_named_tensors(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "c.pth")
     refusal(tmp_path / "c.pth")
+
+
+def test_a_tar_is_no_checkpoint_and_brings_no_advice_of_torch(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        tar.add(tmp_path / "a.txt", "a.txt")
+    assert "weights_only" not in refusal(tmp_path / "data.tar")
 
 
 def test_no_such_file(tmp_path: Path) -> None:
