@@ -103,7 +103,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, base: str | None = 
     for text in overrides:
         key, separator, value = text.partition("=")
         if not separator or not key:
-            raise UserError(f"--set {text}: give key=value, such as --set optimizer.blr=1e-3")
+            raise UserError(f"--set {_one_line(text)}: give key=value, such as --set optimizer.blr=1e-3")
         config = _merge(config, _parse(key, value, f"--set {text}"), f"--set {text}")
     try:
         if missing := sorted(OmegaConf.missing_keys(config)):
