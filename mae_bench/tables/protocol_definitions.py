@@ -10,7 +10,7 @@ from mae_bench.tables import data_sets as sets
 from mae_bench.tables.counting import bare
 from mae_bench.tables.definition import Definition, Method, Metric, PaperColumn, Published, Subject, Subjects
 from mae_bench.tables.model import Chart
-from mae_bench.tables.subjects import label_share, test_set, tuned_blocks
+from mae_bench.tables.subjects import label_share, test_set, told_share, tuned_blocks
 
 BASE, LARGE, HUGE = "vit_base_patch16", "vit_large_patch16", "vit_huge_patch14"
 FOUR_SIZES = (
@@ -139,7 +139,7 @@ PROTOCOL_DEFINITIONS = (
         methods=(Method("scratch"), Method("MAE")),
         subjects=Subjects(
             "labels",
-            label_share,
+            told_share,
             (Subject("1 %", 0.01), Subject("10 %", 0.1), Subject("100 %", 1.0)),
             label=lambda share: f"{100 * share:g} %",
         ),

@@ -28,6 +28,12 @@ def label_share(record: Record) -> float | None:
     return round(record.data.train_count / IMAGENET.train_count, 3)
 
 
+def told_share(record: Record) -> float | None:
+    """`label_share`, but None where ``data.limit_train`` cut the labels short: theirs is no share of the data set's."""
+    cut = recipe_key(record, "data.limit_train") == record.data.train_count
+    return None if cut else label_share(record)
+
+
 def test_set(record: Record) -> str | None:
     """Which of the test sets of robustness, as its recipe calls it."""
     kind = recipe_key(record, "test_set")

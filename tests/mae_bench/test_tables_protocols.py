@@ -230,6 +230,13 @@ def test_a_list_of_labels_goes_by_its_share_of_imagenet() -> None:
     assert not tables.build("lowshot", [make(data=CIFAR, **listed)]).rows  # of how many is not known
 
 
+def test_labels_that_were_cut_short_are_no_share_of_the_data_set() -> None:
+    data = replace(CIFAR, train_count=6_000)
+    cut = {"protocol": "finetune", "recipe": {"data": {"limit_train": 6_000}}}
+    assert not tables.build("lowshot", [make(data=data, **cut)]).rows
+    assert tables.build("lowshot", [make(data=replace(CIFAR, train_count=5_000), **cut)]).rows  # the limit cut nothing
+
+
 def test_published_counts_are_those_of_the_data_sets_readers() -> None:
     counted = pytest.importorskip("tasks.verify").PUBLISHED
     ours = {d.name: d for d in vars(data_sets).values() if isinstance(d, data_sets.DataSet) and d.name in counted}
