@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
@@ -81,12 +82,14 @@ def test_both_rules_see_every_way_of_writing_an_import(tmp_path: Path) -> None:
 
 
 def test_every_package_that_we_import_is_declared() -> None:
-    declared = {Requirement(line).name.lower() for line in requires("mae-bench") or []}
+    declared = {canonicalize_name(Requirement(line).name) for line in requires("mae-bench") or []}
     distributions = packages_distributions()
     modules = {name.split(".")[0] for path in FILES for name in imports(path)}
     third_party = modules - sys.stdlib_module_names - MAY_IMPORT.keys() - {"detectron2"}  # tasks/detection/install.py
     undeclared = {
-        module for module in third_party if not {name.lower() for name in distributions.get(module, [])} & declared
+        module
+        for module in third_party
+        if not {canonicalize_name(name) for name in distributions.get(module, [])} & declared
     }
     # onedl-mmcv asks for opencv-python itself; declaring it here as well would bring it to those who hold another.
     assert undeclared <= {"cv2"}
