@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from backbones.encoder import SIZES, arch_name, create_encoder, parse_arch
 from backbones.errors import UserError
+from backbones.layouts import block_count
 from backbones.pos_embed import sincos_2d
 
 # Half-precision files round positions; a learnt embedding is nowhere near.
@@ -135,8 +135,7 @@ def _sizes(path: object, state: Mapping[str, Tensor]) -> tuple[int, int, int]:
         raise UserError(
             f"{path}: patch_embed.proj.weight has shape {tuple(weight.shape)}: a ViT has (width, 3, patch, patch)"
         )
-    depth = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k)))
-    return weight.shape[0], depth, weight.shape[-1]
+    return weight.shape[0], block_count(state), weight.shape[-1]
 
 
 def _heads(path: object, width: int) -> int:

@@ -21,7 +21,7 @@ from backbones.architecture import Architecture, fixed_positions, read_architect
 from backbones.encoder import create_encoder, parse_arch
 from backbones.errors import UserError
 from backbones.hub import is_remote, resolve_remote
-from backbones.layouts import Named, read_names
+from backbones.layouts import OFFICIAL_DECODER_HEADS, Named, block_count, read_names
 from backbones.mae import MaskedAutoencoder
 from backbones.pos_embed import resample_grid
 from backbones.targets import create_target
@@ -60,7 +60,7 @@ class Checkpoint:
     aside: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
     target_normalised: bool | None = None
-    decoder_heads: int = 16
+    decoder_heads: int = OFFICIAL_DECODER_HEADS
 
     @property
     def arch(self) -> str:
@@ -113,7 +113,7 @@ class Checkpoint:
         model = MaskedAutoencoder(
             encoder,
             decoder_embed_dim=width,
-            decoder_depth=_depth(self.decoder),
+            decoder_depth=block_count(self.decoder, "decoder_blocks."),
             decoder_num_heads=self.decoder_heads,
             encoder_mask_tokens=self._setting("mae.encoder_mask_tokens", self.decoder["mask_token"].shape[-1] != width),
             mask_sampling=self._setting("mae.mask_sampling", "random"),
@@ -245,11 +245,7 @@ def _normalised(file: TensorFile, settings: dict[str, Any]) -> bool | None:
 
 def _decoder_heads(file: TensorFile, settings: dict[str, Any]) -> int:
     told = settings.get("mae.decoder_num_heads", file.config.get("decoder_num_attention_heads"))
-    return int(told) if told else 16  # of every official decoder (models_mae.py)
-
-
-def _depth(decoder: dict[str, Tensor]) -> int:
-    return 1 + max((int(k.split(".")[1]) for k in decoder if k.startswith("decoder_blocks.")), default=-1)
+    return int(told) if told else OFFICIAL_DECODER_HEADS
 
 
 def _target_sizes(decoder: dict[str, Tensor]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from backbones.relative import tables_of_beit
 
 Renames = tuple[tuple[str, str], ...]  # (regular expression, replacement), applied in turn
 
+OFFICIAL_DECODER_HEADS = 16  # of every size (models_mae.py); official files say nothing of them
 _BLOCK = r"^blocks\.(\d+)\."
 
 
@@ -163,7 +164,7 @@ def read_names(path: object, tensors: Mapping[str, Tensor]) -> Named:
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         inside = name.startswith(prefix)
-        ours = _rename(name.removeprefix(prefix) if inside else name, layout.encoder if inside else layout.rest)
+        ours = rename(name.removeprefix(prefix) if inside else name, layout.encoder if inside else layout.rest)
         if inside and re.match(layout.aside, name.removeprefix(prefix)):
             named.aside.append(name)
         elif _is_decoder(ours, layout):
@@ -212,7 +213,8 @@ def _recognise(path: object, tensors: Mapping[str, Tensor]) -> tuple[Layout, str
     raise UserError(f"{path} is not a ViT in a layout that is known (it begins with {first}): give an MAE or timm ViT")
 
 
-def _rename(name: str, renames: Renames) -> str:
+def rename(name: str, renames: Renames) -> str:
+    """`name` after each of `renames` in turn."""
     for pattern, replacement in renames:
         name = re.sub(pattern, replacement, name)
     return name
@@ -271,6 +273,11 @@ def _separate_positions(state: dict[str, Tensor]) -> dict[str, Tensor]:
         # detectron2's ViT keeps the class token's position, and does not use it (modeling/backbone/vit.py).
         state["pos_embed"] = positions[:, 1:]
     return state
+
+
+def block_count(state: Mapping[str, Tensor], prefix: str = "blocks.") -> int:
+    """How many Transformer blocks tensors under our names have, counting to the last one's number."""
+    return 1 + max((int(k.removeprefix(prefix).split(".")[0]) for k in state if k.startswith(prefix)), default=-1)
 
 
 def _is_square(count: int) -> bool:

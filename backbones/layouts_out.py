@@ -17,13 +17,13 @@ from torch import Tensor
 
 from backbones.encoder import parse_arch
 from backbones.errors import UserError, unknown
+from backbones.layouts import OFFICIAL_DECODER_HEADS, block_count, rename
 from backbones.relative import beit_of_tables
 from backbones.tensor_files import save_pickle, save_tensors
 
 if TYPE_CHECKING:
     from backbones.checkpoint import Checkpoint
 
-OFFICIAL_DECODER_HEADS = 16  # models_mae.py, every size
 _HF_BLOCK = (
     (r"blocks\.(\d+)\.", r"layer.\1."),
     (r"\.norm1\.", ".layernorm_before."),
@@ -120,13 +120,13 @@ def _write_hf(checkpoint: Checkpoint, path: Path) -> None:
     if path.suffix in (".safetensors", ".pth", ".bin"):
         raise UserError(f"--out {path}: Hugging Face's layout is a folder: give one")
     prefix = "vit." if checkpoint.decoder else ""
-    state = {f"{prefix}{_rename(k, _HF_ENCODER)}": v for k, v in _split_qkv(checkpoint.state).items()}
+    state = {f"{prefix}{rename(k, _HF_ENCODER)}": v for k, v in _split_qkv(checkpoint.state).items()}
     if checkpoint.decoder:
         if checkpoint.target not in ("pixels", "pixels_norm"):
             raise UserError(
                 f"{checkpoint.path} predicts {checkpoint.target}, Hugging Face's decoder pixels: give another --to"
             )
-        state |= {_rename(k, _HF_DECODER): v for k, v in _split_qkv(checkpoint.decoder).items()}
+        state |= {rename(k, _HF_DECODER): v for k, v in _split_qkv(checkpoint.decoder).items()}
     path.mkdir(parents=True, exist_ok=True)
     save_tensors(path / "model.safetensors", state)
     temporary = path / f".config.json.{os.getpid()}.tmp"
@@ -137,19 +137,19 @@ def _write_hf(checkpoint: Checkpoint, path: Path) -> None:
 def hf_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The ``config.json`` of a checkpoint as `_write_hf` writes it."""
     architecture, decoder = checkpoint.architecture, checkpoint.decoder
-    width, depth = checkpoint.state["patch_embed.proj.weight"].shape[0], _depth(checkpoint.state, "blocks.")
+    width, depth, heads, patch = parse_arch(architecture.arch)
     size = architecture.img_size
     config: dict[str, Any] = {
         "architectures": ["ViTMAEForPreTraining" if decoder else "ViTModel"],
         "model_type": "vit_mae" if decoder else "vit",
         "hidden_size": width,
         "num_hidden_layers": depth,
-        "num_attention_heads": parse_arch(architecture.arch)[2],
+        "num_attention_heads": heads,
         "intermediate_size": round(width * architecture.mlp_ratio),
         "hidden_act": "gelu",
         "layer_norm_eps": architecture.norm_eps,
         "image_size": size[0] if size[0] == size[1] else list(size),
-        "patch_size": architecture.patch,
+        "patch_size": patch,
         "num_channels": 3,
         "qkv_bias": architecture.qkv_bias,
     }
@@ -157,7 +157,7 @@ def hf_config(checkpoint: Checkpoint) -> dict[str, Any]:
         decoder_width = decoder["decoder_embed.weight"].shape[0]
         config |= {
             "decoder_hidden_size": decoder_width,
-            "decoder_num_hidden_layers": _depth(decoder, "decoder_blocks."),
+            "decoder_num_hidden_layers": block_count(decoder, "decoder_blocks."),
             "decoder_num_attention_heads": checkpoint.decoder_heads,
             "decoder_intermediate_size": 4 * decoder_width,
             "norm_pix_loss": checkpoint.target == "pixels_norm",
@@ -190,16 +190,6 @@ def _split_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             split[name] = tensor
     return split
-
-
-def _rename(name: str, renames: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in renames:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _depth(state: dict[str, Tensor], prefix: str) -> int:
-    return 1 + max((int(k.removeprefix(prefix).split(".")[0]) for k in state if k.startswith(prefix)), default=-1)
 
 
 WRITERS: dict[str, Callable[[Checkpoint, Path], None]] = {"timm": _write_timm, "mae": _write_mae, "hf": _write_hf}

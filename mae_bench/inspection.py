@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backbones.checkpoint import Checkpoint, load_checkpoint
 from backbones.encoder import parse_arch
+from backbones.layouts import block_count
 from backbones.tensor_files import digest_file
 from mae_bench.pixel_target import guess_pixel_target
 from mae_bench.tables import published
@@ -103,11 +104,10 @@ def _head(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 def _decoder(checkpoint: Checkpoint) -> dict[str, Any]:
     decoder = checkpoint.decoder
-    blocks = {k.split(".")[1] for k in decoder if k.startswith("decoder_blocks.")}
     target, told_by = _target(checkpoint)
     return {
         "width": decoder["decoder_embed.weight"].shape[0],
-        "depth": len(blocks),
+        "depth": block_count(decoder, "decoder_blocks."),
         "heads": checkpoint.decoder_heads,
         "outputs": decoder["decoder_pred.weight"].shape[0],
         "target": target,
