@@ -45,7 +45,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def call(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["mae-bench", *map(str, arguments)])
-        monkeypatch.setattr(command_line, "_debug", False)
         capsys.readouterr()
         try:
             command_line.main()
