@@ -181,7 +181,7 @@ def _record(job: Job, task: Task[Any], result: FitResult, identity: str, run_dir
         img_size=recipe.encoder.img_size,
         init=Init(
             method=job.method,
-            checkpoint=str(checkpoint.path) if checkpoint else None,
+            checkpoint=str(checkpoint.path.absolute()) if checkpoint else None,
             sha256=checkpoint.sha256 if checkpoint else None,
             layout=checkpoint.layout if checkpoint else None,
             pretraining=job.known_pretraining(),
@@ -205,6 +205,9 @@ def _record(job: Job, task: Task[Any], result: FitResult, identity: str, run_dir
         started=started,
         finished=_now(),
         git=provenance.git(),
+        variant=job.variant,
+        command=provenance.command(),
+        host=provenance.host(),
         images_per_s=progress.images / progress.train_seconds if progress.train_seconds else None,
         peak_memory_bytes=provenance.peak_memory_bytes(kind),
         device_hours=progress.seconds * result.processes / 3600,

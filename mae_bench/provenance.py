@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mae_bench.record import Device, Git
+from mae_bench.record import Command, Device, Git, Host
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +32,27 @@ _DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "mmcv": ("mmcv", "mmcv-lite", "onedl-mmcv"),
     "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
 }
+
+# Variables that change how the same command computes: threads, which devices, arithmetic, determinism.
+VARIABLES = (
+    "ACCELERATE_*",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_VISIBLE_DEVICES",
+    "GOMP_SPINCOUNT",
+    "KMP_*",
+    "LOCAL_WORLD_SIZE",
+    "MAE_BENCH_*",
+    "MKL_*",
+    "NCCL_*",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_*",
+    "OPENBLAS_NUM_THREADS",
+    "PYTORCH_*",
+    "SLURM_JOB_ID",
+    "TORCH_*",
+    "WORLD_SIZE",
+)
 
 
 def software() -> dict[str, str]:
@@ -86,6 +109,32 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
+
+
+def command() -> Command:
+    """How this process was called, ``mae-bench`` in place of the path that it was found at."""
+    ours = Path(sys.argv[0]).name in ("mae-bench", "mae_bench") or Path(sys.argv[0]).parts[-2:] == (
+        "mae_bench",
+        "__main__.py",
+    )
+    argv = ["mae-bench", *sys.argv[1:]] if ours else list(sys.orig_argv)
+    return Command(argv=argv, folder=os.getcwd())
+
+
+def host() -> Host:
+    """This machine, as far as it decides how fast and how exactly the same program computes."""
+    import torch
+
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
+    chosen = {k: v for k, v in sorted(os.environ.items()) if any(fnmatch.fnmatchcase(k, name) for name in VARIABLES)}
+    return Host(
+        name=socket.gethostname(),
+        system=platform.platform(),
+        cpus=cpus,
+        threads=torch.get_num_threads(),
+        environment=chosen,
+    )
 
 
 def device(kind: torch.device, count: int) -> Device:

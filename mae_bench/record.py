@@ -1,7 +1,7 @@
 """The record of a run (`record.json`): its fields, its schema, reading and writing. Tables read nothing else.
 
-How the facts are found out (versions, device, memory) is in `mae_bench.provenance`; what tables make of them,
-in `mae_bench.tables`.
+How the facts are found out (versions, device, memory) is in `mae_bench.provenance`; what older versions of the schema lack, in
+`mae_bench.record_versions`; what tables make of records, in `mae_bench.tables`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import jsonschema
 
 from backbones.errors import UserError
+from mae_bench.record_versions import SCHEMA_VERSION, upgrade
 
-SCHEMA_VERSION = 1
 FILE_NAME = "record.json"
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,25 @@ class Device:
 
 
 @dataclass(kw_only=True)
+class Command:
+    """What the user called, and the folder that relative paths in it are of."""
+
+    argv: list[str]
+    folder: str
+
+
+@dataclass(kw_only=True)
+class Host:
+    """The machine, and what decides on it how the same program computes."""
+
+    name: str
+    system: str
+    cpus: int  # that this process may use
+    threads: int  # of torch, a process
+    environment: dict[str, str]  # variables of `provenance.VARIABLES` that were set
+
+
+@dataclass(kw_only=True)
 class Record:
     """One run: what it measured, from what, how, on what. `record.schema.json` says what each field may hold.
 
@@ -110,11 +129,16 @@ class Record:
     started: str
     finished: str
     git: Git | None = None
+    variant: str = ""  # which pre-training the checkpoint is of, where a suite has several
+    command: Command | None = None
+    host: Host | None = None
     images_per_s: float | None = None
+    inference_s_per_image: float | None = None
     peak_memory_bytes: int | None = None
     device_hours: float | None = None
     wall_time_s: float | None = None
     final_loss: float | None = None
+    recovered: dict[str, int] = field(default_factory=dict)  # what went wrong and was made good: how often
     warnings: list[str] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
     error: str | None = None
@@ -134,6 +158,8 @@ class Record:
             "data": Data(**raw["data"]),
             "git": None if raw["git"] is None else Git(**raw["git"]),
             "device": Device(**raw["device"]),
+            "command": None if raw["command"] is None else Command(**raw["command"]),
+            "host": None if raw["host"] is None else Host(**raw["host"]),
         }
         return cls(**{**raw, **nested})
 
@@ -172,7 +198,7 @@ def write(record: Record, run_dir: str | os.PathLike[str]) -> Path:
 
 
 def read(path: str | os.PathLike[str]) -> Record:
-    """The record of a file, or of the run folder that holds it.
+    """The record of a file, or of the run folder that holds it; one of an older version as the newest would have it.
 
     Raises:
         UserError: the file cannot be read, is torn, is no record, or was written by a newer version.
@@ -194,6 +220,7 @@ def read(path: str | os.PathLike[str]) -> Record:
             f"{path}: record of schema version {version}, newer than {SCHEMA_VERSION}, the newest that this"
             " mae-bench reads: upgrade mae-bench"
         )
+    raw = upgrade(raw)
     if problem := _problem(raw):
         raise UserError(f"{path}: not a valid record: {problem}")
     record = Record.from_dict(raw)

@@ -32,6 +32,46 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert record.read(path).path == path
 
 
+def test_a_record_of_version_1_is_read_as_one_of_the_newest(tmp_path: Path) -> None:
+    kept = Path(__file__).parent / "record_version_1.json"  # as the first version wrote it
+    raw = json.loads(kept.read_text())
+    old = record.read(kept)
+    assert (raw["schema_version"], old.schema_version) == (1, record.SCHEMA_VERSION)
+    again = old.to_dict()
+    assert {name: again[name] for name in raw if name != "schema_version"} == {
+        name: value for name, value in raw.items() if name != "schema_version"
+    }
+    unknown = {name: again[name] for name in again.keys() - raw.keys()}
+    assert unknown == {"inference_s_per_image": None, "recovered": {}, "command": None, "host": None, "variant": ""}
+    assert record.read(record.write(old, tmp_path)) == old
+    assert json.loads(kept.read_text()) == raw  # a file is never rewritten by reading it
+
+
+def test_a_record_of_version_1_with_a_mistake_is_refused(tmp_path: Path) -> None:
+    raw = json.loads((Path(__file__).parent / "record_version_1.json").read_text())
+    (tmp_path / "record.json").write_text(json.dumps({**raw, "seed": "three"}))
+    assert "seed: 'three' is not of type 'integer'" in assert_one_line(tmp_path / "record.json")
+
+
+def test_the_command_is_recorded_so_that_it_can_be_called_again(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for first in ("/usr/local/bin/mae-bench", "/site-packages/mae_bench/__main__.py"):
+        monkeypatch.setattr(sys, "argv", [first, "run", "--out", "a b"])
+        assert provenance.command() == record.Command(argv=["mae-bench", "run", "--out", "a b"], folder=str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["notebook.py"])
+    assert provenance.command().argv == sys.orig_argv
+
+
+def test_the_host_says_threads_and_the_variables_that_count_but_no_others(monkeypatch: Any) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    host = provenance.host()
+    assert host.environment["OMP_NUM_THREADS"] == "7"
+    assert "secret" not in str(host)
+    assert host.threads == torch.get_num_threads()
+    assert 1 <= host.cpus <= (os.cpu_count() or 1)
+
+
 def test_schema_is_a_schema_and_covers_every_field() -> None:
     jsonschema.Draft202012Validator.check_schema(record.schema())
     assert set(record.schema()["properties"]) == set(make().to_dict())
@@ -120,7 +160,8 @@ def test_a_torn_file_is_named(tmp_path_factory: pytest.TempPathFactory, share: f
         (b'{"schema_version": true}', "not a record"),
         (b'{"schema_version": "1"}', "not a record"),
         (b'{"schema_version": 1}', "not a valid record"),
-        (b'{"schema_version": 2, "unheard of": 1}', "upgrade mae-bench"),
+        (b'{"schema_version": 3, "unheard of": 1}', "upgrade mae-bench"),
+        (b'{"schema_version": 0}', "not a valid record"),
     ],
 )
 def test_what_is_no_record_is_named(tmp_path: Path, content: bytes, says: str) -> None:
