@@ -5,7 +5,6 @@ What is written and read again is the same, bit for bit.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from backbones.atomic import write_json
 from backbones.encoder import parse_arch
 from backbones.errors import UserError, unknown
 from backbones.layouts import OFFICIAL_DECODER_HEADS, block_count, rename
@@ -129,9 +129,7 @@ def _write_hf(checkpoint: Checkpoint, path: Path) -> None:
         state |= {rename(k, _HF_DECODER): v for k, v in _split_qkv(checkpoint.decoder).items()}
     path.mkdir(parents=True, exist_ok=True)
     save_tensors(path / "model.safetensors", state)
-    temporary = path / f".config.json.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(hf_config(checkpoint), indent=2) + "\n")
-    os.replace(temporary, path / "config.json")
+    write_json(path / "config.json", hf_config(checkpoint))
 
 
 def hf_config(checkpoint: Checkpoint) -> dict[str, Any]:

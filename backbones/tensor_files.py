@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from backbones.array_pickle import is_array_pickle, read_arrays
+from backbones.atomic import replacing
 from backbones.errors import UserError
 
 _METADATA = "mae_bench"
@@ -76,31 +77,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     # "format" is what Hugging Face's loader asks for; a second entry would make the order of the bytes undetermined.
     entry = {"format": "pt"} if metadata is None else {_METADATA: json.dumps(dict(metadata), sort_keys=True)}
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         safetensors.torch.save_file(contiguous, temporary, metadata=entry)
 
 
 def save_pickle(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a ``.pth`` file of plain tensors and containers atomically."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         torch.save(dict(content), temporary)
-
-
-class _replacing:
-    """A temporary path in the folder of `path`; renamed to it when the block ends well, removed when it does not."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:
@@ -179,21 +163,25 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
-    """Tensors, the keys they lay under, and the saved command line, of a ``torch.save`` file."""
-    try:
-        # The official and timm's training checkpoints hold the command line's arguments; a Namespace is mere data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # on arbitrary bytes the unpickler raises nearly anything
-        if code := re.search(r"GLOBAL (\S+)", str(e)):
-            raise UserError(f"{path} is refused: it wants to run {code[1]}, and only tensors are read") from e
-        raise UserError(f"{path} is not a checkpoint or is cut short: {_first_line(e)}") from e
+    """Tensors, the keys they lay under, and the saved command line, of a ``torch.save`` file or a pickle of arrays."""
+    content = read_arrays(path) if is_array_pickle(path) else _read_torch(path)
     args = content.get("args") if isinstance(content, dict) else None
     wrappers = []
     while isinstance(content, dict) and (key := next((k for k in _WRAPPERS if isinstance(content.get(k), dict)), None)):
         wrappers.append(key)
         content = content[key]
     return _named(path, content), ".".join(wrappers), vars(args) if isinstance(args, argparse.Namespace) else {}
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        # The official and timm's training checkpoints hold the command line's arguments; a Namespace is mere data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # on arbitrary bytes the unpickler raises nearly anything
+        if code := re.search(r"GLOBAL (\S+)", str(e)):
+            raise UserError(f"{path} is refused: it wants to run {code[1]}, and only tensors are read") from e
+        raise UserError(f"{path} is not a checkpoint or is cut short: {_first_line(e)}") from e
 
 
 def _named(path: Path, content: Any) -> dict[str, Tensor]:

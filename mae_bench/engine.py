@@ -182,7 +182,8 @@ def _evaluate_if_due(trainer: Trainer, run_dir: Path, log: RunLog, clock: Clock)
     if trainer.total:
         trainer.save(run_dir)
     clock.tick(training=True)
-    metrics = evaluate(trainer.task, trainer.eval_model(), trainer.accelerator)
+    folder = run_dir / "predictions" if progress.step == trainer.total else None
+    metrics = evaluate(trainer.task, trainer.eval_model(), trainer.accelerator, folder)
     clock.tick(training=False)
     trainer.note_metrics(metrics)
     log.evaluation(progress.step, trainer.epoch(), metrics)

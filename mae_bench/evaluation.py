@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,15 @@ from tasks.loading import CollateOrFail, leave_signals_to_parent, raise_if_faile
 
 
 @torch.no_grad()
-def evaluate(task: Task[Any], model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+def evaluate(
+    task: Task[Any], model: nn.Module, accelerator: Accelerator, folder: Path | None = None
+) -> dict[str, float]:
     """Metrics of `model` on the validation set, the same on all processes.
 
     Process r takes images r, r + world, …: nothing is padded, so nothing counts twice (the official code pads).
+
+    Args:
+        folder: where the main process writes predictions and pictures; None writes none.
     """
     dataset: Any = task.val_dataset()
     if dataset is None:
@@ -43,4 +49,8 @@ def evaluate(task: Task[Any], model: nn.Module, accelerator: Accelerator) -> dic
     results = evaluator.results()
     if accelerator.num_processes > 1:
         results = gather_object(results)
-    return evaluator.metrics(results)
+    metrics = evaluator.metrics(results)
+    if folder is not None and accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        evaluator.write(results, folder)
+    return metrics

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from backbones.atomic import replacing
 from backbones.errors import UserError
 
 
@@ -63,9 +64,5 @@ def save_png(picture: Image.Image, out: Path, about: dict[str, object]) -> None:
     """Atomically, with `about` as the PNG's text."""
     text = PngInfo()
     text.add_text("mae_bench", json.dumps(about))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(out) as temporary:
         picture.save(temporary, format="PNG", pnginfo=text, optimize=True)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)

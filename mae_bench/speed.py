@@ -6,8 +6,6 @@ measured, nor are several processes. Peers' models are `benchmarks/`' subject.
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -17,6 +15,7 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor
 
+from backbones.atomic import write_json
 from backbones.encoder import parse_arch
 from backbones.errors import UserError
 from backbones.mae import MaskedAutoencoder
@@ -134,7 +133,7 @@ def measure(
         rows=tuple(rows),
     )
     if out is not None:
-        _write(out / "speed.json", asdict(speed))
+        write_json(out / "speed.json", asdict(speed))
     return speed
 
 
@@ -237,12 +236,3 @@ def _notes(speed: Speed, has_published: bool) -> list[str]:
     else:
         notes.append(f"the paper has no such figures for {speed.arch}")
     return notes
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

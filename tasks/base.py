@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -48,6 +49,12 @@ class Evaluator(ABC):
     @abstractmethod
     def metrics(self, results: list[Any]) -> dict[str, float]:
         """Metrics over everybody's results, percentages as the papers print them."""
+
+    def write(self, results: list[Any], folder: Path) -> None:
+        """Files of the last evaluation for people and other programs, such as predictions in the field's format and pictures.
+
+        Called on the main process, after `metrics`, with the same results. `folder` is there.
+        """
 
 
 class Task(ABC, Generic[RecipeT]):

@@ -19,6 +19,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from backbones.atomic import write_text
 from backbones.errors import UserError
 
 REQUIREMENT = "sal-detectron2==0.7.2"
@@ -57,7 +58,7 @@ def install(site_packages: Path) -> Path:
     try:
         if not (folder / "detectron2" / "__init__.py").is_file():
             _unpack(folder)
-        _replace_text(site_packages / f"{FOLDER}.pth", f"{FOLDER}\n")
+        write_text(site_packages / f"{FOLDER}.pth", f"{FOLDER}\n")
     except OSError as error:
         why = error.strerror or error
         raise UserError(f"cannot write to {site_packages} ({why}): use a virtual environment") from error
@@ -105,12 +106,6 @@ def _reason(stderr: str) -> str:
         return f"the index served another file than the pinned one (sha256 {SHA256}); try another index"
     errors = [line[6:].strip() for line in stderr.splitlines() if line.startswith("ERROR:")]
     return f"{errors[-1] if errors else 'pip failed'}; check the network and the index, then run this again"
-
-
-def _replace_text(path: Path, text: str) -> None:
-    scratch = path.with_name(f"{path.name}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-import uuid
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.utils.misc import natural_key
 
+from backbones.atomic import replacing
 from backbones.errors import UserError
 from tasks.data import default_cache_root, fingerprint
 from tasks.imagesets.reader import Reader
@@ -156,13 +156,9 @@ def _kept_place(tars: Sequence[Path]) -> Path | None:
 
 def _keep(index: TarIndex, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.stem}.{uuid.uuid4().hex}.npz")
     names = np.frombuffer("".join(f"{name}\0" for name in index.names).encode(), np.uint8)
-    try:
+    with replacing(place) as partial:
         np.savez(partial, names=names, tar=index.tar, offsets=index.offsets, sizes=index.sizes, values=index.values)
-        os.replace(partial, place)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class TarReader(Reader):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from backbones.atomic import write_json
 from backbones.encoder import arch_of
 from backbones.errors import UserError, unknown
 from backbones.features import Feature
@@ -229,7 +229,7 @@ def _make_folder(folder: Path) -> None:
     """Makes it, and removes from it what killed processes left behind; younger files may still be in the making."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file in folder.glob(".*.tmp"):
+        for file in folder.glob(".*.tmp*"):
             if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
                 file.unlink(missing_ok=True)
     except OSError as e:
@@ -239,9 +239,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_about(folder: Path, key: dict[str, Any]) -> None:
-    temporary = folder / f".about.json.{uuid.uuid4().hex}.tmp"
-    temporary.write_text(json.dumps(key, indent=1) + "\n")
-    os.replace(temporary, folder / "about.json")
+    write_json(folder / "about.json", key)
 
 
 def _open(file: Path, shape: tuple[int, ...]) -> NDArray[Any]:
