@@ -22,7 +22,7 @@ quickstart: $(READY) ## pre-train, evaluate on three tasks, print three tables (
 	$(BIN)/mae-bench run --suite quickstart --out runs/quickstart
 
 test: lint ## everything that CI checks: linter, types, all tests with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term --durations=10
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --cov --cov-report=term --durations=10
 
 unit: $(READY) ## the quick tests only
 	$(BIN)/python -m pytest -m "not slow"

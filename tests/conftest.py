@@ -27,7 +27,8 @@ class Result:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_machine() -> None:
-    """Small models: more threads than one only wait for each other."""
+    """Small models, and tests side by side: more threads than one only wait for each other, here and in subprocesses."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
 
