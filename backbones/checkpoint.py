@@ -43,6 +43,9 @@ class Checkpoint:
         state: the encoder, float32.
         decoder: MAE's decoder under the official names, empty if there is none.
         head: ``fc_norm.*`` and ``head.*``, empty if there are none.
+        heads: all of a detector or segmenter beside its encoder, under the names of our task's model, and the encoder's
+            decomposed relative positions (``blocks.0.attn.rel_pos_h``, …); `backbones.heads` puts them to use.
+        task: what the file was trained for: ``classification``, ``detection`` or ``segmentation``; None where no head tells.
         aside: names in the file that nothing was made of.
         metadata: what our own files say of themselves.
         target_normalised: whether the decoder predicts normalised pixels; None where nothing tells.
@@ -57,6 +60,8 @@ class Checkpoint:
     state: dict[str, Tensor]
     decoder: dict[str, Tensor] = field(default_factory=dict)
     head: dict[str, Tensor] = field(default_factory=dict)
+    heads: dict[str, Tensor] = field(default_factory=dict)
+    task: str | None = None
     aside: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
     target_normalised: bool | None = None
@@ -176,8 +181,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] |
         norm_eps=float(file.config.get("layer_norm_eps", 1e-6)),
     )
     _check(file.path, state, architecture)
-    decoder, head = _float(named.decoder), _float(named.head)
-    _check_finite(file.path, {**decoder, **head})
+    decoder, head, heads = _float(named.decoder), _float(named.head), _float(named.heads)
+    _check_finite(file.path, {**decoder, **head, **heads})
     return Checkpoint(
         path=file.path,
         sha256=file.sha256,
@@ -187,6 +192,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] |
         state=state,
         decoder=decoder,
         head=head,
+        heads=heads,
+        task=named.task or ("classification" if head else None),
         aside=tuple(named.aside),
         metadata=file.metadata or {},
         target_normalised=_normalised(file, told),

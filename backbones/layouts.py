@@ -52,6 +52,8 @@ class Named:
     encoder: dict[str, Tensor]
     decoder: dict[str, Tensor] = field(default_factory=dict)
     head: dict[str, Tensor] = field(default_factory=dict)
+    heads: dict[str, Tensor] = field(default_factory=dict)  # of a detector or segmenter, and `REL_POS` tables
+    task: str | None = None  # detection or segmentation, by the heads' names
     aside: list[str] = field(default_factory=list)  # names in the file that nothing was made of
 
 
@@ -125,14 +127,11 @@ LAYOUTS = (
             (r"^neck\.blocks\.", "decoder_blocks."),
             (r"^neck\.(?=mask_token|decoder_)", ""),
             (r"^head\.(?:layers\.head|fc)\.", "head."),
+            (r"^(?=(?:neck|decode_head|auxiliary_head)\.)", "net."),
         ),
         aside=_BEIT_ASIDE,
     ),
-    Layout(
-        "vitdet",
-        anchor=r"(?P<prefix>(?:.+\.)?net\.)patch_embed\.proj\.weight",
-        aside=r"blocks\.\d+\.attn\.rel_pos_[hw]$",
-    ),
+    Layout("vitdet", anchor=r"(?P<prefix>(?:.+\.)?net\.)patch_embed\.proj\.weight"),
     Layout("moco_v3", anchor=r"(?P<prefix>(?:.+\.)?base_encoder\.)patch_embed\.proj\.weight", aside=r"head\."),
     Layout("dinov2", anchor=_TIMM_ANCHOR, mark=r"(?:.+\.)?register_tokens$", aside=r"mask_token$"),
     Layout("dinov2", anchor=_TIMM_ANCHOR, mark=r"(?:.+\.)?blocks\.(?:\d+\.)*ls1\.gamma$", aside=r"mask_token$"),
@@ -147,6 +146,10 @@ LAYOUTS = (
 )
 _HEAD = r"head\.|fc_norm\.|attn_pool\.|head_dist\."
 _DECODER = r"decoder_|mask_token$"
+REL_POS = r"blocks\.\d+\.attn\.rel_pos_[hw]"  # decomposed relative positions, which only dense tasks have
+# Names that a trained model of a dense task has; all that lies outside its encoder is then its heads.
+_DENSE_TASKS = {"detection": r"(?:proposal_generator|roi_heads)\.", "segmentation": r"net\.decode_head\."}
+_STATISTICS = r"pixel_(?:mean|std)$|net\.data_preprocessor\.|data_preprocessor\."
 
 
 def read_names(path: object, tensors: Mapping[str, Tensor]) -> Named:
@@ -160,13 +163,15 @@ def read_names(path: object, tensors: Mapping[str, Tensor]) -> Named:
     """
     tensors = _unwrap(path, tensors)
     layout, prefix = _recognise(path, tensors)
-    named = Named(layout.name, {})
+    named = Named(layout.name, {}, task=_dense_task(tensors, layout))
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         inside = name.startswith(prefix)
         ours = rename(name.removeprefix(prefix) if inside else name, layout.encoder if inside else layout.rest)
         if inside and re.match(layout.aside, name.removeprefix(prefix)):
             named.aside.append(name)
+        elif re.fullmatch(REL_POS, ours) if inside else named.task and not re.match(_STATISTICS, ours):
+            named.heads[ours] = tensor
         elif _is_decoder(ours, layout):
             named.decoder[ours] = tensor
         elif re.match(_HEAD, ours) and (inside or layout.rest or layout.name in ("timm", "mae", "beit")):
@@ -181,6 +186,11 @@ def read_names(path: object, tensors: Mapping[str, Tensor]) -> Named:
     named.encoder = _canonical(path, found)
     named.decoder = _merge_qkv(named.decoder)
     return named
+
+
+def _dense_task(tensors: Mapping[str, Tensor], layout: Layout) -> str | None:
+    names = [rename(name, layout.rest) for name in tensors]
+    return next((task for task, mark in _DENSE_TASKS.items() if any(re.match(mark, name) for name in names)), None)
 
 
 def _is_decoder(name: str, layout: Layout) -> bool:

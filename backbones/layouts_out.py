@@ -77,6 +77,8 @@ def _beit_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         stem = name.rpartition(".")[0]
         if name.endswith("attn.rel_bias"):
+            if f"{stem}.rel_bias_cls" not in state:
+                raise UserError("this encoder has a relative position bias without a class token, unlike timm's Beit")
             renamed[f"{stem}.relative_position_bias_table"] = beit_of_tables(tensor, state[f"{stem}.rel_bias_cls"])
         elif name.endswith("attn.qkv.bias"):
             query, key, value = tensor.chunk(3)

@@ -70,17 +70,17 @@ class RelativeAttention(Attention):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
         """(N, 1 + h*w, C) -> the same."""
-        bias = bias_of_tables(self.rel_bias, self.rel_bias_cls, self.grid)
+        bias = bias_of_tables(self.rel_bias, getattr(self, "rel_bias_cls", None), self.grid)
         return attend(self, x, bias if attn_mask is None else bias + attn_mask)
 
 
 def add_relative_attention(encoder: Any, grid: tuple[int, int]) -> None:
-    """Gives every block of a timm ViT with a class token BEiT's relative position bias, zero."""
+    """Gives every block of a timm ViT BEiT's relative position bias, zero."""
     for block in encoder.blocks:
         old = block.attn
         block.attn = RelativeAttention(encoder.embed_dim, old.num_heads, qkv_bias=old.qkv.bias is not None)
         block.attn.grid = grid
-        add_bias_tables(block.attn, grid, class_token=True)
+        add_bias_tables(block.attn, grid, class_token=encoder.cls_token is not None)
 
 
 def attend(attn: Any, x: Tensor, bias: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
