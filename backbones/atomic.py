@@ -10,6 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from backbones.errors import UserError
+
+
+def check_writable(path: Path, where: str | None = None) -> None:
+    """Refuses `path` before any work is done if no file can be written there.
+
+    Args:
+        where: what messages call it; by default ``--out PATH``.
+    """
+    where = where or f"--out {path}"
+    if path.is_dir():
+        raise UserError(f"{where} is a folder: give a file in it")
+    if not path.parent.is_dir():
+        raise UserError(f"{where}: no folder {path.parent}: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{where}: {path.parent} is not writable: give another folder")
+
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from backbones.atomic import check_writable, write_bytes
 from backbones.errors import UserError
 from mae_bench.cli_common import Debug, Json, print_json, set_debug
 
@@ -30,18 +31,18 @@ def table(
     set_debug(debug)
     from mae_bench.record import find
     from mae_bench.tables import build
-    from mae_bench.tables.files import check_out, choose_format, contents, write
+    from mae_bench.tables.files import choose_format, contents
 
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder")
     fmt = choose_format(fmt, out)
     if out is not None:
-        check_out(out)
+        check_writable(out)
     content = contents(build(name, find(runs), runs_dir=runs), fmt)
     if out is None:
         print(content.decode(), end="")
     else:
-        write(content, out)
+        write_bytes(out, content)
         print(out)
 
 

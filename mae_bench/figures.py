@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backbones.errors import UserError
+from mae_bench.tables.grid import plain
 from mae_bench.tables.model import Chart, Column, Table
-from mae_bench.tables.render import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from backbones.atomic import replacing
+from backbones.atomic import check_writable, replacing
 from backbones.errors import UserError
 
 
@@ -54,10 +53,7 @@ def check_png(out: Path) -> None:
     """Refuses `out` before any work is done if no PNG can be written there."""
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: the picture is a PNG: give a name that ends in .png")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: no folder {out.parent}: make it first")
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"--out {out}: {out.parent} is not writable: give another folder")
+    check_writable(out)
 
 
 def save_png(picture: Image.Image, out: Path, about: dict[str, object]) -> None:

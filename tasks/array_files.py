@@ -17,6 +17,7 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
+from backbones.atomic import check_writable
 from backbones.errors import UserError
 
 SUFFIXES = (".npy", ".safetensors")
@@ -56,10 +57,7 @@ class ArrayFiles:
         self.always_named = always_named
         if path.suffix not in SUFFIXES:
             raise UserError(f"{self.where}: features are written as {' or '.join(SUFFIXES)}: give such a name")
-        if not path.parent.is_dir():
-            raise UserError(f"{self.where}: no folder {path.parent}: make it first")
-        if not os.access(path.parent, os.W_OK):
-            raise UserError(f"{self.where}: {path.parent} is not writable: give another folder")
+        check_writable(path, self.where)
         self._places: dict[str, tuple[BinaryIO, int]] = {}  # an array's file, and where in it the array begins
 
     def file_of(self, name: str) -> Path:

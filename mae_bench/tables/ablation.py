@@ -135,7 +135,7 @@ def _rows(
                 if figure is None or (i and ours is None):
                     cells.append(Cell(ours=ours))
                 else:
-                    cells.append(Cell(figure.value, figure.sources, ours))
+                    cells.append(figure.cell(ours))
         yield Row(f"{value.label} #{i + 1}" if i else value.label, tuple(cells), value.default, x=value.x)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from backbones.errors import UserError, unknown
 from mae_bench import figures
+from mae_bench.tables.html import page
 from mae_bench.tables.model import Table
 from mae_bench.tables.render import FORMATS, render
+
+_ENDINGS = {"tex": "latex", "htm": "html", "markdown": "md"}
 
 
 def choose_format(asked: str | None, out: Path | None) -> str:
@@ -18,7 +20,8 @@ def choose_format(asked: str | None, out: Path | None) -> str:
         UserError: no such format, or a picture without a file to write it to.
     """
     every = [*FORMATS, *figures.FORMATS]
-    chosen = asked or (out.suffix.lower().removeprefix(".") if out and out.suffix else "md")
+    ending = out.suffix.lower().removeprefix(".") if out else ""
+    chosen = asked or _ENDINGS.get(ending, ending) or "md"
     if chosen not in every:
         raise unknown("table format", chosen, every, where="--format" if asked else f"--out {out}")
     if chosen in figures.FORMATS and out is None:
@@ -26,26 +29,8 @@ def choose_format(asked: str | None, out: Path | None) -> str:
     return chosen
 
 
-def check_out(out: Path) -> None:
-    """Refuses `out` before any work is done if no file can be written there."""
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder: give a file in it")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: no folder {out.parent}: make it first")
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"--out {out}: {out.parent} is not writable: give another folder")
-
-
 def contents(table: Table, format: str) -> bytes:
-    """The table as a file of this format holds it."""
-    return figures.draw(table, format) if format in figures.FORMATS else render(table, format).encode()
-
-
-def write(content: bytes, out: Path) -> None:
-    """Atomically: a reader sees the old file or the new one."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """The table as a file of this format holds it: HTML as a page of its own."""
+    if format in figures.FORMATS:
+        return figures.draw(table, format)
+    return (page(table) if format == "html" else render(table, format)).encode()

@@ -68,7 +68,7 @@ class Filling:
         figure = self.figures.get((subject.label, method, slot.column.heading)) if slot.column.in_paper else None
         if figure is None or (variant and ours is None):
             return Cell(ours=ours)
-        return Cell(figure.value, figure.sources, ours)
+        return figure.cell(ours)
 
 
 @dataclass(frozen=True)

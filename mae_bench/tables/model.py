@@ -33,13 +33,17 @@ class Measured:
         return statistics.stdev(self.values) if math.isfinite(self.mean) else math.nan
 
 
+TOLERANCE_STDS = 2  # standard deviations over the official seeds that a difference may have
+
+
 @dataclass(frozen=True)
 class Cell:
-    """Published figure and ours, either or neither."""
+    """Published figure and ours, either or neither; `std`: over the official seeds, None where no such spread is published."""
 
     published: float | None = None
-    sources: tuple[str, ...] = ()  # keys of `Table.sources`
+    sources: tuple[str, ...] = ()  # keys of `Table.sources`, of the figure and of its spread
     ours: Measured | None = None
+    std: float | None = None
 
     @property
     def difference(self) -> float | None:
@@ -47,6 +51,18 @@ class Cell:
         if self.published is None or self.ours is None:
             return None
         return self.ours.mean - self.published
+
+    @property
+    def tolerance(self) -> float | None:
+        """How far ours may be from the published figure, in points; None where no spread over seeds is published."""
+        return None if self.published is None or self.std is None else TOLERANCE_STDS * self.std
+
+    @property
+    def within(self) -> bool | None:
+        """Whether the difference is within the tolerance; None unless there are both. Not-a-number is outside."""
+        if self.difference is None or self.tolerance is None:
+            return None
+        return abs(self.difference) <= self.tolerance + 1e-9  # figures are decimals: 83.76 - 83.6 is not quite 0.16
 
 
 @dataclass(frozen=True)

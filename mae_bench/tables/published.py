@@ -10,15 +10,20 @@ from typing import Any
 
 import yaml
 
-from mae_bench.tables.model import Row
+from mae_bench.tables.model import Cell, Measured, Row
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as its source prints it; `sources` are keys of `source_texts`."""
+    """A figure as its source prints it, with its standard deviation over seeds if one is published; keys of the sources."""
 
     value: float
     sources: tuple[str, ...]
+    std: float | None = None
+
+    def cell(self, ours: Measured | None) -> Cell:
+        """The cell that sets our figure against this one."""
+        return Cell(self.value, self.sources, ours, self.std)
 
 
 @lru_cache(maxsize=1)
@@ -36,7 +41,7 @@ def verified_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
 def wide(table: Mapping[str, Any]) -> dict[tuple[str, str], Figure]:
     """(row, column) -> figure, of a table with one row a method."""
     return {
-        (str(row["row"]), column): Figure(float(value), tuple(row["source"]))
+        (str(row["row"]), column): _figure(row, column, value)
         for row in verified_rows(table)
         for column, value in row["values"].items()
         if value is not None
@@ -46,7 +51,7 @@ def wide(table: Mapping[str, Any]) -> dict[tuple[str, str], Figure]:
 def long(table: Mapping[str, Any], column_key: str, value_key: str) -> dict[tuple[str, str], Figure]:
     """The same of a table with one row a cell, which names its column under `column_key` ("model")."""
     return {
-        (str(row["row"]), str(row["values"][column_key])): Figure(float(row["values"][value_key]), tuple(row["source"]))
+        (str(row["row"]), str(row["values"][column_key])): _figure(row, value_key, row["values"][value_key])
         for row in verified_rows(table)
         if row["values"].get(value_key) is not None
     }
@@ -58,12 +63,18 @@ def row(table: Mapping[str, Any], name: Any, where: Mapping[str, Any]) -> dict[s
     ``3.3x`` is the figure 3.3; its unit is the column's.
     """
     return {
-        column: Figure(float(str(value).removesuffix("x")), tuple(found["source"]))
+        column: _figure(found, column, value)
         for found in verified_rows(table)
         if found["row"] == name and all(found["values"].get(key) == value for key, value in where.items())
         for column, value in found["values"].items()
         if value is not None and column not in where
     }
+
+
+def _figure(row: Mapping[str, Any], column: str, value: Any) -> Figure:
+    std = row.get("std", {}).get(column)
+    named = [*row["source"], *(row["std_source"] if std is not None else [])]
+    return Figure(float(str(value).removesuffix("x")), tuple(dict.fromkeys(named)), std)
 
 
 def sources(rows: Iterable[Row]) -> dict[str, str]:

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
+from backbones.atomic import write_bytes
 from backbones.errors import UserError
 from mae_bench import figures, record, tables
 from mae_bench.cli import app
 from mae_bench.figures import Point, curves
-from mae_bench.tables.files import choose_format, write
+from mae_bench.tables.files import choose_format
 from mae_bench.tables.model import Table
 from tests.mae_bench.test_ablation_tables import run as pretrained
 from tests.mae_bench.test_tables_protocols import LARGE, SMALL, partial
@@ -154,7 +155,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     out.write_text("old")
     monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        write(b"new", out)
+        write_bytes(out, b"new")
     assert (out.read_text(), len(list(tmp_path.iterdir()))) == ("old", 1)
 
 
