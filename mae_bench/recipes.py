@@ -135,7 +135,10 @@ def _layers(path: Path, seen: tuple[Path, ...] = (), *, base: str | None = None)
         raise UserError(f"{path}: base: {base}: give a recipe's name")
     beside = path.parent / f"{base}.yaml"
     base_path = beside if beside.is_file() else find("recipe", base)
-    return [*_layers(base_path, (*seen, path)), content]
+    inherited = _layers(base_path, (*seen, path))
+    for layer in inherited:
+        layer.pop("cost", None)  # what the base took says nothing of a recipe that differs from it
+    return [*inherited, content]
 
 
 def _merge(config: DictConfig, layer: dict[str, Any], where: str) -> DictConfig:
@@ -175,7 +178,7 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
 def recipe_hash(recipe: Recipe) -> str:
     """sha256 over what a recipe learns: without title, data folder, seed (kept apart) and run-time keys."""
     content = as_dict(recipe)
-    for key in ("title", "published", "seed"):
+    for key in ("title", "published", "seed", "gpus", "cost"):
         content.pop(key)
     content["data"].pop("root")
     for key in ("label_share", "label_list"):  # keys that came later: without them a recipe is the one that it was

@@ -87,6 +87,14 @@ class TrainConfig:
 
 
 @dataclass
+class CostConfig:
+    """What the run took where it was published: of this very recipe, so `base` does not hand it on and nothing is scaled."""
+
+    gpu_hours: float | None = None  # devices × hours
+    source: str = ""  # which device, and who says so
+
+
+@dataclass
 class Recipe:
     """What every recipe has. The task's own section comes with its subclass."""
 
@@ -94,6 +102,8 @@ class Recipe:
     title: str = ""
     published: str = ""  # the figure that the recipe reproduces, with its source
     seed: int = 0
+    gpus: int = 1  # that a launcher gives the job; without a GPU, processes
+    cost: CostConfig = field(default_factory=CostConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
