@@ -32,6 +32,8 @@ class DenseEncoder(nn.Module):
         rel_pos: add decomposed relative positions, zero-initialised (ViTDet; Li et al. 2021).
         rel_pos_bias: add BEiT's relative position bias, zero-initialised (App. A.4); global attention only. An encoder that
             brings such a bias (BEiT) keeps it in any case.
+        shared_bias: the same kind of bias, without class token, in two tables: one that all window blocks share, one that
+            all global blocks share (Li et al. 2021). Zero-initialised.
         out_blocks: blocks whose outputs are returned. Default: the last.
         class_token: keep the class token (and registers) among the tokens (global attention only), as mmseg's MAE does.
         grad_checkpointing: recompute blocks in the backward pass.
@@ -46,6 +48,7 @@ class DenseEncoder(nn.Module):
         global_blocks: Sequence[int] | None = None,
         rel_pos: bool = False,
         rel_pos_bias: bool = False,
+        shared_bias: bool = False,
         out_blocks: Sequence[int] | None = None,
         class_token: bool = False,
         grad_checkpointing: bool = False,
@@ -62,6 +65,8 @@ class DenseEncoder(nn.Module):
             raise UserError(
                 "rel_pos_bias goes with global attention and without rel_pos: set window_size and rel_pos off"
             )
+        if shared_bias and (rel_pos or rel_pos_bias or class_token):
+            raise UserError("shared_bias goes without rel_pos, rel_pos_bias and class_token: set these off")
         own_bias = hasattr(encoder.blocks[0].attn, "rel_bias")
         if own_bias and rel_pos:
             raise UserError("this encoder has a relative position bias of its own (BEiT): set rel_pos off")
@@ -80,22 +85,37 @@ class DenseEncoder(nn.Module):
         if rel_pos_bias and not own_bias:
             for block in encoder.blocks:
                 add_bias_tables(block.attn, grid, class_token)
+        self.bias_tables = nn.ParameterDict()
+        if shared_bias and not own_bias:
+            heads = encoder.blocks[0].attn.num_heads
+            for window in set(self.windows):
+                h, w = (window, window) if window else grid
+                table = torch.zeros(heads, 2 * h - 1, 2 * w - 1)
+                self.bias_tables["window" if window else "global"] = nn.Parameter(table)
         _drop_unused(encoder, class_token)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, grid = self._embed(images)
+        biases = {w: self._shared_bias(w, grid) for w in set(self.windows)}
         maps = []
         for i, (block, window) in enumerate(zip(self.encoder.blocks, self.windows, strict=True)):
             if self.grad_checkpointing and self.training:
-                x = checkpoint(block_forward, block, x, grid, window, use_reentrant=False)
+                x = checkpoint(block_forward, block, x, grid, window, biases[window], use_reentrant=False)
             else:
-                x = block_forward(block, x, grid, window)
+                x = block_forward(block, x, grid, window, biases[window])
             if i in self.out_blocks:
                 patches = x[:, self.prefix_tokens :]
                 maps.append(patches.transpose(1, 2).unflatten(2, grid))
             if i == self.out_blocks[-1]:
                 break
         return maps
+
+    def _shared_bias(self, window: int, grid: tuple[int, int]) -> Tensor | None:
+        """(heads, T, T), made once for all blocks that share it."""
+        if not self.bias_tables:
+            return None
+        table = self.bias_tables["window" if window else "global"]
+        return bias_of_tables(table, None, (window, window) if window else grid)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (N, [1 +] h*w, C) with absolute positions resampled to this image's grid, and the grid."""
@@ -114,20 +134,22 @@ class DenseEncoder(nn.Module):
         return torch.cat([tokens, x], dim=1), grid
 
 
-def block_forward(block: Block, x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+def block_forward(block: Block, x: Tensor, grid: tuple[int, int], window: int, bias: Tensor | None = None) -> Tensor:
     """A timm block on tokens (N, [1 +] h*w, C), with attention inside windows when `window` is not 0."""
     y = block.norm1(x)
     if window:
         windows, padded = partition(y.unflatten(1, grid), window)
-        y = unpartition(attend_on_grid(block.attn, windows, (window, window)), window, padded, grid).flatten(1, 2)
+        y = unpartition(attend_on_grid(block.attn, windows, (window, window), bias), window, padded, grid).flatten(1, 2)
     else:
-        y = attend_on_grid(block.attn, y, grid)
+        y = attend_on_grid(block.attn, y, grid, bias)
     x = x + block.drop_path1(block.ls1(y))
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 
-def attend_on_grid(attn: Any, x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """timm's attention on tokens (B, T, C), with the block's relative positions when it has them."""
+def attend_on_grid(attn: Any, x: Tensor, grid: tuple[int, int], bias: Tensor | None = None) -> Tensor:
+    """timm's attention on tokens (B, T, C), with `bias` (heads, T, T) or the block's own relative positions if there are."""
+    if bias is not None:
+        return attend(attn, x, bias)
     if hasattr(attn, "rel_bias"):
         return attend(attn, x, bias_of_tables(attn.rel_bias, getattr(attn, "rel_bias_cls", None), grid))
     if hasattr(attn, "rel_pos_h"):

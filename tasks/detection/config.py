@@ -1,5 +1,7 @@
 """The schema of detection recipes; defaults are ViTDet's Mask R-CNN (Li et al. 2022). Imports no detectron2.
 
+``pyramid: fpn`` is the earlier detector of the MAE paper's Table 4 (Li et al. 2021): other pyramid, norms and positions.
+
 Source of every default: detectron2, configs/common/models/mask_rcnn_{fpn,vitdet}.py and
 projects/ViTDet/configs/common/coco_loader_lsj.py. Sizes in pixels of the network's input unless said otherwise.
 """
@@ -21,9 +23,12 @@ class DetectionConfig:
     classes: int | None = None  # default: as many as the json's categories
     with_masks: bool = True  # False: Faster R-CNN, boxes only
 
+    # simple: ViTDet's, with LayerNorm. fpn: Li et al. 2021's four stages and FPN, with BatchNorm over all processes.
+    pyramid: str = "simple"
+    cascade: bool = False  # Cascade Mask R-CNN: three box heads, at IoU 0.5, 0.6, 0.7
     window_size: int = 14  # in patches; 0 makes all attention global
     global_blocks: list[int] | None = None  # default: the last block of each quarter
-    rel_pos: bool = True
+    rel_pos: bool = True  # decomposed, a table a block (simple); bias tables that blocks share (fpn)
     grad_checkpointing: bool = False  # recompute the encoder's blocks in the backward pass
 
     channels: int = 256  # of the pyramid and of all convolutions of the heads
@@ -42,6 +47,14 @@ class DetectionConfig:
     mask_pool: int = 14
     mask_convs: int = 4
 
+    # LVIS: negatives of a step are this many classes, drawn by the root of their training images; and a sigmoid a class.
+    federated_loss: bool = False
+    federated_classes: int = 50
+    # Images with a class rarer than this share of them are seen more often (Gupta et al. 2019, App. B.2).
+    repeat_threshold: float | None = None
+
+    decay_all: bool = False  # weight decay also for norms and positions, as ViTDet's ViT-H has it
+
     test_score_thresh: float = 0.05
     test_nms_thresh: float = 0.5
     test_detections_per_image: int = 100
@@ -54,3 +67,9 @@ class DetectionRecipe(Recipe):
     task: str = "detection"
     data: DataConfig = field(default_factory=lambda: DataConfig(name="coco"))
     detection: DetectionConfig = field(default_factory=DetectionConfig)
+
+    def protocol(self) -> str:
+        """Tables keep the two detectors apart, and LVIS from COCO."""
+        if self.data.name == "lvis":
+            return "lvis"
+        return "detection_fpn" if self.detection.pyramid == "fpn" else "detection"
