@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from backbones.checkpoint import Checkpoint, build_encoder
 from backbones.errors import UserError
-from backbones.finetune import param_groups
+from backbones.finetune import NoDecay, param_groups
 from tasks.base import DataInfo, Task
 from tasks.data import data_root, embedded_root
 from tasks.detection.config import DetectionRecipe
@@ -25,7 +25,7 @@ from tasks.detection.data import (
     with_objects,
 )
 from tasks.detection.evaluation import DetectionEvaluator
-from tasks.detection.model import ENCODER_PREFIX, Detector, build_detector
+from tasks.detection.model import Detector, build_detector, encoder_prefix
 
 # What detectron2's `get_default_optimizer_params` takes for a norm. Its own channels-first LayerNorm is none of them:
 # norms of the pyramid and the heads decay, as they did for the published figures.
@@ -62,20 +62,26 @@ class DetectionTask(Task[DetectionRecipe]):
         self.model = build_detector(encoder, recipe.detection, len(train.classes))
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """As ViTDet trains: layer decay in the encoder; the encoder's norms and positions without weight decay."""
+        """As ViTDet trains: layer decay in the encoder; norms of torch's and positions without weight decay, but for ViT-H."""
+        if self.recipe.detection.decay_all:
+            return self._groups(lambda name, _: False)
         spared = {
             f"{name}.{parameter}"
             for name, module in self.model.named_modules()
             if isinstance(module, _NORMS)
             for parameter, _ in module.named_parameters(recurse=False)
         }
+        positions = (".pos_embed", ".bias_tables.window", ".bias_tables.global")
+        return self._groups(lambda name, _: name in spared or name.endswith(positions))
+
+    def _groups(self, no_decay: NoDecay) -> list[dict[str, Any]]:
         return param_groups(
             self.model,
             weight_decay=self.recipe.optimizer.weight_decay,
             depth=self.depth,
             layer_decay=self.recipe.optimizer.layer_decay,
-            encoder_prefix=ENCODER_PREFIX,
-            no_decay=lambda name, _: name in spared or name.endswith(".pos_embed"),
+            encoder_prefix=encoder_prefix(self.recipe.detection),
+            no_decay=no_decay,
         )
 
     def train_dataset(self) -> Dataset[Record]:
