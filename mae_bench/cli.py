@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from backbones.errors import UserError, unknown
-from mae_bench import cli_checkpoints, cli_data, cli_runs, cli_tables
+from mae_bench import cli_checkpoints, cli_data, cli_report, cli_runs, cli_tables
 from mae_bench.cli_common import BAD_INPUT, INTERRUPTED, Json, debugging, print_json, print_rows, set_debug
 
 app = typer.Typer(
@@ -67,6 +67,7 @@ def list_(
 app.command()(cli_runs.pretrain)
 app.command()(cli_runs.run)
 app.command()(cli_runs.status)
+app.command()(cli_report.check)
 app.command()(cli_checkpoints.inspect)
 app.command()(cli_checkpoints.convert)
 app.command()(cli_checkpoints.reconstruct)
