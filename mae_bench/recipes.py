@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from backbones.errors import UserError, unknown
+from mae_bench.optim import at_batch_size
 from tasks import recipe_schema
 from tasks.recipe import Recipe
 
@@ -108,7 +109,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, base: str | None = 
     try:
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise UserError(f"{path}: {', '.join(missing)} has no value: give it in the recipe or by --set")
-        return cast(Recipe, OmegaConf.to_object(config))
+        return at_batch_size(cast(Recipe, OmegaConf.to_object(config)))
     except OmegaConfBaseException as e:
         raise UserError(f"{path}: {_first_line(e)} ({e.full_key})") from e
 
@@ -184,6 +185,8 @@ def recipe_hash(recipe: Recipe) -> str:
     for key in ("label_share", "label_list"):  # keys that came later: without them a recipe is the one that it was
         if content["data"][key] is None:
             content["data"].pop(key)
+    if content["train"]["reference_batch_size"] is None:
+        content["train"].pop("reference_batch_size")
     for key in _RUNTIME:
         content["train"].pop(key)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

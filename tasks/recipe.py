@@ -72,6 +72,8 @@ class TrainConfig:
     """How the loop runs; nothing here but `batch_size`, `precision` and `ema` changes what is learnt."""
 
     batch_size: int = 256  # effective: over all processes and accumulation steps
+    # The batch size that lr, iterations and warm-up iterations are written for; another batch_size scales them on loading.
+    reference_batch_size: int | None = None
     micro_batch_size: int | None = None  # images a process takes at once; default: all of its share
     precision: str = "fp32"  # fp32 | bf16 | fp16
     compile: bool = False

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from backbones.errors import UserError
-from mae_bench.optim import check, create_optimizer, create_schedule, learning_rate, total_steps
-from tasks.recipe import OptimizerConfig, Recipe, ScheduleConfig
+from mae_bench.optim import at_batch_size, check, create_optimizer, create_schedule, learning_rate, total_steps
+from tasks.recipe import OptimizerConfig, Recipe, ScheduleConfig, TrainConfig
 from tests.golden.figures import arrays, figures, tensor
 
 
@@ -155,3 +155,50 @@ def test_groups_keep_their_weight_decay_and_scale(name: str) -> None:
     optimizer = create_optimizer(Recipe(optimizer=OptimizerConfig(name=name, lr=0.1)), groups)
     found = {id(g["params"][0]): (g["weight_decay"], g["lr_scale"]) for g in optimizer.param_groups}
     assert found == {id(weight): (0.3, 0.5), id(bias): (0.0, 1.0)}
+
+
+def detection_like(batch_size: int, reference: int | None) -> Recipe:
+    return Recipe(
+        task="detection",
+        optimizer=OptimizerConfig(lr=1e-4),
+        schedule=ScheduleConfig(iterations=90_000, warmup_iterations=250, milestones=[0.9]),
+        train=TrainConfig(batch_size=batch_size, reference_batch_size=reference),
+    )
+
+
+def test_another_batch_size_than_the_reference_scales_rate_and_lengths_as_detectron2_does() -> None:
+    """The example of detectron2's `auto_scale_workers`, the other way round: a quarter of the batch, four times the steps."""
+    scaled = at_batch_size(detection_like(16, 64))
+    assert scaled.optimizer.lr == pytest.approx(2.5e-5)
+    assert (scaled.schedule.iterations, scaled.schedule.warmup_iterations) == (360_000, 1000)
+    assert scaled.schedule.milestones == [0.9]
+    assert scaled.train.batch_size == 16
+
+
+def test_images_seen_do_not_depend_on_the_batch_size() -> None:
+    for batch_size in (1, 8, 64, 128):
+        assert batch_size * (at_batch_size(detection_like(batch_size, 64)).schedule.iterations or 0) == 64 * 90_000
+
+
+@pytest.mark.parametrize("reference", [None, 64])
+def test_without_or_at_the_reference_nothing_is_scaled(reference: int | None) -> None:
+    assert at_batch_size(detection_like(64, reference)) == detection_like(64, reference)
+
+
+def test_scaling_twice_is_scaling_once() -> None:
+    """A written configuration is read again on resuming."""
+    once = at_batch_size(detection_like(24, 64))
+    assert at_batch_size(once) == once
+
+
+def test_what_follows_the_batch_size_by_itself_is_left() -> None:
+    recipe = detection_like(16, 64)
+    recipe.optimizer = OptimizerConfig(blr=1e-3)
+    recipe.schedule = ScheduleConfig(epochs=25, warmup_epochs=0.25)
+    scaled = at_batch_size(recipe)
+    assert (scaled.optimizer, scaled.schedule) == (recipe.optimizer, recipe.schedule)
+
+
+def test_a_reference_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"train.reference_batch_size=0"):
+        at_batch_size(detection_like(16, 0))
