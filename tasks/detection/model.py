@@ -13,6 +13,7 @@ from detectron2.utils.events import EventStorage
 from timm.models.vision_transformer import VisionTransformer
 
 from backbones.errors import UserError, unknown
+from backbones.patch_size import set_patch_size
 from tasks.data import IMAGENET_MEAN, IMAGENET_STD
 from tasks.detection.config import DetectionConfig
 from tasks.detection.heads import proposals, roi_heads
@@ -53,6 +54,8 @@ def build_detector(
     Raises:
         UserError: sizes in `config` that do not fit the patch size or each other.
     """
+    if config.patch_size is not None:
+        set_patch_size(encoder, config.patch_size)
     check_sizes(config, encoder.patch_embed.patch_size[0], len(encoder.blocks))
     pyramid = _PYRAMIDS[config.pyramid](encoder, config)
     strides = {name: shape.stride for name, shape in pyramid.output_shape().items()}
@@ -74,7 +77,8 @@ def check_sizes(config: DetectionConfig, patch: int, depth: int) -> None:
         raise unknown("pyramid", config.pyramid, _PYRAMIDS, where="detection.pyramid")
     if patch < 4 or patch & (patch - 1):
         raise UserError(
-            f"detection needs a patch size that is a power of 2 from 4 on, not {patch}: choose another encoder.arch"
+            f"detection needs a patch size that is a power of 2 from 4 on, not {patch}: choose another "
+            "encoder.arch, or --set detection.patch_size=16"
         )
     if config.img_size < 1 or config.img_size % (2 * patch):
         raise UserError(
