@@ -16,6 +16,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from backbones.decomposed import attend_decomposed
 from backbones.errors import UserError
 from backbones.pos_embed import resample_grid
 from backbones.relative import add_bias_tables, attend, bias_of_tables
@@ -136,64 +137,57 @@ class DenseEncoder(nn.Module):
 
 def block_forward(block: Block, x: Tensor, grid: tuple[int, int], window: int, bias: Tensor | None = None) -> Tensor:
     """A timm block on tokens (N, [1 +] h*w, C), with attention inside windows when `window` is not 0."""
-    y = block.norm1(x)
-    if window:
-        windows, padded = partition(y.unflatten(1, grid), window)
-        y = unpartition(attend_on_grid(block.attn, windows, (window, window), bias), window, padded, grid).flatten(1, 2)
-    else:
-        y = attend_on_grid(block.attn, y, grid, bias)
-    x = x + block.drop_path1(block.ls1(y))
+    x = x + block.drop_path1(block.ls1(attend_on_grid(block.attn, block.norm1(x), grid, window, bias)))
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 
-def attend_on_grid(attn: Any, x: Tensor, grid: tuple[int, int], bias: Tensor | None = None) -> Tensor:
-    """timm's attention on tokens (B, T, C), with `bias` (heads, T, T) or the block's own relative positions if there are."""
-    if bias is not None:
-        return attend(attn, x, bias)
-    if hasattr(attn, "rel_bias"):
-        return attend(attn, x, bias_of_tables(attn.rel_bias, getattr(attn, "rel_bias_cls", None), grid))
-    if hasattr(attn, "rel_pos_h"):
-        return attend(attn, x, lambda q: rel_pos_bias(q, attn.rel_pos_h, attn.rel_pos_w, grid))
-    return attn(x)
+def attend_on_grid(attn: Any, x: Tensor, grid: tuple[int, int], window: int = 0, bias: Tensor | None = None) -> Tensor:
+    """timm's attention on tokens (N, [1 +] h*w, C), with `bias` (heads, T, T) or the block's own relative positions if any."""
+    size = (window, window) if window else grid
+    if bias is None and hasattr(attn, "rel_bias"):
+        bias = bias_of_tables(attn.rel_bias, getattr(attn, "rel_bias_cls", None), size)
+    decomposed = bias is None and hasattr(attn, "rel_pos_h")
+    if not window and not decomposed:
+        return attn(x) if bias is None else attend(attn, x, bias)
+    # A padded token is zero before the projection, so after it the projection's bias: only real tokens are multiplied.
+    windows = partition(attn.qkv(x).unflatten(1, grid), size, attn.qkv.bias)
+    qkv = windows.unflatten(-1, (3, attn.num_heads, attn.head_dim)).permute(5, 0, 1, 2, 6, 3, 4, 7)
+    qkv = qkv.reshape(3, -1, attn.num_heads, size[0] * size[1], attn.head_dim)
+    if decomposed:
+        y = attend_decomposed(_normed(attn, qkv), attn.rel_pos_h, attn.rel_pos_w, size)
+    else:
+        q, k, v = _normed(attn, qkv).unbind(0)
+        mask = None if bias is None else bias.to(q.dtype)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    y = unpartition(y.reshape(*windows.shape[:5], -1), grid)
+    return attn.proj_drop(attn.proj(y.flatten(1, 2)))
 
 
-def rel_pos_bias(q: Tensor, table_h: Tensor, table_w: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Decomposed relative positions (MViTv2, eq. 4) as an additive bias (B, heads, h*w, h*w) for unscaled queries q.
+def _normed(attn: Any, qkv: Tensor) -> Tensor:
+    if isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity):
+        return qkv
+    q, k, v = qkv.unbind(0)
+    return torch.stack([attn.q_norm(q), attn.k_norm(k), v])
 
-    q: (B, heads, h*w, head_dim); tables: (2 * size - 1, head_dim), resampled linearly when the grid is another.
+
+def partition(x: Tensor, window: tuple[int, int], fill: Tensor | None = None) -> Tensor:
+    """(N, h, w, C) -> windows (N, rows, columns, H, W, C), a view where nothing has to be padded.
+
+    The padding, below and to the right, is `fill` (C), zero without.
     """
-    h, w = grid
-    queries = q.unflatten(2, grid)
-    by_row = torch.einsum("bnhwc,hkc->bnhwk", queries, _relative(table_h, h).to(q.dtype))
-    by_column = torch.einsum("bnhwc,wkc->bnhwk", queries, _relative(table_w, w).to(q.dtype))
-    bias = by_row.unsqueeze(-1) + by_column.unsqueeze(-2)  # (B, heads, h, w, h, w)
-    return bias.reshape(*q.shape[:2], h * w, h * w)
-
-
-def _relative(table: Tensor, size: int) -> Tensor:
-    """Rows of a relative-position table for every (query, key) pair along an axis: (size, size, head_dim)."""
-    length = 2 * size - 1
-    if table.shape[0] != length:
-        resized = F.interpolate(table.t().unsqueeze(0).float(), size=length, mode="linear")
-        table = resized.squeeze(0).t()
-    positions = torch.arange(size, device=table.device)
-    return table[positions[:, None] - positions[None, :] + size - 1]
-
-
-def partition(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
-    """(N, h, w, C) -> windows (N * windows, W*W, C), zero-padded to whole windows, and the padded grid."""
     n, h, w, c = x.shape
-    x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))
-    rows, columns = x.shape[1] // window, x.shape[2] // window
-    x = x.reshape(n, rows, window, columns, window, c).transpose(2, 3)
-    return x.reshape(-1, window * window, c), (rows * window, columns * window)
+    below, right = -h % window[0], -w % window[1]
+    if below or right:
+        padded = x.new_zeros(c) if fill is None else fill.to(x.dtype)
+        x = torch.cat([x, padded.expand(n, h, right, c)], dim=2)
+        x = torch.cat([x, padded.expand(n, below, w + right, c)], dim=1)
+    return x.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0])).transpose(2, 3)
 
 
-def unpartition(windows: Tensor, window: int, padded: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """The inverse of `partition`: (N * windows, W*W, C) -> (N, h, w, C) without the padding."""
-    rows, columns = padded[0] // window, padded[1] // window
-    x = windows.reshape(-1, rows, columns, window, window, windows.shape[-1]).transpose(2, 3)
-    return x.reshape(-1, *padded, windows.shape[-1])[:, : grid[0], : grid[1]]
+def unpartition(windows: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The inverse of `partition`: (N, rows, columns, H, W, C) -> (N, h, w, C) without the padding."""
+    x = windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return x[:, : grid[0], : grid[1]]
 
 
 def _add_rel_pos(block: Any, size: tuple[int, int]) -> None:

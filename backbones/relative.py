@@ -1,13 +1,12 @@
 """BEiT's relative position bias: a learnt scalar a head and 2-D offset, added to attention; class token included.
 
 MAE turns it on for semantic segmentation, initialised as zero (App. A.4), since BEiT's code, which it follows, has
-it. The decomposed relative positions of ViTDet are in `backbones.dense`.
+it. The decomposed relative positions of ViTDet are in `backbones.decomposed`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,15 +82,10 @@ def add_relative_attention(encoder: Any, grid: tuple[int, int]) -> None:
         add_bias_tables(block.attn, grid, class_token=encoder.cls_token is not None)
 
 
-def attend(attn: Any, x: Tensor, bias: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
-    """timm's attention on tokens (B, T, C) with an additive bias.
-
-    Args:
-        bias: broadcasts to (B, heads, T, T), or makes such a one of the queries (B, heads, T, head_dim).
-    """
+def attend(attn: Any, x: Tensor, bias: Tensor) -> Tensor:
+    """timm's attention on tokens (B, T, C) with an additive `bias` that broadcasts to (B, heads, T, T)."""
     b, t, _ = x.shape
     q, k, v = attn.qkv(x).reshape(b, t, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
     q, k = attn.q_norm(q), attn.k_norm(k)
-    mask = bias(q) if callable(bias) else bias
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
     return attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2)))

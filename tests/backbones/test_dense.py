@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from backbones.dense import DenseEncoder, partition, rel_pos_bias, unpartition
+from backbones.dense import DenseEncoder, partition, unpartition
 from backbones.encoder import create_encoder
 from backbones.errors import UserError
 from backbones.relative import bias_of_tables
@@ -25,17 +25,24 @@ def randomise_tables(model: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.5)
 
 
-@given(st.integers(1, 3), st.integers(1, 11), st.integers(1, 11), st.integers(1, 5))
+@given(st.integers(1, 3), st.integers(1, 11), st.integers(1, 11), st.tuples(st.integers(1, 5), st.integers(1, 5)))
 @settings(deadline=None, max_examples=60)
-def test_unpartition_inverts_partition_on_any_grid(batch: int, rows: int, columns: int, window: int) -> None:
+def test_unpartition_inverts_partition_on_any_grid(
+    batch: int, rows: int, columns: int, window: tuple[int, int]
+) -> None:
     x = torch.randn(batch, rows, columns, 3)
-    windows, padded = partition(x, window)
-    assert windows.shape == (batch * padded[0] * padded[1] // window**2, window**2, 3)
-    assert padded[0] % window == padded[1] % window == 0
-    assert 0 <= padded[0] - rows < window
-    assert 0 <= padded[1] - columns < window
-    assert torch.equal(unpartition(windows, window, padded, (rows, columns)), x)
+    windows = partition(x, window)
+    assert windows.shape == (batch, -(-rows // window[0]), -(-columns // window[1]), *window, 3)
+    assert torch.equal(unpartition(windows, (rows, columns)), x)
     assert windows.abs().sum() == pytest.approx(x.abs().sum().item(), rel=1e-5)  # padding is zero
+
+
+def test_padding_is_what_the_projection_makes_of_zeros() -> None:
+    """So that windows are padded after the projection as detectron2's are before it."""
+    linear = nn.Linear(4, 6)
+    x = torch.randn(1, 3, 5, 4)
+    before = linear(partition(x, (2, 2)))
+    torch.testing.assert_close(partition(linear(x), (2, 2), linear.bias), before)
 
 
 def test_with_global_attention_and_class_token_it_is_timms_encoder() -> None:
@@ -133,18 +140,6 @@ def test_bias_is_looked_up_by_offset_from_query_to_key() -> None:
     assert torch.equal(bias[:, 0, 0], to_itself)
     assert torch.equal(bias[:, 0, 1:], to_patch[:, None].expand(-1, h * w))
     assert torch.equal(bias[:, 1:, 0], from_patch[:, None].expand(-1, h * w))
-
-
-def test_decomposed_positions_are_looked_up_by_offset_from_query_to_key() -> None:
-    h, w = 2, 3
-    q = torch.randn(1, 1, h * w, 4)
-    table_h, table_w = torch.randn(2 * h - 1, 4), torch.randn(2 * w - 1, 4)
-    bias = rel_pos_bias(q, table_h, table_w, (h, w))[0, 0]
-    cells = [(r, c) for r in range(h) for c in range(w)]
-    for i, (qr, qc) in enumerate(cells):
-        for j, (kr, kc) in enumerate(cells):
-            wanted = q[0, 0, i] @ (table_h[qr - kr + h - 1] + table_w[qc - kc + w - 1])
-            torch.testing.assert_close(bias[i, j], wanted)
 
 
 def variant(**options: object) -> nn.Module:
