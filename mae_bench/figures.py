@@ -65,7 +65,9 @@ def draw(table: Table, format: str) -> bytes:
         UserError: the table has no chart, or no such format.
     """
     if table.chart is None:
-        raise UserError(f"{table.name} is no figure: give --format md, csv or json; fig5, fig7 and fig9 can be drawn")
+        raise UserError(
+            f"{table.name} is no figure: give --format md, csv, json, latex or html; fig5, fig7, fig8, fig9 can be drawn"
+        )
     if format not in FORMATS:
         raise UserError(f"figure format {format}: give one of {', '.join(FORMATS)}")
     import matplotlib as mpl
@@ -78,11 +80,10 @@ def draw(table: Table, format: str) -> bytes:
         figure = Figure(figsize=(max(6.4, 5.2 * len(settings)), 1.2 + 2.9 * len(measures)), layout="constrained")
         FigureCanvasAgg(figure)
         fields = figure.subplots(len(measures), len(settings), squeeze=False)
-        ticks = _ticks(table)
         for i, measure in enumerate(measures):
             for j, setting in enumerate(settings):
                 these = [(k, c) for k, c in enumerate(table.columns) if (c.measure, c.setting) == (measure, setting)]
-                _field(fields[i][j], table, table.chart, these, ticks)
+                _field(fields[i][j], table, table.chart, these, _ticks(table, [k for k, _ in these]))
                 fields[i][j].set_title(_title(measure, setting), fontsize=9)
         figure.suptitle(plain(table.title), fontsize=10.5, fontweight="bold")
         figure.supxlabel(_caption(table), fontsize=7, color="#444444")
@@ -106,10 +107,10 @@ def curves(table: Table, columns: Sequence[tuple[int, Column]]) -> list[Curve]:
     return found
 
 
-def _ticks(table: Table) -> dict[float, str]:
-    """x of every row that has a figure -> what it reads on the axis."""
-    rows = [r for r in table.rows if r.x is not None and any(c.published is not None or c.ours for c in r.cells)]
-    return {x: f"{x:g}" for x in sorted(row.x for row in rows if row.x is not None)}
+def _ticks(table: Table, columns: Sequence[int]) -> dict[float, str]:
+    """x of every row that has a figure in these columns -> what it reads on the axis."""
+    rows = [r for r in table.rows if any(r.cells[k].published is not None or r.cells[k].ours for k in columns)]
+    return {x: f"{x:g}" for x in sorted({row.x for row in rows if row.x is not None})}
 
 
 def _field(

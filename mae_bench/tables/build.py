@@ -18,7 +18,7 @@ from mae_bench.tables import layout, notes, published
 from mae_bench.tables.ablation import build_ablation
 from mae_bench.tables.ablation_definitions import ABLATIONS, TABLE1
 from mae_bench.tables.counting import bare, is_whole, once
-from mae_bench.tables.definition import Definition, Subject
+from mae_bench.tables.definition import ANY, Definition, Subject
 from mae_bench.tables.definitions import DEFINITIONS
 from mae_bench.tables.layout import Filling, Key, Setting
 from mae_bench.tables.model import Table
@@ -74,13 +74,14 @@ def _build_methods(definition: Definition, records: Sequence[Record], runs_dir: 
         runs_dir=runs_dir,
     )
     table = layout.by_subject(definition, filling) if definition.chart else layout.by_method(definition, filling)
+    rows = layout.with_delta(definition.delta, table.rows) if definition.delta else table.rows
     unfinished = [record for record in candidates if record.status != "done"]
     return Table(
         name=definition.name,
         title=definition.title,
         columns=table.columns,
-        rows=table.rows,
-        sources=published.sources(table.rows),
+        rows=rows,
+        sources=published.sources(rows),
         notes=(
             *_published_notes(definition),
             *definition.notes,
@@ -96,6 +97,8 @@ def _build_methods(definition: Definition, records: Sequence[Record], runs_dir: 
 
 def _belongs(definition: Definition, record: Record) -> bool:
     if record.protocol not in (*definition.protocols, *definition.instead):
+        return False
+    if definition.method(record) is None:
         return False
     key = definition.subjects.of(record)
     known = key in {subject.key for subject in definition.subjects.known}
@@ -119,19 +122,22 @@ def _entries(definition: Definition, records: Sequence[Record]) -> list[Entry]:
 def _label(definition: Definition, record: Record) -> str:
     """The row of a record: "moco_v3" goes to the paper's "MoCo v3"; an unknown method makes its own row."""
     known = {bare(method.label): method.label for method in definition.methods}
-    return known.get(bare(record.init.method), record.init.method)
+    name = definition.method(record) or ""
+    return known.get(bare(name), name)
 
 
 def _setting(definition: Definition, key: Any, record: Record) -> Setting:
-    shape = (record.arch, record.img_size)
-    in_paper = shape in {(column.arch, column.img_size) for column in definition.columns}
-    data = [subject.data or definition.data for subject in definition.subjects.known if subject.key == key]
-    whole = any(is_whole(one, record) for one in data or [definition.data])
-    if in_paper and whole:
-        return Setting(*shape)
+    kind = definition.kind(record)
+    shape = Setting(ANY if definition.by_arch else record.arch, record.img_size, kind=kind)
+    in_paper = (*shape[:2], kind) in {(column.arch, column.img_size, column.kind) for column in definition.columns}
+    paper = definition.paper_data(kind)
+    data = [subject.data or paper for subject in definition.subjects.known if subject.key == key]
+    whole = any(is_whole(one, record) for one in data or [paper])
+    if in_paper and whole and _label(definition, record) not in definition.never_compared:
+        return shape
     if not definition.apart:
-        return Setting(*shape, data="whole" if whole else "part")
-    return Setting(*shape, data=record.data.name, fingerprint=_images(definition, record))
+        return shape._replace(data="whole" if whole else "part")
+    return shape._replace(data=record.data.name, fingerprint=_images(definition, record))
 
 
 def _own(definition: Definition, entries: Sequence[Entry]) -> dict[Setting, str]:
@@ -146,11 +152,12 @@ def _heading(definition: Definition, setting: Setting, own: Sequence[Setting], e
         part = ", part of the data" if setting.data == "part" and _has_column(definition, setting) else ""
         return f"{setting.arch}, {setting.img_size} px{part}"
     record = next(e.record for e in entries if e.setting == setting)
-    whole = is_whole(definition.data, record) or definition.apart == "val"
-    part = "part of " if setting.data == definition.data.name and not whole else ""
-    heading = f"{setting.arch}, {part}{setting.data}"
-    namesakes = [other for other in own if (other.arch, other.data) == (setting.arch, setting.data)]
-    if (whole and setting.data == definition.data.name) or len({other.img_size for other in namesakes}) > 1:
+    paper = definition.paper_data(setting.kind)
+    whole = is_whole(paper, record) or definition.apart == "val"
+    part = "part of " if setting.data == paper.name and not whole else ""
+    heading = ", ".join(filter(None, (setting.arch, f"{part}{setting.data}")))
+    namesakes = [o for o in own if (o.arch, o.data, o.kind) == (setting.arch, setting.data, setting.kind)]
+    if (whole and setting.data == paper.name) or len({other.img_size for other in namesakes}) > 1:
         heading += f", {setting.img_size} px"
     if len([other for other in namesakes if other.img_size == setting.img_size]) > 1:
         heading += f", data {setting.fingerprint[:8]}"
@@ -168,7 +175,10 @@ def _subjects(definition: Definition, entries: Sequence[Entry]) -> list[Subject]
     if label is None:
         return known
     new = {e.subject for e in entries} - {subject.key for subject in known}
-    return sorted([*known, *(Subject(label(key), key) for key in new)], key=lambda subject: subject.key)
+    ours = [Subject(label(key), key) for key in sorted(new)]
+    if any(isinstance(subject.key, str) for subject in known):
+        return [*known, *ours]
+    return sorted([*known, *ours], key=lambda subject: subject.key)
 
 
 def _variants(definition: Definition, entries: Sequence[Entry]) -> dict[Key, list[Record]]:
@@ -202,6 +212,9 @@ def _figures(definition: Definition) -> layout.Figures:
     for where in definition.published:
         table = published.load()["tables"][where.table]
         figures = published.long(table, *where.long) if where.long else published.wide(table)
+        if where.cells is not None:
+            found |= {cell: figures[place] for cell, place in where.cells.items() if place in figures}
+            continue
         for subject in definition.subjects.known:
             for method in definition.methods:
                 for column in definition.columns:
@@ -228,11 +241,19 @@ def _run_notes(definition: Definition, entries: Sequence[Entry], filling: Fillin
     yield notes.selection([e.record for e in entries])
     yield notes.recipes(e.record for e in entries)
     for setting, heading in filling.own.items():
-        yield notes.own_setting(definition.data, heading, [e.record for e in entries if e.setting == setting])
+        these = [e.record for e in entries if e.setting == setting]
+        named = " ".join(filter(None, (setting.kind, heading)))
+        yield notes.own_setting(definition.paper_data(setting.kind), named, these)
+    if definition.instead_note and any(e.record.protocol not in definition.protocols for e in entries):
+        yield definition.instead_note
+    for row, why in definition.never_compared.items():
+        if any(e.method == row for e in entries):
+            yield f"{row}, ours: {why}"
     groups: dict[tuple[str, Setting], dict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for key, group in filling.runs.items():
         groups[key.method, key.setting][key.variant] += group
     for (method, setting), variants in groups.items():
         if len(variants) > 1:
-            heading = filling.own.get(setting, f"{setting.arch}, {definition.data.name}")
+            paper = ", ".join(filter(None, (setting.arch, definition.paper_data(setting.kind).name)))
+            heading = " ".join(filter(None, (setting.kind, filling.own.get(setting, paper))))
             yield notes.variants(method, heading, [variants[number] for number in sorted(variants)])

@@ -17,6 +17,7 @@ class DataSet:
 
 IMAGENET = DataSet("imagenet", "ImageNet-1K", train_count=1_281_167, val_count=50_000)
 COCO = DataSet("coco", "COCO 2017", train_count=118_287, val_count=5_000)
+LVIS = DataSet("lvis", "LVIS v1", train_count=100_170, val_count=19_809)
 ADE20K = DataSet("ade20k", "ADE20K", train_count=20_210, val_count=2_000)
 INAT2017 = DataSet("inat2017", "iNaturalist 2017", train_count=579_184, val_count=95_986)
 INAT2018 = DataSet("inat2018", "iNaturalist 2018", train_count=437_513, val_count=24_426)

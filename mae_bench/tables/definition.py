@@ -1,22 +1,28 @@
-"""What a table's definition is made of. The tables themselves are in `definitions` and `protocol_definitions`."""
+"""What a table's definition is made of. The tables themselves are in `definitions` and the other ``*_definitions``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mae_bench.record import Record
 from mae_bench.tables.data_sets import DataSet
 from mae_bench.tables.model import Chart
 
+ANY = ""  # in place of an architecture: the table's subjects are architectures
+
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of `Record.metrics`; `label` goes before the architecture where a table has several."""
+    """A figure of `Record.metrics`; `label` goes before the architecture where a table has several.
+
+    `kind`: the only kind of records (`Definition.kind`) that have it, where kinds differ in that.
+    """
 
     key: str
     label: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class PaperColumn:
     metric: str
     arch: str | None = None
     img_size: int | None = None  # pixels
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,8 @@ class Subjects:
     """How a table tells its records' subjects.
 
     `of` gives a record's key; None leaves the record out of the table. A subject that is not `known` makes rows of its own,
-    labelled by `label`, or is left out where that is None. A record fills all known subjects of its key that have its metrics.
+    labelled by `label`, or is left out where that is None: among the known ones by their keys' order where keys are numbers,
+    else after them. A record fills all known subjects of its key that have its metrics.
     """
 
     heading: str
@@ -69,6 +77,7 @@ class Published:
     """Where figures are: a key in `published.yaml`, and what its rows and columns are ("subject", "method", "column").
 
     `method`: whose figures they all are, where it does not name methods. `long`: (column, value) keys, if it has a row a cell.
+    `cells`: where that is no answer, the place of each: (subject, method, column as we head it) -> (row, column).
     """
 
     table: str
@@ -76,10 +85,24 @@ class Published:
     column: str = "column"
     method: str | None = None
     long: tuple[str, str] | None = None
+    cells: Mapping[tuple[str, str, str], tuple[str, str]] | None = None
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A last row: the figures of row `of` less those of row `less`, in the same columns."""
+
+    method: Method
+    of: str
+    less: str
 
 
 ONE = (Subject("", ""),)
 """The subject of a table that is about one thing."""
+
+
+def _method(record: Record) -> str | None:
+    return record.init.method
 
 
 @dataclass(frozen=True)
@@ -97,7 +120,25 @@ class Definition:
     published: tuple[Published, ...] = ()
     subjects: Subjects = Subjects("", lambda record: "", ONE)
     instead: tuple[str, ...] = ()  # protocols that fill only what no record of `protocols` fills
+    instead_note: str = ""  # said where they do
     # What tells our own columns apart beside architecture and size: "data", "val" the validation images alone, "" neither.
     apart: str = "data"
     notes: tuple[str, ...] = ()
     chart: Chart | None = None
+    # Which row a record belongs to; None leaves it out.
+    method: Callable[[Record], str | None] = _method
+    # What tells columns apart beside architecture and input size, such as the detector; its data set where they differ.
+    kind: Callable[[Record], str] = lambda record: ""
+    data_of: Mapping[str, DataSet] = field(default_factory=dict)
+    # Row -> why its records are never set against the published figures.
+    never_compared: Mapping[str, str] = field(default_factory=dict)
+    delta: Delta | None = None
+
+    @property
+    def by_arch(self) -> bool:
+        """Whether the table's subjects are architectures, so that its columns are not."""
+        return any(column.arch == ANY for column in self.columns)
+
+    def paper_data(self, kind: str) -> DataSet:
+        """The paper's data set for records of this kind."""
+        return self.data_of.get(kind, self.data)

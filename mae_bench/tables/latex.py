@@ -21,12 +21,12 @@ _SIGNS = {
     "_": r"\_",
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "'": r"\textquotesingle{}",
-    "`": r"\textasciigrave{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+    '"': "{''}",
+    "'": "'{}",  # two of them are a quotation mark
+    "`": "`{}",
     "-": r"{-}",  # two of them are no dash
     "\N{MINUS SIGN}": "$-$",
     "±": r"$\pm$",
@@ -42,7 +42,6 @@ _SIGNS = {
     "‘": r"\textquoteleft{}",
     "“": r"\textquotedblleft{}",
     "”": r"\textquotedblright{}",
-    ",": ",{}",  # ,, is a quotation mark in T1
     "?": "?{}",  # ?` and !` are Spanish
     "!": "!{}",
 }
@@ -60,8 +59,8 @@ _ACCENTS = {
 
 def latex(table: Table) -> str:
     """A ``table`` environment a part; blocks of columns below each other where one would be too wide."""
-    needs = "".join(rf"\usepackage{{{package}}}" for package in (*PACKAGES, "textcomp"))
-    lines = [rf"% needs \usepackage[T1]{{fontenc}}{needs}"]
+    needs = "".join(rf"\usepackage{{{package}}}" for package in PACKAGES)
+    lines = [rf"% needs {needs}"]
     for part in table.parts or (table,):
         lines += _float(part, last=part is (table.parts or (table,))[-1], table=table)
     return "\n".join(lines) + "\n"
@@ -69,9 +68,9 @@ def latex(table: Table) -> str:
 
 def document(table: Table) -> str:
     """The fragment as a document that pdflatex compiles."""
-    packages = "\n".join(rf"\usepackage{{{package}}}" for package in (*PACKAGES, "textcomp"))
+    packages = "\n".join(rf"\usepackage{{{package}}}" for package in PACKAGES)
     return (
-        "\\documentclass[a4paper]{article}\n\\usepackage[T1]{fontenc}\n\\usepackage[margin=2cm]{geometry}\n"
+        "\\documentclass[a4paper]{article}\n\\usepackage[margin=2cm]{geometry}\n"
         f"{packages}\n\\begin{{document}}\n{latex(table)}\\end{{document}}\n"
     )
 

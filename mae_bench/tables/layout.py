@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from mae_bench.record import Record
 from mae_bench.tables import notes
 from mae_bench.tables.counting import measured
-from mae_bench.tables.definition import Definition, Subject
+from mae_bench.tables.definition import Definition, Delta, Subject
 from mae_bench.tables.model import Cell, Column, Measured, Row
 from mae_bench.tables.published import Figure
 
@@ -18,12 +18,16 @@ Figures = dict[tuple[str, str, str], Figure]  # (subject, method, heading of the
 
 
 class Setting(NamedTuple):
-    """What a column stands for; `data` is empty where it is the paper's own (arch, size, data set)."""
+    """What a column stands for; `data` is empty where it is the paper's own (arch, size, data set).
+
+    `arch` is empty where architectures are the table's subjects; `kind` says what else tells columns apart.
+    """
 
     arch: str
     img_size: int
     data: str = ""
     fingerprint: str = ""
+    kind: str = ""
 
 
 class Key(NamedTuple):
@@ -125,6 +129,22 @@ def by_subject(definition: Definition, filling: Filling) -> Grid:
     return Grid(shown, rows)
 
 
+def with_delta(delta: Delta, rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows and, last, ours of one less ours of another where a column has both; published as the paper prints it."""
+    by_name = {row.method: row.cells for row in rows}
+    nothing = (Cell(),) * max((len(row.cells) for row in rows), default=0)
+    of, less, printed = (by_name.get(name, nothing) for name in (delta.of, delta.less, delta.method.label))
+    cells = []
+    for one, other, published in zip(of, less, printed, strict=True):
+        ours = None
+        if one.ours and other.ours:
+            ours = Measured((one.ours.mean - other.ours.mean,), (*one.ours.records, *other.ours.records), ())
+        cells.append(Cell(published.published, published.sources, ours))
+    others = [row for row in rows if row.method != delta.method.label]
+    last = Row(delta.method.label, tuple(cells))
+    return (*others, last) if any(cell.published is not None or cell.ours for cell in cells) else tuple(others)
+
+
 def _drawn(definition: Definition, column: Column, series: str) -> Column:
     return Column(
         heading=f"{series}, {column.heading}",
@@ -139,11 +159,15 @@ def _slots(definition: Definition, filling: Filling) -> list[Slot]:
     """The paper's columns, then ours, by metric as the paper orders them."""
     slots = []
     for paper in definition.columns:
-        setting = Setting(paper.arch, paper.img_size) if paper.arch and paper.img_size else None
+        setting = None
+        if paper.arch is not None and paper.img_size is not None:
+            setting = Setting(paper.arch, paper.img_size, kind=paper.kind)
         slots.append(Slot(Column(paper.heading, paper.metric, in_paper=True), setting))
     for metric in definition.metrics:
         for setting, name in filling.own.items():
-            slots.append(Slot(Column(f"{metric.label} {name}".strip(), metric.key, in_paper=False), setting))
+            if metric.kind in ("", setting.kind):
+                heading = " ".join(filter(None, (setting.kind, metric.label, name)))
+                slots.append(Slot(Column(heading, metric.key, in_paper=False), setting))
     return slots
 
 

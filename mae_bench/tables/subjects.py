@@ -58,3 +58,28 @@ def tuned_blocks(record: Record) -> float | None:
         return float(parse_arch(record.arch)[1])
     except UserError:  # a name that is not ours: its depth is not known
         return None
+
+
+# As the paper counts them (Table 12): with a head of 1000 classes.
+_MILLIONS = {"vit_base_patch16": 86.0, "vit_large_patch16": 304.0, "vit_huge_patch14": 632.0}
+
+
+def millions(record: Record) -> float | None:
+    """Parameters of the encoder, in millions: the paper's own count for its models, else without head or positions."""
+    if record.arch in _MILLIONS:
+        return _MILLIONS[record.arch]
+    try:
+        width, depth, _, patch = parse_arch(record.arch)
+    except UserError:  # a name that is not ours: its size is not known
+        return None
+    block = 12 * width**2 + 13 * width  # attention 4 w², MLP 8 w², their biases 9 w, two norms 4 w
+    return round((depth * block + (3 * patch**2 + 4) * width) / 1e6, 2)  # patches with bias, class token, last norm
+
+
+_TARGETS = {"pixels": "pixel (w/o norm)", "pixels_norm": "pixel (w/ norm)", "tokens": "dVAE token"}
+
+
+def pretraining_target(record: Record) -> str | None:
+    """What its pre-training reconstructed, as Table 7 calls it; None where that is not known or is none of its rows."""
+    said = record.init.pretraining
+    return None if said is None else _TARGETS.get(said["settings"].get("mae.target"))

@@ -14,6 +14,8 @@ IMAGENET = Data(
     name="imagenet", root="/data/imagenet", train_count=1281167, val_count=50000, classes=1000, fingerprint="1" * 64
 )
 COCO = Data(name="coco", root="/data/coco", train_count=117266, val_count=5000, classes=80, fingerprint="c" * 64)
+LVIS = Data(name="lvis", root="/data/lvis", train_count=99388, val_count=19809, classes=1203, fingerprint="b" * 64)
+ADE20K = Data(name="ade20k", root="/data/ade", train_count=20210, val_count=2000, classes=150, fingerprint="a" * 64)
 
 
 def digest(*parts: object) -> str:
@@ -22,7 +24,8 @@ def digest(*parts: object) -> str:
 
 def make(method: str = "MAE", protocol: str = "finetune", seed: int = 0, **changes: Any) -> Record:
     """A finished run of a micro ViT on the embedded set, with `changes`; `metrics` may be a plain dictionary."""
-    tasks = {"detection": "detection", "segmentation": "segmentation", "pretrain": "pretraining"}
+    tasks = {"pretrain": "pretraining", "detection_fpn": "detection", "lvis": "detection"}
+    tasks |= {"detection": "detection", "segmentation": "segmentation", "segmentation_frozen": "segmentation"}
     task = tasks.get(protocol, "classification")
     defaults = {"detection": {"box_ap": 31.5, "mask_ap": 28.25}, "segmentation": {"mIoU": 40.0}}
     metrics = changes.pop("metrics", defaults.get(task, {"top1": 68.6, "top5": 95.0}))

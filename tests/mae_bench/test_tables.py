@@ -163,7 +163,7 @@ def test_unknown_names_get_the_nearest() -> None:
 
 
 def test_detection_fills_box_and_mask_ap() -> None:
-    run = make(protocol="detection", arch="vit_base_patch16", img_size=1024, data=COCO)
+    run = make(protocol="detection_fpn", arch="vit_base_patch16", img_size=1024, data=COCO)
     table = tables.build("table4", [run])
     assert cell(table, "MAE", "box AP ViT-B").difference == pytest.approx(31.5 - 50.3)
     assert cell(table, "MAE", "mask AP ViT-B").difference == pytest.approx(28.25 - 44.9)
@@ -375,7 +375,7 @@ def test_every_published_figure_of_a_table_is_shown() -> None:
 
 
 def test_definitions_name_rows_and_columns_that_exist() -> None:
-    for definition in DEFINITIONS:
+    for definition in (d for d in DEFINITIONS if not any(where.cells for where in d.published)):
         asked: dict[str, set[str]] = {"subject": set(), "method": set(), "column": set()}
         asked["subject"] = {s.published for s in definition.subjects.known if s.published}
         asked["method"] = {m.published for m in definition.methods if m.published}
@@ -387,6 +387,17 @@ def test_definitions_name_rows_and_columns_that_exist() -> None:
         for axis in {where.row for where in definition.published} | {where.column for where in definition.published}:
             assert asked[axis] == there[axis], definition.name
         assert {column.metric for column in definition.columns} <= {metric.key for metric in definition.metrics}
+
+
+def test_cells_that_are_named_one_by_one_exist_on_both_sides() -> None:
+    for definition in DEFINITIONS:
+        subjects = {s.label for s in definition.subjects.known}
+        methods = {m.label for m in definition.methods}
+        headings = {column.heading for column in definition.columns}
+        for where in definition.published:
+            for (subject, method, heading), place in (where.cells or {}).items():
+                assert (subject in subjects, method in methods, heading in headings) == (True, True, True)
+                assert place in figures_of(where)
 
 
 def test_every_figure_names_a_source_that_is_described() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from mae_bench import tables
+from mae_bench.choice import table_of
 from mae_bench.recipes import as_dict, load_recipe
-from mae_bench.record import Data, Record
-from mae_bench.suites import table_of
+from mae_bench.record import Data, Init, Record
 from mae_bench.tables import data_sets
 from mae_bench.tables.definition import Definition
 from mae_bench.tables.definitions import DEFINITIONS
@@ -255,9 +255,11 @@ def test_seeds_make_mean_and_sample_deviation_in_every_table(definition: Definit
         "head": {"tune_blocks": 1.0},
         "test_set": subject.key,
         "data": {"label_share": subject.key if definition.name == "lowshot" else None},
+        "schedule": {"epochs": 25},
     }
+    init = Init(method="MAE", sha256="5" * 64, pretraining={"settings": {"mae.target": "pixels"}, "changed": []})
     runs = [
-        make(protocol=definition.protocols[0], seed=seed, metrics={metric: value}, recipe=recipe, data=data)
+        make(protocol=definition.protocols[0], seed=seed, metrics={metric: value}, recipe=recipe, data=data, init=init)
         for seed, value in enumerate((1.0, 2.0, 6.0))
     ]
     (found,) = [c.ours for row in tables.build(definition.name, runs).rows for c in row.cells if c.ours]
@@ -276,6 +278,9 @@ def test_seeds_make_mean_and_sample_deviation_in_every_table(definition: Definit
         ("knn/vit_micro_patch8_embedded", [], "knn"),
         ("robustness/vit_base_patch16_imagenet_a", [], "table13"),
         ("attentive/vit_base_patch16_imagenet", [], None),
+        ("detection/vit_base_patch16_coco", [], "vitdet_coco"),
+        ("detection/vit_base_patch16_coco", ["detection.pyramid=fpn"], "table4"),
+        ("detection/vit_micro_patch8_embedded", [], "vitdet_coco"),
     ],
 )
 def test_a_run_prints_the_table_that_it_fills(recipe: str, overrides: list[str], table: str | None) -> None:
@@ -283,10 +288,9 @@ def test_a_run_prints_the_table_that_it_fills(recipe: str, overrides: list[str],
     assert table_of(resolved) == table
     if table is None:
         return
-    task = "probing" if table == "knn" else "classification"
-    metrics = {"top1": 50.0, "knn10_top1": 50.0}
+    metrics = {"top1": 50.0, "knn10_top1": 50.0, "box_ap": 50.0}
     data = data_set(resolved.data.name, 10, 10, 10)
-    run = make(protocol=resolved.protocol(), task=task, metrics=metrics, recipe=as_dict(resolved), data=data)
+    run = make(protocol=resolved.protocol(), task=resolved.task, metrics=metrics, recipe=as_dict(resolved), data=data)
     assert [c for row in tables.build(table, [run]).rows for c in row.cells if c.ours]
 
 
