@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backbones.errors import UserError
 from mae_bench.cli_common import (
     FAILED,
+    INTERRUPTED,
     Debug,
     Json,
     Overrides,
@@ -21,6 +22,10 @@ from mae_bench.cli_common import (
     print_tables,
     set_debug,
 )
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a wrong option needs none of it
+    from mae_bench.launchers.base import Outcome
+    from mae_bench.planning import Request
 
 
 def pretrain(
@@ -48,8 +53,12 @@ def pretrain(
 def run(
     out: Annotated[Path, typer.Option("--out", help="Folder for run directories; what is done there is kept.")],
     checkpoint: Annotated[
-        Path | None,
-        typer.Option("--checkpoint", metavar="CKPT", help="Checkpoint file, or a pre-training's run directory."),
+        list[str] | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="[NAME=]CKPT",
+            help="Checkpoint file, or a run directory; repeatable. NAME is the method that tables show.",
+        ),
     ] = None,
     scratch: Annotated[
         str | None, typer.Option("--scratch", metavar="ARCH", help="Start from random weights, e.g. vit_base_patch16.")
@@ -59,6 +68,10 @@ def run(
         typer.Option("--tasks", metavar="T1,T2", help="finetune, linear, detection, segmentation, or recipe names."),
     ] = None,
     suite: Annotated[str | None, typer.Option("--suite", metavar="S", help="A suite, e.g. quickstart.")] = None,
+    from_record: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RECORD", help="Run the job of this record.json again and compare the metrics."),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,33 +87,126 @@ def run(
         ),
     ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", metavar="0,1,2", help="Run every job with each seed.")] = None,
+    pretrain_seeds: Annotated[
+        str | None, typer.Option("--pretrain-seeds", metavar="0,1", help="Run a suite's pre-trainings with each seed.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the jobs, their data and cost; run nothing.")
+    ] = False,
+    launcher: Annotated[
+        str, typer.Option("--launcher", metavar="local|gpus|torchrun|slurm", help="How jobs get onto machines.")
+    ] = "local",
+    gpus: Annotated[
+        str | None, typer.Option("--gpus", metavar="0,1,2", help="For gpus: which ones (default: all there are).")
+    ] = None,
+    gpus_per_job: Annotated[
+        int | None, typer.Option("--gpus-per-job", metavar="N", help="For gpus and slurm: instead of the recipes' own.")
+    ] = None,
+    torchrun: Annotated[
+        list[str] | None,
+        typer.Option("--torchrun", metavar="KEY=VALUE,…", help="For torchrun: its options, e.g. nproc_per_node=8."),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slurm", metavar="KEY=VALUE,…", help="For slurm: sbatch's options, e.g. partition=gpu,time=4:00:00."
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="For slurm: stay until the queue is through.")] = False,
+    only: Annotated[str | None, typer.Option("--only", hidden=True, help="Run this job of the plan alone.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run tasks or a suite from a checkpoint (or from scratch) and print the tables."""
+    """Run tasks or a suite from checkpoints (or from scratch) and print the tables."""
     set_debug(debug)
+    if from_record is not None:
+        if suite or tasks or checkpoint or scratch or overrides or seeds:
+            raise UserError(
+                "--from runs a record's job as it was: of the other options only --out and --data go with it"
+            )
+        return _again(from_record, out, data or [], as_json)
     from mae_bench import api
-    from mae_bench.suites import Options, parse_data
+    from mae_bench.launchers.base import Settings
+    from mae_bench.options import Options, parse_data
 
-    options = Options(parse_data(data or []), overrides or [], _parse_seeds(seeds))
-    outcome = api.run(
-        out,
+    options = Options(
+        parse_data(data or []),
+        overrides or [],
+        _parse_seeds("--seeds", seeds),
+        _parse_seeds("--pretrain-seeds", pretrain_seeds),
+    )
+    request = api.make_request(
         checkpoint=checkpoint,
         scratch=scratch,
         tasks=[t.strip() for t in tasks.split(",") if t.strip()] if tasks else [],
         suite=suite,
         options=options,
     )
+    if dry_run:
+        return _show_plan(request, out, as_json)
+    settings = Settings(
+        gpus=tuple(g.strip() for g in gpus.split(",") if g.strip()) if gpus else (),
+        gpus_per_job=gpus_per_job,
+        torchrun=_pairs("--torchrun", torchrun),
+        slurm=_pairs("--slurm", slurm),
+        wait=wait,
+    )
+    outcome = api.run_request(request, out, api.Launcher(launcher, settings, only))
     if is_main():
-        if as_json:
-            print_json([r.to_dict() for r in outcome.records])
-        else:
-            print_tables(outcome.tables, out)
-            print(f"Records and checkpoints: {out.resolve()}")
-        for name, message in outcome.failures.items():
-            print(f"failed: {name}: {message}", file=sys.stderr)
-    if outcome.failures:
+        _show_outcome(outcome, out, as_json)
+    if outcome.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if outcome.failures or outcome.not_run:
         raise typer.Exit(FAILED)
+
+
+def _show_plan(request: Request, out: Path, as_json: bool) -> None:
+    from mae_bench import forecast
+    from mae_bench.planning import plan
+
+    steps = plan(request)
+    lines = forecast.forecast(steps, out)
+    if as_json:
+        print_json(forecast.as_json(steps, lines))
+        return
+    print_rows(forecast.as_rows(lines))
+    print("\n".join(forecast.summary(steps, lines)))
+
+
+def _show_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
+    """Tables to stdout; what went wrong comes last, on stderr."""
+    if as_json:
+        print_json([r.to_dict() for r in outcome.records])
+    elif outcome.records or outcome.tables:
+        print_tables(outcome.tables, out)
+        print(f"Records and checkpoints: {out.resolve()}")
+    for note in outcome.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for name, job in outcome.queued.items():
+        print(f"queued: {name}: {job}", file=sys.stderr)
+    for name, reason in outcome.not_run.items():
+        print(f"not run: {name}: {reason}", file=sys.stderr)
+    for name, message in outcome.failures.items():
+        print(f"failed: {name}: {message}", file=sys.stderr)
+    if outcome.interrupted:
+        print("interrupted: the same command goes on from the last checkpoints", file=sys.stderr)
+
+
+def _again(path: Path, out: Path, data: list[str], as_json: bool) -> None:
+    from mae_bench.options import parse_data
+    from mae_bench.rerun import compare, rerun
+
+    old, new = rerun(path, out, parse_data(data))
+    if not is_main():
+        return
+    rows = compare(old, new)
+    if as_json:
+        print_json({"record": new.to_dict(), "metrics": rows})
+        return
+    print_rows(
+        [{k: "–" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in r.items()} for r in rows]
+    )
+    print(f"record: {out / 'record.json'}")
 
 
 def status(
@@ -131,10 +237,21 @@ def status(
     print(", ".join(f"{n} {s}" for s, n in counts.items() if n))
 
 
-def _parse_seeds(text: str | None) -> list[int] | None:
+def _parse_seeds(flag: str, text: str | None) -> list[int] | None:
     if text is None:
         return None
     try:
         return list(dict.fromkeys(int(s) for s in text.split(",")))
     except ValueError:
-        raise UserError(f"--seeds {text}: give whole numbers, such as 0,1,2") from None
+        raise UserError(f"{flag} {text}: give whole numbers, such as 0,1,2") from None
+
+
+def _pairs(flag: str, items: list[str] | None) -> dict[str, str]:
+    """``a=b,c=d`` (repeatable) as a mapping; a bare ``c`` has no value."""
+    pairs = {}
+    for text in (part for item in items or [] for part in item.split(",")):
+        key, _, value = text.strip().partition("=")
+        if not key:
+            raise UserError(f"{flag} {text}: give KEY=VALUE, several separated by commas")
+        pairs[key] = value
+    return pairs

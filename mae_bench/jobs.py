@@ -11,29 +11,38 @@ import hashlib
 import math
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
+from backbones.atomic import write_json, write_text
 from backbones.checkpoint import Checkpoint
-from backbones.errors import UserError
+from backbones.errors import Interrupted, UserError
 from backbones.tensor_files import save_tensors
 from mae_bench import provenance
 from mae_bench.ablations import said_of
-from mae_bench.engine import FitResult, Interrupted, create_accelerator, fit
+from mae_bench.disk import writing
+from mae_bench.engine import FitResult, create_accelerator, fit
+from mae_bench.engine.lock import RunLock
+from mae_bench.engine.signals import stop_signals
 from mae_bench.flops import step_flops_per_image
 from mae_bench.logs import say
 from mae_bench.optim import check
 from mae_bench.recipes import as_dict, recipe_hash, short_name
 from mae_bench.record import FILE_NAME, Data, Init, Metrics, Record, read, write
-from mae_bench.run_state import read_json, write_json, write_status
+from mae_bench.run_state import read_json, write_status
 from mae_bench.seeding import seed_all
 from mae_bench.status import JOB_FILE
 from tasks import create_task
 from tasks.base import Task
 from tasks.recipe import Recipe
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,23 +93,45 @@ def run_job(job: Job, place: Callable[[str], Path]) -> Record:
         Interrupted: a signal came; what was done is saved.
     """
     check(job.recipe)
-    accelerator = create_accelerator(job.recipe)
-    seed_all(job.recipe.seed, "init")
-    task = create_task(job.recipe, job.checkpoint)
-    identity = job_id(job, task.data.fingerprint)
-    run_dir = place(identity)
-    # One process looks and claims; the others find what it left.
-    done = _claim(run_dir, job, identity) if accelerator.is_main_process else None
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process and (run_dir / FILE_NAME).is_file():
-        done = read(run_dir)
-    if done is not None:
-        say(f"{job.name}: done already ({run_dir})")
-        return done
+    with ExitStack() as held, stop_signals():
+        accelerator = create_accelerator(job.recipe)
+        seed_all(job.recipe.seed, "init")
+        task = create_task(job.recipe, job.checkpoint)
+        identity = job_id(job, task.data.fingerprint)
+        run_dir = place(identity)
+        # One process looks and claims; the others find what it left.
+        lock = _on_main(accelerator, lambda: _claim(run_dir, job, identity, held))
+        if (run_dir / FILE_NAME).is_file():
+            say(f"{job.name}: done already ({run_dir})")
+            return read(run_dir)
+        return _run(job, task, run_dir, identity, accelerator, lock.check if lock else lambda: None)
+
+
+def _on_main(accelerator: Accelerator, do: Callable[[], T]) -> T | None:
+    """`do`'s result on the main process, None on the others; its UserError is everybody's, so that none waits for ever."""
+    result, said = None, ""
+    if accelerator.is_main_process:
+        try:
+            result = do()
+        except UserError as e:
+            if accelerator.num_processes == 1:
+                raise
+            said = str(e)
+    if accelerator.num_processes > 1:
+        shared = [said]
+        broadcast_object_list(shared)
+        if shared[0]:
+            raise UserError(shared[0])
+    return result
+
+
+def _run(
+    job: Job, task: Task[Any], run_dir: Path, identity: str, accelerator: Accelerator, check_owner: Callable[[], None]
+) -> Record:
     job = _with_counts(job, task)  # before the model is compiled or wrapped
     started = _now()
     try:
-        result = fit(task, run_dir, name=job.name, accelerator=accelerator)
+        result = fit(task, run_dir, name=job.name, accelerator=accelerator, check_owner=check_owner)
     except BaseException as e:
         if accelerator.is_main_process:
             state = "interrupted" if isinstance(e, (Interrupted, KeyboardInterrupt)) else "failed"
@@ -109,7 +140,9 @@ def run_job(job: Job, place: Callable[[str], Path]) -> Record:
     record = _record(job, task, result, identity, run_dir, started)
     if accelerator.is_main_process:
         for name, tensors in task.export(result.model).items():
-            save_tensors(run_dir / f"{name}.safetensors", tensors, _export_metadata(job))
+            path = run_dir / f"{name}.safetensors"
+            with writing(path):
+                save_tensors(path, tensors, _export_metadata(job))
         write(record, run_dir)
         write_status(run_dir, "done", name=job.name, step=result.progress.step, total=result.progress.step)
     accelerator.wait_for_everyone()
@@ -127,24 +160,40 @@ def _with_counts(job: Job, task: Task[Any]) -> Job:
     return replace(job, pretraining={**job.pretraining, **counts})
 
 
-def _claim(run_dir: Path, job: Job, identity: str) -> Record | None:
-    """Makes `run_dir` this job's, or returns the record of the finished job there."""
+def _claim(run_dir: Path, job: Job, identity: str, held: ExitStack) -> RunLock | None:
+    """Makes `run_dir` this job's and this process's until `held` ends; None when the finished job is there."""
+    if _finished(run_dir, identity):
+        return None
+    make_folder(run_dir)
+    lock = held.enter_context(RunLock(run_dir))
+    if _finished(run_dir, identity):  # while we waited for another process
+        return None
+    with writing(run_dir / JOB_FILE):
+        write_json(run_dir / JOB_FILE, {"id": identity, "name": job.name, "recipe": job.recipe_name, **_facts(job)})
+        recipe = yaml.safe_dump(as_dict(job.recipe), sort_keys=False)
+        write_text(run_dir / "config.yaml", f"# {job.recipe_name}, resolved\n{recipe}")
+    write_status(run_dir, "running", name=job.name)
+    return lock
+
+
+def _finished(run_dir: Path, identity: str) -> bool:
+    """Whether the job is done there; a UserError when the folder is not this job's to use."""
     found = read_json(run_dir / JOB_FILE)
     if found is not None and found.get("id") != identity:
         raise UserError(
             f"{run_dir} belongs to another recipe, checkpoint, data set or seed ({found.get('name')}): "
             "give another --out, or delete that folder"
         )
-    if found is None and run_dir.is_dir() and any(run_dir.iterdir()):
+    # Names with a dot are locks and half-written files of a process that was killed, or is, before it wrote anything else.
+    if found is None and run_dir.is_dir() and any(not path.name.startswith(".") for path in run_dir.iterdir()):
         raise UserError(f"{run_dir} is not empty and holds no run: give another --out")
-    if (run_dir / FILE_NAME).is_file():
-        return read(run_dir)
-    make_folder(run_dir)
-    write_json(run_dir / JOB_FILE, {"id": identity, "name": job.name, "recipe": job.recipe_name})
-    recipe = yaml.safe_dump(as_dict(job.recipe), sort_keys=False)
-    (run_dir / "config.yaml").write_text(f"# {job.recipe_name}, resolved\n{recipe}")
-    write_status(run_dir, "running", name=job.name)
-    return None
+    return (run_dir / FILE_NAME).is_file()
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """What `job_id` is made of, but for the data."""
+    start = job.checkpoint.sha256 if job.checkpoint else "scratch"
+    return {"recipe_hash": recipe_hash(job.recipe), "start": start, "seed": job.recipe.seed}
 
 
 def make_folder(path: Path) -> None:
@@ -208,12 +257,14 @@ def _record(job: Job, task: Task[Any], result: FitResult, identity: str, run_dir
         variant=job.variant,
         command=provenance.command(),
         host=provenance.host(),
+        inference_s_per_image=progress.inference_s_per_image,
         images_per_s=progress.images / progress.train_seconds if progress.train_seconds else None,
         peak_memory_bytes=provenance.peak_memory_bytes(kind),
         device_hours=progress.seconds * result.processes / 3600,
         wall_time_s=progress.seconds,
         final_loss=progress.loss,
-        warnings=[f"resumed {progress.starts - 1} times"] if progress.starts > 1 else [],
+        recovered=dict(progress.recovered),
+        warnings=([f"resumed {progress.starts - 1} times"] if progress.starts > 1 else []) + progress.notes,
         checkpoints=[str(p.name) for p in sorted((run_dir / "checkpoints").glob("step_*.pt"))],
     )
 

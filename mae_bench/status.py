@@ -13,6 +13,11 @@ PLAN_FILE = "plan.json"
 JOB_FILE = "job.json"
 
 
+def note_file(out: Path, name: str) -> Path:
+    """Where `ledger` notes what a step's run directory cannot say."""
+    return out / ".plan" / f"{name}.json"
+
+
 @dataclass(frozen=True)
 class JobStatus:
     """One job: done | running | interrupted | failed | left."""

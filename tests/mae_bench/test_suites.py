@@ -10,11 +10,14 @@ import torch
 
 from backbones.errors import UserError
 from mae_bench import api
-from mae_bench.api import _write_plan
+from mae_bench.choice import from_tasks
 from mae_bench.jobs import Job
+from mae_bench.launchers import local
+from mae_bench.options import Options
+from mae_bench.planning import Request
+from mae_bench.planning import plan as steps_of
 from mae_bench.record import Record
-from mae_bench.run_state import read_json
-from mae_bench.suites import Options, Plan, from_suite, from_tasks
+from mae_bench.suites import Plan, from_suite
 from tasks.classification.config import ClassificationRecipe
 
 MICRO = "pretrain/vit_micro_patch8_embedded_ablations"
@@ -53,27 +56,25 @@ def test_the_command_lines_overrides_come_after_the_suites(tmp_path: Path) -> No
     assert {e.recipe.schedule.epochs for e in made.entries} == {3}
 
 
+def names(folder: Path, text: str, *, options: Options | None = None) -> list[str]:
+    return [step.name for step in steps_of(Request(suite=suite(folder, text), options=options or Options())).steps]
+
+
 def test_jobs_are_named_after_their_pretraining_where_there_are_several(tmp_path: Path) -> None:
-    _write_plan(tmp_path, plan(tmp_path, ROWS), None)
-    planned = read_json(tmp_path / "plan.json")
-    assert planned is not None
-    assert planned["jobs"] == [
+    assert names(tmp_path, ROWS) == [
         "pretrain/default-scratch-s0",
-        "pretrain/decoder_depth_1-scratch-s0",
         "finetune/vit_micro_patch8_embedded-scratch-s0",
         "finetune/vit_micro_patch8_embedded-MAE-default-s0",
+        "pretrain/decoder_depth_1-scratch-s0",
         "finetune/vit_micro_patch8_embedded-MAE-decoder_depth_1-s0",
     ]
 
 
-def test_the_only_pretraining_is_not_in_the_names_of_its_jobs(tmp_path: Path) -> None:
-    _write_plan(tmp_path, from_suite("quickstart", Options(), pretrain=True), None)
-    planned = read_json(tmp_path / "plan.json")
-    assert planned is not None
-    assert planned["jobs"][:3] == [
+def test_the_only_pretraining_is_not_in_the_names_of_its_jobs() -> None:
+    assert [step.name for step in steps_of(Request(suite="quickstart")).steps][:3] == [
         "pretrain/vit_micro_patch8_embedded-scratch-s0",
         "linear/vit_micro_patch8_embedded-scratch-s0",
-        "linear/vit_micro_patch8_embedded-MAE-s0",
+        "finetune/vit_micro_patch8_embedded-scratch-s0",
     ]
 
 
@@ -83,9 +84,13 @@ def test_a_pretraining_that_fails_stops_no_other(
     def out_of_memory(job: Job, _: object) -> Record:
         raise torch.OutOfMemoryError(f"no memory for\n{job.recipe.protocol()}")
 
-    monkeypatch.setattr(api, "run_job", out_of_memory)
-    failures = api.run(tmp_path / "runs", suite=suite(tmp_path, ROWS)).failures
-    assert failures == {
+    monkeypatch.setattr(local, "run_job", out_of_memory)
+    outcome = api.run(tmp_path / "runs", suite=suite(tmp_path, ROWS))
+    assert list(outcome.not_run) == [
+        "finetune/vit_micro_patch8_embedded-MAE-default-s0",
+        "finetune/vit_micro_patch8_embedded-MAE-decoder_depth_1-s0",
+    ]
+    assert outcome.failures == {
         "pretrain/default-scratch-s0": "no memory for pretrain",
         "finetune/vit_micro_patch8_embedded-scratch-s0": "no memory for finetune",
         "pretrain/decoder_depth_1-scratch-s0": "no memory for pretrain",

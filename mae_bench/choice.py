@@ -1,0 +1,78 @@
+"""``--tasks``: which of the shipped recipes is meant, and which table shows its runs. Suites are in `suites`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from backbones.errors import UserError, unknown
+from mae_bench.options import Options, check_used, load_recipes
+from mae_bench.recipes import describe, find, recipe_names
+from mae_bench.suites import Group, Plan, seeded
+from mae_bench.tables.counting import bare
+from mae_bench.tables.data_sets import TRANSFER
+from tasks.recipe import Recipe
+
+TABLES = {
+    "finetune": "table3",
+    "scratch": "table3",
+    "linear": "table12",
+    "partial": "fig9",
+    "knn": "knn",
+    "robustness": "table13",
+    "detection": "vitdet_coco",
+    "detection_fpn": "table4",
+    "lvis": "vitdet_lvis",
+    "segmentation_frozen": "segmentation_frozen",
+    "segmentation": "table5",
+}
+
+
+def from_tasks(tasks: Sequence[str], arch: str, start: str, options: Options) -> Plan:
+    """The plan of ``--tasks``: protocols (the recipe is chosen by architecture and data) or recipe names."""
+    names = [name for task in tasks for name in _choose(task, arch, options.data)]
+    recipes = load_recipes(names, options)
+    check_used(options, [recipe for recipe, _ in recipes.values()])
+    entries = [e for n in names for e in seeded(n, recipes[n][0], start, options.seeds)]
+    tables = dict.fromkeys(table for e in entries if (table := table_of(e.recipe)))
+    return Plan([Group(entries)], tables=list(tables))
+
+
+def table_of(recipe: Recipe) -> str | None:
+    """The table that shows a recipe's runs; None where there is none."""
+    table = TABLES.get(recipe.protocol())
+    if table != "table3":
+        return table
+    if recipe.data.label_share or recipe.data.label_list:
+        return "lowshot"
+    return "table6" if bare(recipe.data.name) in {data.name for data in TRANSFER} else table
+
+
+def _choose(task: str, arch: str, data: Mapping[str, str]) -> list[str]:
+    """The shipped recipes of protocol `task` for `arch`, one for each data set that was given."""
+    if "/" in task or task.endswith((".yaml", ".yml")):
+        find("recipe", task)
+        return [task]
+    folders = {n.split("/")[0] for n in recipe_names()} - {"pretrain"}
+    if task not in folders:
+        raise unknown("task", task, folders, where="--tasks")
+    fitting = [d for n in recipe_names() if n.startswith(f"{task}/") and (d := describe(n))["arch"] == arch]
+    if not fitting:
+        raise UserError(f"no shipped {task} recipe for {arch}: give one by name, `mae-bench list recipes` shows them")
+    named = [d for d in fitting if d["data"] in data]
+    chosen = _defaults(task, arch, named or [d for d in fitting if "" in data or d["data"] == "embedded"])
+    if not chosen:
+        wanted = " or ".join(f"--data {name}=DIR" for name in dict.fromkeys(d["data"] for d in fitting))
+        raise UserError(f"task {task} for {arch} needs data: give {wanted}")
+    if len(chosen) > 1 and (not named or len({d["data"] for d in named}) < len(chosen)):
+        raise UserError(
+            f"several {task} recipes fit {arch}: name the data set (--data NAME=DIR), or give one in --tasks of "
+            f"{', '.join(chosen)}"
+        )
+    return chosen
+
+
+def _defaults(task: str, arch: str, recipes: Sequence[Mapping[str, str]]) -> list[str]:
+    """Of several recipes for one data set the one that bears nothing but its name, such as ``finetune/ARCH_imagenet``."""
+    names = {r["name"] for r in recipes}
+    default = {r["data"]: f"{task}/{arch}_{r['data']}" for r in recipes}
+    return [r["name"] for r in recipes if default[r["data"]] == r["name"] or default[r["data"]] not in names]

@@ -1,0 +1,28 @@
+"""How a run's steps get onto machines: one module a launcher, `launch` picks. What the steps are is `planning`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from backbones.errors import unknown
+from mae_bench.launchers.base import Outcome, Settings
+from mae_bench.planning import Request, Steps
+
+LAUNCHERS = {
+    "local": "this process, or the processes that torchrun started",
+    "gpus": "several GPUs of this machine, jobs side by side",
+    "torchrun": "every job on many GPUs or nodes, one after the other",
+    "slurm": "a cluster's queue, through submitit",
+}
+
+Launch = Callable[[Request, Steps, Path, Settings], Outcome]
+
+
+def launch(name: str, request: Request, steps: Steps, out: Path, settings: Settings) -> Outcome:
+    """Runs (or submits) the steps by the launcher called `name`."""
+    if name not in LAUNCHERS:
+        raise unknown("launcher", name, LAUNCHERS)
+    run: Launch = import_module(f"mae_bench.launchers.{name}").launch
+    return run(request, steps, out, settings)

@@ -1,0 +1,39 @@
+"""Several GPUs of this machine: jobs of one to all of them, side by side, each a process that sees only its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from backbones.errors import UserError
+from mae_bench.launchers import pool
+from mae_bench.launchers.base import Outcome, Settings, command
+from mae_bench.planning import Request, Step, Steps
+
+
+def launch(request: Request, steps: Steps, out: Path, settings: Settings) -> Outcome:
+    """Runs the steps on ``--gpus``, by default all that there are; a recipe that wants more than that gets them all."""
+    devices = list(settings.gpus) or _visible()
+    wanted = {step.name: settings.gpus_per_job or step.recipe.gpus for step in steps.steps}
+    if settings.gpus_per_job is not None and not 1 <= settings.gpus_per_job <= len(devices):
+        raise UserError(f"--gpus-per-job {settings.gpus_per_job}: there are {len(devices)} in {','.join(devices)}")
+    needs = {name: min(count, len(devices)) for name, count in wanted.items()}
+
+    def call(step: Step, mine: list[str]) -> pool.Call:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(mine)}"]
+        arguments = [*(launcher if len(mine) > 1 else []), *command(request, out, step)]
+        return pool.Call([sys.executable, *arguments], {"CUDA_VISIBLE_DEVICES": ",".join(mine)})
+
+    return pool.run(steps, out, devices, needs, call)
+
+
+def _visible() -> list[str]:
+    import torch
+
+    if told := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return [device.strip() for device in told.split(",") if device.strip()]
+    count = torch.cuda.device_count()
+    if not count:
+        raise UserError("--launcher gpus: this machine has none: give their ids (--gpus 0,1), or --launcher local")
+    return [str(i) for i in range(count)]

@@ -1,0 +1,135 @@
+"""Steps as processes of this machine, side by side on as many devices as each needs. Which ones is the launchers' business."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mae_bench import ledger
+from mae_bench.launchers.base import Outcome, blocked, settle
+from mae_bench.logs import say
+from mae_bench.planning import Step, Steps
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Call:
+    """A process to start: its arguments, and what is added to its environment."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+
+
+@dataclass
+class _Running:
+    process: subprocess.Popen[bytes]
+    devices: list[str]
+    log: Path
+
+
+def choose(ready: Sequence[Step], needs: Mapping[str, int], free: int) -> Step | None:
+    """Which of the steps that could start does: the one that needs most among those that fit, the first of several such."""
+    fitting = [step for step in ready if needs[step.name] <= free]
+    return max(fitting, key=lambda step: needs[step.name], default=None)
+
+
+def run(
+    steps: Steps, out: Path, devices: Sequence[str], needs: Mapping[str, int], call: Callable[[Step, list[str]], Call]
+) -> Outcome:
+    """Runs all steps, each on as many of `devices` as it needs, after what it starts from.
+
+    A signal is handed on to the processes, which save and leave; the rest then stays for the next start.
+    """
+    outcome = Outcome()
+    free, pending, running = list(devices), list(steps.steps), dict[str, _Running]()
+    with _stop_signals() as stop:
+        while (pending and not outcome.interrupted) or running:
+            if stop.is_set() and not outcome.interrupted:
+                outcome.interrupted = True
+                _hand_on(running)
+            _start_ready(steps, out, free, pending, running, needs, call, outcome)
+            for name in [n for n, r in running.items() if r.process.poll() is not None]:
+                ended = running.pop(name)
+                free += ended.devices
+                settle(steps, steps[name], out, ended.process.returncode, outcome, ended.log)
+                say(f"{name}: {_came_to(name, outcome)}")
+            time.sleep(_POLL_SECONDS)
+    return outcome
+
+
+def _start_ready(
+    steps: Steps,
+    out: Path,
+    free: list[str],
+    pending: list[Step],
+    running: dict[str, _Running],
+    needs: Mapping[str, int],
+    call: Callable[[Step, list[str]], Call],
+    outcome: Outcome,
+) -> None:
+    pending[:] = [step for step in pending if not blocked(steps, step, outcome, out)]
+    while not outcome.interrupted:
+        waiting = {step.name for step in pending} | set(running)
+        step = choose([s for s in pending if s.after not in waiting], needs, len(free))
+        if step is None:
+            return
+        pending.remove(step)
+        mine = [free.pop(0) for _ in range(needs[step.name])]
+        running[step.name] = _start(step, call(step, mine), mine, out)
+        say(f"{step.name}: started on {', '.join(mine)}")
+
+
+def _start(step: Step, call: Call, devices: list[str], out: Path) -> _Running:
+    log = ledger.log_file(out, step.name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        # In a session of its own: Ctrl-C reaches this process alone, which hands it on once.
+        process = subprocess.Popen(
+            list(call.arguments),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **call.environment},
+            start_new_session=True,
+        )
+    return _Running(process, devices, log)
+
+
+def _came_to(name: str, outcome: Outcome) -> str:
+    if name in outcome.failures:
+        return outcome.failures[name]
+    return "done" if any(record.name == name for record in outcome.records) else "interrupted"
+
+
+def _hand_on(running: Mapping[str, _Running]) -> None:
+    for one in running.values():
+        if one.process.poll() is None:
+            one.process.send_signal(signal.SIGTERM)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """SIGINT, SIGTERM and SIGUSR1 set the event."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handler(_: int, __: Any) -> None:
+        stop.set()
+
+    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield stop
+    finally:
+        for s, old in before.items():
+            signal.signal(s, old)

@@ -1,0 +1,169 @@
+"""A Slurm cluster's queue, through submitit: arrays, dependencies on pre-trainings, resuming after preemption and time limits.
+
+Every job runs the same command as one process a GPU would by hand. Before its time limit, or when it is preempted, the command
+gets a signal, saves and leaves; the job goes back into the queue and resumes. What the queue holds is `queue`'s to ask.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+from mae_bench import ledger
+from mae_bench.launchers import queue
+from mae_bench.launchers.base import Outcome, Settings, python, settle
+from mae_bench.launchers.slurm_job import SIGNAL, SlurmStep
+from mae_bench.logs import say
+from mae_bench.planning import Request, Step, Steps
+
+_DEFAULTS: dict[str, Any] = {"time": 1440, "signal_delay_s": 120}  # minutes; seconds to save in before the time is up
+_NUMBERS = ("nodes", "cpus_per_task", "gpus_per_node", "signal_delay_s", "array_parallelism")
+_OWN = (
+    "time",
+    "partition",
+    "qos",
+    "mem",
+    "account",
+    "constraint",
+    "exclude",
+    "nodelist",
+    "comment",
+    "mail_type",
+    "mail_user",
+)
+_WAIT_SECONDS = 2.0
+
+
+def launch(request: Request, steps: Steps, out: Path, settings: Settings) -> Outcome:
+    """Submits what is not done; with ``--wait`` stays until the queue is through with it."""
+    parameters = _parameters(settings.slurm)
+    outcome = Outcome()
+    ids: dict[str, str] = {}
+    waiting = queue.live()
+    for step in steps.steps:
+        if (run_dir := ledger.done(out, steps, step)) is not None:
+            say(f"{step.name}: done already ({run_dir})")
+        elif (known := ledger.queue_id(out, step.name)) in waiting:
+            ids[step.name] = outcome.queued[step.name] = str(known)
+            say(f"{step.name}: in the queue already, as {known}")
+    todo = [s for s in steps.steps if s.name not in ids and ledger.done(out, steps, s) is None]
+    for members in _arrays(todo, settings):
+        submitted = _submit(members, ids, request, out, settings, parameters)
+        ids |= submitted
+        outcome.queued |= submitted
+    if settings.wait:
+        _wait(steps, out, outcome)
+    return outcome
+
+
+def _arrays(todo: Sequence[Step], settings: Settings) -> Iterator[list[Step]]:
+    """Steps that may be one array: they wait for the same and need as many processes; what they wait for comes before."""
+
+    def alike(step: Step) -> tuple[bool, str, int, int]:
+        return bool(step.after), step.after or "", _processes(step, settings), step.recipe.train.workers
+
+    depth = {step.name: 0 for step in todo}
+    for step in todo:  # what a step comes after has been there before it
+        depth[step.name] = depth.get(step.after or "", -1) + 1
+    for _, members in groupby(sorted(todo, key=lambda s: (depth[s.name], alike(s))), key=alike):
+        yield list(members)
+
+
+def _processes(step: Step, settings: Settings) -> int:
+    return settings.gpus_per_job or step.recipe.gpus
+
+
+def _submit(
+    members: Sequence[Step],
+    ids: Mapping[str, str],
+    request: Request,
+    out: Path,
+    settings: Settings,
+    parameters: Mapping[str, Any],
+) -> dict[str, str]:
+    """Submits an array; the queue's id of each step."""
+    executor = _executor(out)
+    processes, first = _processes(members[0], settings), members[0]
+    mine = {
+        "gpus_per_node": processes,
+        "ntasks_per_node": processes,
+        "cpus_per_task": max(1, first.recipe.train.workers),
+        **parameters,
+    }
+    mine["gpus_per_node"] = mine["gpus_per_node"] or None  # 0: a cluster without GPUs
+    extra = {"kill-on-invalid-dep": "yes", "requeue": True, **mine.pop("additional_parameters")}
+    if first.after in ids:
+        mine["dependency"] = f"afterok:{ids[first.after]}"
+    executor.update_parameters(job_name="mae-bench", additional_parameters=extra, **mine)
+    with executor.batch():
+        jobs = [executor.submit(SlurmStep(python(request, out, step))) for step in members]
+    named = {step.name: str(job.job_id) for step, job in zip(members, jobs, strict=True)}
+    for step in members:
+        ledger.write_note(out, step.name, "queued", slurm=named[step.name], after=step.after)
+        say(f"{step.name}: queued as {named[step.name]}")
+    return named
+
+
+def _executor(out: Path) -> Any:
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = SIGNAL  # read by submitit in the job
+    try:
+        from submitit.slurm.slurm import SlurmExecutor, SlurmJobEnvironment
+    except ImportError:
+        raise UserError("--launcher slurm needs submitit: pip install 'mae-bench[slurm]'") from None
+    SlurmJobEnvironment.USR_SIG = SIGNAL
+    folder = out.resolve() / ".plan" / "slurm"
+    folder.mkdir(parents=True, exist_ok=True)
+    return SlurmExecutor(folder=folder, max_num_timeout=1000)
+
+
+def _parameters(given: Mapping[str, str]) -> dict[str, Any]:
+    """``--slurm`` as submitit takes it: its own names, everything else to sbatch as it is."""
+    parameters: dict[str, Any] = {**_DEFAULTS, "additional_parameters": {}}
+    for key, value in given.items():
+        name = key.replace("-", "_")
+        if name == "time":
+            parameters["time"] = minutes(value)
+        elif name in _NUMBERS:
+            if not value.isdigit():
+                raise UserError(f"--slurm {key}={value}: give a whole number")
+            parameters[name] = int(value)
+        elif name in _OWN:
+            parameters[name] = value
+        else:
+            parameters["additional_parameters"][key] = value or True
+    return parameters
+
+
+def minutes(text: str) -> int:
+    """Slurm's ``M``, ``H:MM:SS``, ``M:SS``, ``D-H``, ``D-H:MM`` or ``D-H:MM:SS`` as minutes, at least one."""
+    days, dash, rest = text.rpartition("-")
+    parts = rest.split(":")
+    if len(parts) > 3 or not all(p.isdigit() for p in [*parts, *([days] if dash else [])]):
+        raise UserError(f"--slurm time={text}: give minutes, H:MM:SS or D-H:MM:SS")
+    numbers = [int(p) for p in parts]
+    if dash:
+        hours, mins, seconds = (*numbers, 0, 0)[:3]
+    elif len(numbers) == 3:
+        hours, mins, seconds = numbers
+    else:
+        hours, mins, seconds = 0, numbers[0], numbers[1] if len(numbers) == 2 else 0
+    return max(1, int(days or 0) * 1440 + hours * 60 + mins + (seconds + 59) // 60)
+
+
+def _wait(steps: Steps, out: Path, outcome: Outcome) -> None:
+    """Until none of the steps is in the queue; then what each came to is read off the disk."""
+    while queue.live().keys() & set(outcome.queued.values()):
+        time.sleep(_WAIT_SECONDS)
+    queued, outcome.queued = outcome.queued, {}
+    for step in steps.steps:
+        bad = {*outcome.failures, *outcome.not_run}
+        if step.after in bad and ledger.done(out, steps, step) is None:
+            outcome.not_run[step.name] = f"starts from {step.after}, which is not done"
+            ledger.write_note(out, step.name, "not run", error=outcome.not_run[step.name])
+        elif step.name in queued or ledger.done(out, steps, step) is not None:
+            settle(steps, step, out, 1, outcome, out / ".plan" / "slurm")

@@ -1,0 +1,71 @@
+"""What a Slurm job runs: one step's command, and what to do when the cluster wants its machine back; `slurm` submits it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from mae_bench.cli_common import INTERRUPTED
+from mae_bench.launchers import queue
+
+SIGNAL = "USR1"  # what Slurm sends before the time limit, to this process and to the command that it runs
+_LEAVE_SECONDS = 600
+
+
+class SlurmStep:
+    """A callable that submitit pickles into the job; with several tasks, each is one process of a distributed run."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.command = list(command)
+
+    def __call__(self) -> None:
+        """Runs the command.
+
+        Raises:
+            RuntimeError: it failed; jobs that depend on this one do not start.
+        """
+        process = self._start()
+        # Not `process.wait()`: the signal handler of submitit runs in this thread and waits for the same process.
+        waiter = self._waiter = threading.Thread(target=process.wait, daemon=True)
+        waiter.start()
+        while waiter.is_alive():
+            time.sleep(0.2)
+        if process.returncode == INTERRUPTED:
+            self._back_into_the_queue()
+        if process.returncode:
+            raise RuntimeError(f"{self.command[-1]}: its process ended with {process.returncode}")
+
+    def checkpoint(self) -> Any:
+        """submitit calls this on `SIGNAL` and then puts the job back into the queue: first the command has to save."""
+        from submitit.helpers import DelayedSubmission
+
+        self._process.send_signal(getattr(signal, f"SIG{SIGNAL}"))
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        while self._waiter.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return DelayedSubmission(SlurmStep(self.command))
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+            from submitit.helpers import TorchDistributedEnvironment
+
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        self._process = subprocess.Popen(self.command)
+        return self._process
+
+    def _back_into_the_queue(self) -> None:
+        """The command was told to leave. If nobody has put the job back (or cancelled it), do so, and wait to be ended."""
+        job = _job_id()
+        if queue.live().get(job) == "RUNNING" and os.environ.get("SLURM_PROCID", "0") == "0":
+            subprocess.run(["scontrol", "requeue", job], check=True)
+        time.sleep(_LEAVE_SECONDS if queue.live().get(job) is not None else 0)
+
+
+def _job_id() -> str:
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]

@@ -1,0 +1,24 @@
+"""Every job on many GPUs or nodes through ``torch.distributed.run``, one after the other; each node runs the same command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mae_bench.launchers import pool
+from mae_bench.launchers.base import Outcome, Settings, command
+from mae_bench.planning import Request, Step, Steps
+
+
+def launch(request: Request, steps: Steps, out: Path, settings: Settings) -> Outcome:
+    """Runs the steps with ``--torchrun``'s options; on one node torchrun chooses a port by itself."""
+    options = dict(settings.torchrun)
+    options.setdefault("nproc_per_node", "auto")
+    flags = [f"--{key}={value}" if value else f"--{key}" for key, value in options.items()]
+    if not {"nnodes", "master_addr", "rdzv_endpoint", "standalone"} & options.keys():
+        flags.append("--standalone")
+
+    def call(step: Step, _: list[str]) -> pool.Call:
+        return pool.Call([sys.executable, "-m", "torch.distributed.run", *flags, *command(request, out, step)], {})
+
+    return pool.run(steps, out, ["all processes"], dict.fromkeys((s.name for s in steps.steps), 1), call)
