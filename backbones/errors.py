@@ -1,4 +1,4 @@
-"""The one error type for mistakes that a user can mend, and the wording of "unknown name" messages."""
+"""How things stop: a user's mistake, a run that failed, a run that was interrupted; and the wording of "unknown name"."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ class UserError(Exception):
 
     The command line prints it without a traceback (``--debug`` shows one) and exits with 2.
     """
+
+
+class RunFailed(UserError):
+    """A run had to stop though what the user gave was right: a full disk, a dead data worker, a loss that stays not finite.
+
+    Its text is one line too; the command line exits with 1.
+    """
+
+
+class Interrupted(Exception):
+    """A run left before its end with everything saved: the same command goes on from there. Exit code 75."""
 
 
 def unknown(kind: str, name: str, options: Iterable[str], *, where: str = "") -> UserError:

@@ -14,9 +14,9 @@ from typing import Annotated
 
 import typer
 
-from backbones.errors import UserError, unknown
+from backbones.errors import Interrupted, RunFailed, UserError, unknown
 from mae_bench import cli_checkpoints, cli_data, cli_report, cli_runs, cli_tables
-from mae_bench.cli_common import BAD_INPUT, INTERRUPTED, Json, debugging, print_json, print_rows, set_debug
+from mae_bench.cli_common import BAD_INPUT, FAILED, INTERRUPTED, Json, debugging, print_json, print_rows, set_debug
 
 app = typer.Typer(
     name="mae-bench",
@@ -67,6 +67,7 @@ def list_(
 app.command()(cli_runs.pretrain)
 app.command()(cli_runs.run)
 app.command()(cli_runs.status)
+app.command()(cli_report.report)
 app.command()(cli_report.check)
 app.command()(cli_checkpoints.inspect)
 app.command()(cli_checkpoints.convert)
@@ -88,14 +89,11 @@ def main() -> None:
         if debugging():
             traceback.print_exc()
         print(f"error: {e}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        sys.exit(FAILED if isinstance(e, RunFailed) else BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except Exception as e:
-        # Named by type, not imported: the engine (and torch) may never have been needed.
-        if type(e).__name__ != "Interrupted":
-            raise
+    except Interrupted as e:
         print(f"interrupted: {e}", file=sys.stderr)
         sys.exit(INTERRUPTED)
 

@@ -28,28 +28,33 @@ class Meter:
         self.accelerator, self.optimizer, self.progress = accelerator, optimizer, progress
         self.total, self.plan = total, plan
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.count: Tensor | None = None  # steps in the sums
         self.since = (progress.images, progress.train_seconds)
 
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Losses of one step, scalars on the device."""
+    def add(self, losses: dict[str, Tensor], skipped: Tensor) -> None:
+        """Losses of one step and whether it was skipped, which leaves them out; scalars on the device."""
         for name, value in losses.items():
+            value = torch.where(skipped, 0.0, value)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.count += 1
+        taken = (~skipped).float()
+        self.count = taken if self.count is None else self.count + taken
 
     def flush(self) -> dict[str, float]:
-        """Mean losses over processes and steps since the last call, learning rate and images/s; empty when none came."""
-        if not self.count:
+        """Mean losses over processes and steps since the last call, learning rate and images/s; empty when no step came.
+
+        Without losses when all steps were skipped.
+        """
+        if self.count is None:
             return {}
         progress = self.progress
-        stacked = torch.stack(list(self.sums.values())) / self.count
-        means = self.accelerator.reduce(stacked, "mean").tolist()
-        values: dict[str, float] = dict(zip(self.sums, means, strict=True))
+        stacked = torch.stack([*self.sums.values(), self.count])
+        *sums, count = self.accelerator.reduce(stacked, "mean").tolist()
+        values: dict[str, float] = {name: value / count for name, value in zip(self.sums, sums, strict=True) if count}
         images, seconds = self.since
         values["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
         values["images_per_s"] = (progress.images - images) / max(1e-9, progress.train_seconds - seconds)
-        progress.loss = values["loss"]
-        self.sums, self.count = {}, 0
+        progress.loss = values.get("loss", progress.loss)
+        self.sums, self.count = {}, None
         self.since = (progress.images, progress.train_seconds)
         return values
 

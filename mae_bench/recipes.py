@@ -22,6 +22,7 @@ _PACKAGE = Path(__file__).parent
 _RUNTIME = (
     *("compile", "workers", "cache_images", "eval_batch_size", "micro_batch_size", "log_every_steps"),
     *("checkpoint_every_seconds", "checkpoint_every_steps", "keep_checkpoints"),
+    *("max_skipped_steps", "worker_timeout"),
 )
 
 

@@ -1,8 +1,4 @@
-"""A run's state on disk: atomic checkpoints with a bounded number kept, and where a run stands. Encoders are elsewhere.
-
-One file a checkpoint, written to a temporary name and renamed, read with ``weights_only=True`` (accelerate's own
-`save_state` keeps its counters in pickles that it reads without). Random states are not in it: see `mae_bench.seeding`.
-"""
+"""Where a run stands, in its checkpoints and in ``status.json``; the checkpoints themselves are `mae_bench.engine`'s."""
 
 from __future__ import annotations
 
@@ -10,13 +6,12 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from backbones.errors import UserError
+from backbones.atomic import write_text
 
 
 @dataclass
@@ -33,54 +28,22 @@ class Progress:
     best_epoch: float | None = None
     evaluated_at: int = -1  # step
     starts: int = 0
+    inference_s_per_image: float | None = None
+    recovered: dict[str, int] = field(default_factory=dict)  # what went wrong and was made good: how often
+    notes: list[str] = field(default_factory=list)  # the same in words, for the record
+    reshuffled: list[int] = field(default_factory=list)  # steps from which on the order of the data is another one
 
-
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Writes ``step_NNNNNNNN.pt`` and deletes all but the newest `keep`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step_{step:08d}.pt"
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as f:
-            torch.save(state, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    for old in checkpoints(folder)[: -max(1, keep)]:
-        old.unlink(missing_ok=True)
-    return path
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(folder.glob("step_*.pt"))
-
-
-def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest readable checkpoint, or None when there is none.
-
-    Raises:
-        UserError: there are checkpoints and none can be read.
-    """
-    files = checkpoints(folder)
-    for path in reversed(files):
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
-        except Exception:  # a torn file can fail in any way; the one before it is as good
-            continue
-    if files:
-        raise UserError(f"{folder}: none of {len(files)} checkpoints can be read: delete the folder to start afresh")
-    return None
+    def recover(self, what: str, times: int = 1, note: str | None = None) -> None:
+        """Counts a fault that was made good; the words are kept once."""
+        if times:
+            self.recovered[what] = self.recovered.get(what, 0) + times
+        if note and note not in self.notes:
+            self.notes.append(note)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    """Whole or not at all; not-a-number is written as Python does (a metric may be one)."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -94,7 +57,9 @@ def read_json(path: Path) -> Any:
 def write_status(run_dir: Path, state: str, **fields: Any) -> None:
     """``status.json`` for `mae-bench status`: running | done | failed | interrupted, and by whom."""
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "updated": time.time()}
-    write_json(run_dir / "status.json", {"state": state, **owner, **fields})
+    # For watchers only: a full disk is for the writers of what counts to report.
+    with suppress(OSError):
+        write_json(run_dir / "status.json", {"state": state, **owner, **fields})
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:

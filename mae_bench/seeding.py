@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,8 @@ class Plan:
     """How `steps` optimiser steps cut up the data set among processes and accumulation.
 
     Each epoch is a permutation of all images, its incomplete last batch dropped (as the official loaders do); a data set that
-    is smaller than a batch is repeated within it.
+    is smaller than a batch is repeated within it. From every step in `reshuffled` on, the rest of its epoch is in another
+    order: a run that went back there meets other batches.
     """
 
     images: int
@@ -59,6 +60,7 @@ class Plan:
     rank: int
     world: int
     seed: int
+    reshuffled: tuple[int, ...] = ()
 
     @staticmethod
     def make(images: int, batch_size: int, micro: int | None, rank: int, world: int, seed: int) -> Plan:
@@ -71,6 +73,15 @@ class Plan:
         size = max(m for m in range(1, min(micro or share, share) + 1) if share % m == 0)
         return Plan(images, batch_size, size, share // size, rank, world, seed)
 
+    def with_micro_batch(self, micro: int | None) -> Plan:
+        """The same steps in micro batches of up to `micro` images."""
+        new = Plan.make(self.images, self.batch_size, micro, self.rank, self.world, self.seed)
+        return replace(self, micro_batch_size=new.micro_batch_size, accumulation=new.accumulation)
+
+    def reshuffled_at(self, steps: Iterable[int]) -> Plan:
+        """The same plan, with other orders from each of `steps` on."""
+        return replace(self, reshuffled=tuple(steps))
+
     @property
     def steps_per_epoch(self) -> int:
         return max(1, self.images // self.batch_size)
@@ -80,7 +91,13 @@ class Plan:
         generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
         order = torch.randperm(self.images, generator=generator)
         wanted = self.steps_per_epoch * self.batch_size
-        return order.repeat(-(-wanted // self.images))[:wanted]
+        order = order.repeat(-(-wanted // self.images))[:wanted]
+        for number, step in enumerate(self.reshuffled):
+            if step // self.steps_per_epoch == epoch:
+                generator.manual_seed(derive(self.seed, "reshuffled", number, step))
+                rest = order[step % self.steps_per_epoch * self.batch_size :]
+                rest.copy_(rest[torch.randperm(len(rest), generator=generator)])
+        return order
 
 
 class PlanSampler(Sampler[list[tuple[int, int]]]):

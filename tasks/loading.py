@@ -1,15 +1,17 @@
-"""What every loop over images needs of its data workers: errors that arrive in one line, signals left to the parent."""
+"""What every loop over images needs of its data workers: errors in one line, signals left to the parent, deaths explained."""
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from backbones.errors import UserError
+from backbones.errors import RunFailed, UserError
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,45 @@ def leave_signals_to_parent(_: int) -> None:
     """For data workers: Ctrl-C and `timeout` signal the whole process group, and only the loop should act on it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+_CAUSES = {
+    "Killed": "most likely by the system, for want of memory: give the job more, or lower train.workers",
+    "Bus error": "most likely /dev/shm is full: make it larger (docker run --shm-size), or set train.workers=0",
+    "Segmentation fault": "most likely in a library that decodes images: set train.workers=0 to see where",
+}
+
+
+def explain_dead_worker(error: RuntimeError) -> str | None:
+    """One line on the data worker whose death `error` tells of: its number, what ended it, the likely cause, the way out.
+
+    None when it is another error. torch raises it wherever the parent is when the system reports the death.
+    """
+    text = str(error)
+    if late := re.search(r"DataLoader timed out after (\d+(?:\.\d+)?) seconds", text):
+        return (
+            f"no data worker gave a batch for {late[1]} s: look whether the data's file system answers, "
+            "or raise train.worker_timeout"
+        )
+    pid = re.search(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\)", text)
+    if pid is None:
+        return None
+    how = re.search(r"killed by signal: ([^.]+)\.", text)
+    if how is None:
+        status = re.search(r"exit code (-?\d+)", text)
+        end = f"left with exit code {status[1]}" if status else "left unexpectedly"
+        return f"data worker (pid {pid[1]}) {end}: set train.workers=0 to see why"
+    cause = _CAUSES.get(how[1], "set train.workers=0 to see why")
+    return f"data worker (pid {pid[1]}) was ended by a signal ({how[1]}), {cause}"
+
+
+@contextmanager
+def dead_workers_explained() -> Iterator[None]:
+    """`RunFailed` with `explain_dead_worker`'s line in place of torch's error."""
+    try:
+        yield
+    except RuntimeError as e:
+        if said := explain_dead_worker(e):
+            raise RunFailed(said) from e
+        raise

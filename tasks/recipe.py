@@ -85,6 +85,8 @@ class TrainConfig:
     checkpoint_every_seconds: float = 300.0
     checkpoint_every_steps: int | None = None  # instead of by time
     keep_checkpoints: int = 2
+    max_skipped_steps: int = 10  # in a row, for a loss or gradient that is not finite; then back to a checkpoint
+    worker_timeout: float = 0.0  # seconds to wait for a batch before the run stops with a line; 0 waits for ever
     log_every_steps: int = 20
 
 

@@ -1,0 +1,11 @@
+"""The only training loop: pre-training and every task go through `fit`. It drives; tasks declare (`tasks.base`).
+
+Where to read: `loop` top to bottom, then `trainer` (how a step is taken). A file for each thing that can go wrong: `signals`,
+`checkpoints`, `lock`, `disk`, `memory`, `finite`; dead data workers are `tasks.loading`'s.
+"""
+
+from backbones.errors import Interrupted
+from mae_bench.engine.loop import FitResult, create_accelerator, fit
+from mae_bench.engine.trainer import Trainer
+
+__all__ = ["FitResult", "Interrupted", "Trainer", "create_accelerator", "fit"]

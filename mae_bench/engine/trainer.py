@@ -1,0 +1,211 @@
+"""Model, optimiser and schedule of a run: how a step is taken, saved and gone back from. When, `loop` says."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from backbones.attention import choose_attention
+from backbones.errors import Interrupted
+from mae_bench.engine.checkpoints import save_checkpoint
+from mae_bench.engine.finite import FiniteGuard, Skips
+from mae_bench.memory import DeviceMemory, is_out_of_memory, release
+from mae_bench.optim import create_optimizer, create_schedule, total_steps
+from mae_bench.run_state import Progress
+from mae_bench.seeding import Plan, seed_all
+from tasks.base import Task
+from tasks.recipe import Recipe
+
+
+class Trainer:
+    """A task on its way; `plan` may change on the way, when memory is short or batches are reshuffled.
+
+    Attributes:
+        whole: no step is half taken.
+        good: the last step that was looked at was finite.
+        counted: skipped steps that are in `progress` already.
+        named: the last of them that was named to the user.
+    """
+
+    def __init__(
+        self, task: Task[Any], plan: Plan, accelerator: Accelerator, check_owner: Callable[[], None] = lambda: None
+    ) -> None:
+        self.task, self.plan, self.accelerator = task, plan, accelerator
+        self.recipe: Recipe = task.recipe
+        self.main = accelerator.is_main_process
+        self.check_owner = check_owner
+        self.whole = self.good = True
+        self.counted = Skips()
+        self.named: int | None = None
+        self.progress = Progress()
+        self.total = total_steps(self.recipe.schedule, plan.steps_per_epoch)
+        optimizer = create_optimizer(self.recipe, task.param_groups())
+        self.schedule = create_schedule(self.recipe, optimizer, plan.steps_per_epoch)
+        model = task.model.to(accelerator.device)
+        choose_attention(model, accelerator.device, bf16=self.recipe.train.precision == "bf16")
+        decay = self.recipe.train.ema
+        self.ema = ModelEmaV3(model, decay=decay) if decay is not None else None
+        if self.recipe.train.compile:
+            model.compile()
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.guard = FiniteGuard(accelerator, self.optimizer, has_ema=self.ema is not None)
+        self._clip = self.recipe.optimizer.clip_grad
+        self._first: dict[str, Any] | None = None  # where to go back to as long as there is no checkpoint
+
+    @contextmanager
+    def taking_a_step(self) -> Iterator[None]:
+        """While weights and `progress` do not belong together; after an error they may not either."""
+        self.whole = False
+        try:
+            yield
+        except DeviceMemory:
+            self.whole = True
+            raise
+        self.whole = True
+
+    def step(self, step: int, batches: list[Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimiser step; it waits for the device only where `FiniteGuard` has to.
+
+        Returns:
+            The losses averaged over micro batches, and whether the step was skipped because they or the gradient are not
+            finite; scalars on the device.
+
+        Raises:
+            DeviceMemory: it does not fit; nothing has changed.
+            Interrupted: memory ran out within the optimiser.
+        """
+        mean = self._gradients(step, batches)
+        if mean is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            release()
+            raise DeviceMemory
+        try:
+            return mean, self._update(step, mean["loss"])
+        except RuntimeError as e:
+            if not is_out_of_memory(e):
+                raise
+            # Some weights may have moved and others not: only the last checkpoint is whole.
+            raise Interrupted(
+                f"out of memory in the optimiser at step {step}: the same command goes on from the last checkpoint "
+                "with smaller micro batches"
+            ) from e
+
+    def _gradients(self, step: int, batches: list[Any]) -> dict[str, Tensor] | None:
+        """Forward and backward passes of a step; None when memory ran out."""
+        self.model.train()
+        self.schedule.step_update(step)
+        mean: dict[str, Tensor] = {}
+        try:
+            for i, batch in enumerate(batches):
+                seed_all(self.recipe.seed, step, i, self.accelerator.process_index)
+                last = i == len(batches) - 1
+                with self.accelerator.no_sync(self.model) if not last else nullcontext():
+                    losses = self._losses(self.task.prepare_batch(send_to_device(batch, self.accelerator.device)))
+                    total = torch.stack(list(losses.values())).sum() / len(batches)
+                    self.accelerator.backward(total)
+                for name, value in {**losses, "loss": total * len(batches)}.items():
+                    mean[name] = mean.get(name, 0.0) + value.detach().float() / len(batches)
+        except RuntimeError as e:
+            if not is_out_of_memory(e):
+                raise
+            return None
+        return mean
+
+    def _losses(self, batch: Any) -> dict[str, Tensor]:
+        losses = self.model(batch)
+        return losses if isinstance(losses, dict) else {"loss": losses}
+
+    def _update(self, step: int, loss: Tensor) -> Tensor:
+        bad = self.guard.check_loss(loss)
+        norm = None
+        if self._clip is not None:
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._clip)
+        bad = self.guard.check_gradient(bad, norm)
+        taken = self.guard.step(step, bad)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None and taken:
+            self.ema.update(self.accelerator.unwrap_model(self.model))
+        return bad
+
+    def eval_model(self) -> nn.Module:
+        """What is evaluated and exported: the moving average when there is one."""
+        model: nn.Module = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.model)
+        return model
+
+    def epoch(self) -> float:
+        """Where the run stands, in epochs."""
+        return self.progress.step / self.plan.steps_per_epoch
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether any process says so; all of them must call it."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        flags = torch.tensor([float(flag)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flags, "sum").item() > 0)
+
+    def note_metrics(self, metrics: dict[str, float]) -> None:
+        """Keeps the last and the best evaluation apart."""
+        progress, key = self.progress, self.task.primary_metric
+        progress.last, progress.evaluated_at = metrics, progress.step
+        if not progress.best or metrics[key] > progress.best[key] or math.isnan(progress.best[key]):
+            progress.best, progress.best_epoch = metrics, self.epoch()
+
+    def state(self) -> dict[str, Any]:
+        """All that a checkpoint holds; every process must call it."""
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.accelerator.get_state_dict(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema is not None else None,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "progress": asdict(self.progress),
+        }
+
+    def keep_first(self) -> None:
+        """Keeps a copy of the state on the host until the first checkpoint is written."""
+        self._first = copy.deepcopy(send_to_device(self.state(), "cpu"))
+
+    def save(self, run_dir: Path) -> None:
+        """Writes a checkpoint; all processes wait for it."""
+        state = self.state()
+        if self.main:
+            self.check_owner()
+            save_checkpoint(run_dir / "checkpoints", self.progress.step, state, self.recipe.train.keep_checkpoints)
+        self._first = None
+        self.accelerator.wait_for_everyone()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """What `state` gave, of this run."""
+        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        self.plan = self.plan.reshuffled_at(self.progress.reshuffled)
+
+    def go_back(self, saved: dict[str, Any] | None) -> None:
+        """To a checkpoint's state, or the first one; batches from there on are drawn anew, counts of faults go on."""
+        state = saved or self._first
+        assert state is not None  # the first state is let go of only when a checkpoint is written
+        now = self.progress
+        self.load_state(state)
+        progress = self.progress
+        progress.seconds, progress.train_seconds, progress.starts = now.seconds, now.train_seconds, now.starts
+        progress.recovered, progress.notes = now.recovered, now.notes
+        progress.reshuffled = [*now.reshuffled, progress.step]
+        self.plan = self.plan.reshuffled_at(progress.reshuffled)
+        self.guard.reset()
+        self.counted, self.named, self.good, self.whole = Skips(), None, True, True
