@@ -43,10 +43,10 @@ def check(
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder")
     if junit is not None:
-        _check_file(junit, "--junit")
+        atomic.check_writable(junit, f"--junit {junit}")
     cells = cells_of(find(runs))
     if update:
-        _check_file(baseline, "--baseline")
+        atomic.check_writable(baseline, f"--baseline {baseline}")
         if not cells:
             raise UserError(f"--runs {runs}: no finished run to take a baseline from")
         before = load(baseline) if baseline.exists() else None
@@ -70,11 +70,18 @@ def check(
         raise typer.Exit(verdict.code)
 
 
-def _check_file(path: Path, flag: str) -> None:
-    """Refuses a file that cannot be written before any work is done."""
-    if path.is_dir():
-        raise UserError(f"{flag} {path} is a folder: give a file in it")
-    if not path.parent.is_dir():
-        raise UserError(f"{flag} {path}: no folder {path.parent}: make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{flag} {path}: {path.parent} is not writable: give another folder")
+def report(
+    runs: Runs,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The file to write.")],
+    debug: Debug = False,
+) -> None:
+    """Write everything under DIR as one HTML file: results, tables, figures, curves, pictures, provenance."""
+    set_debug(debug)
+    from mae_bench.report.page import summary, write_report
+
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out}: the report is HTML: give a name that ends in .html")
+    if not runs.is_dir():
+        raise UserError(f"--runs {runs}: no such folder")
+    contents = write_report(runs, out)
+    print(f"{summary(contents)}\n{out}")

@@ -90,7 +90,7 @@ def reconstruct(
     rows = []
     for index, path in enumerate(images):
         for sampling, ratio in settings:
-            masking = _draw(sampling, model.grid, ratio, derive(seed, "reconstruct", index))
+            masking = draw_one(sampling, model.grid, ratio, derive(seed, "reconstruct", index))
             panels, loss = panels_of(model, pixels[index], masking)
             rows.append(Row(str(path), sampling, ratio, masking.ids_keep.shape[1], masking.ids_restore.shape[1], loss))
             sheet.add(rows[-1].label, panels)
@@ -227,7 +227,8 @@ def _grid_fits(grid: tuple[int, int], ratio: float) -> bool:
     return True
 
 
-def _draw(sampling: str, grid: tuple[int, int], ratio: float, seed: int) -> Masking:
+def draw_one(sampling: str, grid: tuple[int, int], ratio: float, seed: int) -> Masking:
+    """The masking of one image, (1, L), that `seed` gives; other random states stay as they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return draw_masking(sampling, 1, grid, ratio)

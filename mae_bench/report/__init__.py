@@ -1,0 +1,9 @@
+"""`mae-bench report`: everything under a folder of runs as one HTML file that needs nothing else, no network either.
+
+`contents` collects, `curves`, `pictures` and `reconstructions` draw, `caution` says what a reader must know, `page` renders.
+No figure is computed here: tables are `mae_bench.tables`', means over seeds `mae_bench.check.cells`'.
+"""
+
+from mae_bench.report.page import write_report
+
+__all__ = ["write_report"]

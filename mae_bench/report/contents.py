@@ -1,0 +1,242 @@
+"""What stands in a report: runs, results, tables, figures, curves and pictures, collected and ready for the template."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from backbones.errors import UserError
+from mae_bench import figures
+from mae_bench.check.cells import Cell, cells_of
+from mae_bench.record import FILE_NAME, Record, find
+from mae_bench.report import curves, reconstructions
+from mae_bench.report.caution import Caution, cautions
+from mae_bench.report.pictures import Album, Picture, of_run
+from mae_bench.status import JobStatus, collect
+from mae_bench.tables import Table, build, names
+from mae_bench.tables.counting import place
+from mae_bench.tables.grid import plain
+from mae_bench.tables.html import html
+
+_CHARTS = 60  # drawings of training curves
+_RUNS = 300  # runs whose provenance is given in full
+_SHEETS = 4  # pre-trainings whose reconstructions are drawn
+_DENSE = {"detection": "Detection", "segmentation": "Segmentation"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table of the paper as the page holds it; `svg` where it is drawn, too."""
+
+    name: str
+    title: str
+    html: str
+    svg: str
+    ours: int  # cells with figures of ours
+    published: int  # cells with published figures
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Training curves of one cell."""
+
+    title: str
+    drawings: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures under one heading; `note` where there is none, or something to say."""
+
+    title: str
+    pictures: tuple[Picture, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that the template shows."""
+
+    folder: str
+    records: tuple[Record, ...]
+    cells: dict[str, Cell]
+    jobs: tuple[JobStatus, ...]  # without a record
+    cautions: tuple[Caution, ...]
+    tables: tuple[Shown, ...]
+    charts: tuple[Chart, ...]
+    reconstructions: tuple[Gallery, ...]
+    galleries: tuple[Gallery, ...]
+    recipes: dict[str, str]  # "name (hash)" -> YAML
+    left_out: tuple[str, ...]
+
+
+def collect_contents(runs: Path) -> Contents:
+    """Reads everything below `runs`.
+
+    Raises:
+        UserError: no such folder, or nothing in it.
+    """
+    records = find(runs)
+    unreadable = sum(1 for _ in runs.rglob(FILE_NAME)) - len(records)
+    jobs = _without_record(runs)
+    if not records and not jobs and not unreadable:
+        raise UserError(
+            f"--runs {runs}: no runs there: give the --out folder of `mae-bench run` or `mae-bench pretrain`"
+        )
+    cells = cells_of(records)
+    album, left_out = Album(), []
+    sheets = _reconstructions(records, album)
+    galleries = _galleries(cells, album)
+    if len(cells) > _CHARTS:
+        left_out.append(f"training curves of {len(cells) - _CHARTS} of {len(cells)} groups of runs")
+    if len(records) > _RUNS:
+        left_out.append(f"the provenance of {len(records) - _RUNS} of {len(records)} runs (their record.json has it)")
+    if album.left_out:
+        left_out.append(f"{album.left_out} pictures")
+    if album.unreadable:
+        left_out.append(f"pictures that cannot be read: {', '.join(album.unreadable[:10])}")
+    return Contents(
+        folder=runs.resolve().name,
+        records=tuple(records[:_RUNS]),
+        cells=cells,
+        jobs=tuple(jobs),
+        cautions=tuple(cautions(records, cells, jobs, unreadable)),
+        tables=tuple(_tables(records, runs)),
+        charts=tuple(chart for cell in list(cells.values())[:_CHARTS] if (chart := _chart(cell)).drawings),
+        reconstructions=sheets,
+        galleries=galleries,
+        recipes={recipe_key(r): yaml.safe_dump(r.recipe, sort_keys=False, allow_unicode=True) for r in records[:_RUNS]},
+        left_out=tuple(left_out),
+    )
+
+
+def recipe_key(record: Record) -> str:
+    """What tells recipes apart on the page."""
+    return f"{plain(record.recipe_name)} ({record.recipe_hash[:12]})"
+
+
+def run_name(record: Record, runs: Path) -> str:
+    """A run's folder below `runs`."""
+    return place(record, runs).removesuffix(f"/{FILE_NAME}")
+
+
+def _without_record(runs: Path) -> list[JobStatus]:
+    try:
+        return [job for job in collect(runs) if job.state != "done"]
+    except UserError:  # records that were copied together, without the files of a run
+        return []
+
+
+def _tables(records: Sequence[Record], runs: Path) -> list[Shown]:
+    """Every table; those with figures of ours first. A part of another table does not stand alone."""
+    built = [build(name, records, runs_dir=runs) for name in names()]
+    parts = {part.name for table in built for part in table.parts}
+    shown = [_shown(table) for table in built if table.name not in parts]
+    return sorted(shown, key=lambda table: not table.ours)
+
+
+def _shown(table: Table) -> Shown:
+    rows = [row for part in table.parts or (table,) for row in part.rows]
+    cells = [cell for row in rows for cell in row.cells]
+    ours = sum(cell.ours is not None for cell in cells)
+    published = sum(cell.published is not None for cell in cells)
+    drawn = ours + published and table.chart is not None
+    svg = figures.draw(table, "svg").decode() if drawn else ""
+    svg = svg[svg.index("<svg") :] if svg else ""  # without the declaration of a file of its own
+    return Shown(table.name, table.title, html(table), svg, ours, published)
+
+
+def _chart(cell: Cell) -> Chart:
+    """Losses in training and, dashed, in validation; and the metric. A line a seed."""
+    logs = [(r, curves.read_log(r.path.parent / "log.jsonl")) for r in cell.records if r.path is not None]
+    loss, metric = [], []
+    for number, (record, log) in enumerate(logs):
+        label = f"seed {record.seed}"
+        loss.append(curves.Line(f"training loss, {label}", number, log.train.get("loss", [])))
+        loss.append(curves.Line(f"validation loss, {label}", number, log.val.get("loss", []), dashed=True))
+        if record.primary_metric:
+            metric.append(curves.Line(f"{cell.primary}, {label}", number, log.val.get(cell.primary, [])))
+    dashes = " (dashed: validation)" if any(line.dashed and line.points for line in loss) else ""
+    drawings = (
+        curves.draw(loss, x_label="epoch", y_label=f"loss{dashes}", title=f"Loss of {cell.name}"),
+        curves.draw(metric, x_label="epoch", y_label=cell.primary, title=f"{cell.primary} of {cell.name}")
+        if any(len(line.points) > 1 for line in metric)
+        else "",
+    )
+    seeds = tuple(record.seed for record, log in logs if log.train)
+    return Chart(cell.name, tuple(drawing for drawing in drawings if drawing), seeds)
+
+
+def _reconstructions(records: Sequence[Record], album: Album) -> tuple[Gallery, ...]:
+    """Of each pre-training: the pictures in its folder, else drawn from its checkpoint."""
+    found = []
+    pretrainings = [r for r in records if r.task == "pretraining" and r.status == "done" and r.path is not None]
+    for number, record in enumerate(pretrainings):
+        assert record.path is not None
+        run_dir = record.path.parent
+        kept = of_run(run_dir, ".")
+        if kept:
+            found.append(Gallery(record.name, tuple(album.take(kept))))
+        elif number < _SHEETS:
+            sheet, why_not = reconstructions.sheet_of(record, run_dir)
+            taken = album.take([("reconstructions", sheet)]) if sheet else []
+            found.append(Gallery(record.name, tuple(taken), why_not and f"No reconstructions: {why_not}."))
+        else:
+            found.append(
+                Gallery(record.name, (), f"No reconstructions: drawn for the first {_SHEETS} pre-trainings only.")
+            )
+    return tuple(found)
+
+
+def _galleries(cells: Mapping[str, Cell], album: Album) -> tuple[Gallery, ...]:
+    """What the first seed of each detector and segmenter predicts."""
+    found = []
+    for cell in cells.values():
+        first = cell.records[0]
+        if first.path is not None and (pictures := of_run(first.path.parent)):
+            kind = _DENSE.get(first.task, first.task)
+            found.append(Gallery(f"{kind}: {cell.name}, seed {first.seed}", tuple(album.take(pictures))))
+    return tuple(found)
+
+
+def figure_text(cell: Cell, metric: str) -> str:
+    """``43.2 ± 0.9``, one decimal as tables have it; losses with four figures."""
+    figure = cell.figure(metric)
+    if figure is None:
+        return "–"
+    if not math.isfinite(figure.value):
+        return "nan"
+    spread = "" if figure.std is None else f" ± {figure.std:.1f}" if metric != "final_loss" else f" ± {figure.std:.4f}"
+    return (f"{figure.value:.4f}" if metric == "final_loss" else f"{figure.value:.1f}") + spread
+
+
+def results(contents: Contents) -> list[dict[str, Any]]:
+    """A line a cell: what it is, its figure over the seeds, speed and cost."""
+    lines = []
+    for cell in contents.cells.values():
+        first = cell.records[0]
+        figure, speed = cell.figure(cell.primary), cell.figure("images_per_s")
+        hours = sum(record.device_hours or 0.0 for record in cell.records)
+        method = f"{first.init.method} {first.variant}".strip()
+        lines.append(
+            {
+                "recipe": cell.name.partition(", ")[0],
+                "method": method,
+                "encoder": f"{first.arch}, {first.img_size} px",
+                "data": first.data.name,
+                "metric": "loss" if cell.primary == "final_loss" else cell.primary,
+                "figure": "several runs" if cell.problem else figure_text(cell, cell.primary),
+                "sort": figure.value if figure and not cell.problem and math.isfinite(figure.value) else "",
+                "seeds": ", ".join(map(str, cell.seeds)),
+                "speed": f"{speed.value:,.0f}" if speed else "–",
+                "speed_sort": speed.value if speed else "",
+                "hours": f"{hours:.2f}",
+            }
+        )
+    return lines

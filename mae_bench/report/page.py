@@ -1,0 +1,135 @@
+"""The report's file: contents through the template, one file with style and script inside. jinja2 escapes all text."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from backbones import atomic
+from mae_bench.record import Record
+from mae_bench.report.contents import Contents, collect_contents, recipe_key, results, run_name
+from mae_bench.tables.grid import plain
+
+_HERE = Path(__file__).parent
+_HEADLINE = 4  # devices and the like that the summary names
+
+
+def write_report(runs: Path, out: Path) -> Contents:
+    """Writes the report of the runs below `runs` to `out`; the same files give the same bytes.
+
+    Raises:
+        UserError: no such folder, nothing in it, or `out` cannot be written.
+    """
+    atomic.check_writable(out)
+    contents = collect_contents(runs)
+    atomic.write_text(out, render(contents, runs))
+    return contents
+
+
+def render(contents: Contents, runs: Path) -> str:
+    """The page."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    return environment.get_template("page.html.j2").render(
+        contents=contents,
+        # Ours, or escaped where they are made: `tables.html`, `curves.draw`, matplotlib's SVG writer.
+        safe=Markup,
+        style=Markup((_HERE / "page.css").read_text("utf-8")),
+        script=Markup((_HERE / "page.js").read_text("utf-8")),
+        facts=facts(contents),
+        results=results(contents),
+        runs=[{"id": f"run-{i}", **provenance(r, runs)} for i, r in enumerate(contents.records)],
+    )
+
+
+def facts(contents: Contents) -> list[tuple[str, str]]:
+    """The summary's cards: (what, value)."""
+    records = [record for record in contents.records if record.status == "done"]
+    failed = sum(job.state == "failed" for job in contents.jobs) + sum(r.status == "failed" for r in contents.records)
+    others = len(contents.jobs) + len(contents.records) - len(records) - failed
+    ours = [table for table in contents.tables if table.ours]
+    days = sorted({time[:10] for record in contents.records for time in (record.started, record.finished)})
+    hours = sum(record.device_hours or 0.0 for record in records)
+    jobs = (
+        f"{len(records)} done"
+        + (f", {failed} failed" if failed else "")
+        + (f", {others} not finished" if others else "")
+    )
+    found = [
+        ("Runs", jobs),
+        ("Groups of seeds", str(len(contents.cells))),
+        ("Tables and figures with own figures", f"{len(ours)} of {len(contents.tables)}"),
+        ("Protocols", _names({record.protocol for record in records})),
+        ("Data", _names({record.data.name for record in records})),
+        ("Devices", _names({f"{r.device.count} x {r.device.name}" for r in records})),
+        ("Device hours", f"{hours:.2f}"),
+        ("Days", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}" if days else ""),
+    ]
+    return [(what, value) for what, value in found if value]
+
+
+def provenance(record: Record, runs: Path) -> dict[str, Any]:
+    """What a run's entry shows: (label, text) pairs in their order, and what they are headed by."""
+    init, data, git, host = record.init, record.data, record.git, record.host
+    primary = record.metrics.last.get(record.primary_metric) if record.primary_metric else record.final_loss
+    memory = "" if record.peak_memory_bytes is None else f"{record.peak_memory_bytes / 2**30:.2f} GiB"
+    pairs = [
+        ("folder", run_name(record, runs)),
+        ("status", record.status + (f": {record.error}" if record.error else "")),
+        ("recipe", recipe_key(record)),
+        ("seed", str(record.seed)),
+        ("encoder", f"{record.arch}, {record.img_size} px, from {init.method}"),
+        ("checkpoint", init.checkpoint or ""),
+        ("checkpoint's sha256", init.sha256 or ""),
+        ("checkpoint's layout", init.layout or ""),
+        ("data", f"{data.name} at {data.root}: {data.train_count:,} training, {data.val_count:,} {data.split} images"),
+        ("data's fingerprint", data.fingerprint),
+        ("data, notes", "; ".join(data.notes)),
+        ("metrics, last", _numbers(record.metrics.last)),
+        ("metrics, best epoch", _numbers(record.metrics.best or {})),
+        ("selection", record.metrics.selection if record.primary_metric else ""),
+        ("device", f"{record.device.count} x {record.device.name} ({record.device.type}), {record.precision}"),
+        ("speed", "" if not record.images_per_s else f"{record.images_per_s:,.1f} images/s in training"),
+        ("inference", "" if record.inference_s_per_image is None else f"{record.inference_s_per_image:.4f} s an image"),
+        ("peak memory", memory),
+        ("wall time", "" if record.wall_time_s is None else f"{record.wall_time_s:,.0f} s"),
+        ("started, finished", f"{record.started}, {record.finished}"),
+        ("command", shlex.join(record.command.argv) if record.command else ""),
+        ("in folder", record.command.folder if record.command else ""),
+        ("host", f"{host.name}, {host.system}, {host.cpus} CPUs, {host.threads} threads" if host else ""),
+        ("environment", " ".join(f"{k}={v}" for k, v in host.environment.items()) if host else ""),
+        ("commit", "" if git is None else git.commit + (", changed" if git.dirty else "")),
+        ("software", ", ".join(f"{name} {version}" for name, version in record.software.items())),
+        ("recovered from", ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in record.recovered.items() if n)),
+        ("warnings", "; ".join(record.warnings)),
+        ("pre-training", json.dumps(init.pretraining, ensure_ascii=False) if init.pretraining else ""),
+        ("job", record.job_id),
+    ]
+    return {
+        "name": plain(record.name),
+        "seed": record.seed,
+        "status": record.status,
+        "headline": "" if primary is None else f"{record.primary_metric or 'loss'} {primary:.4g}",
+        "pairs": [(label, plain(text)) for label, text in pairs if text],
+    }
+
+
+def _numbers(metrics: dict[str, float | None]) -> str:
+    return ", ".join(f"{name} {'nan' if value is None else f'{value:.4g}'}" for name, value in metrics.items())
+
+
+def _names(values: set[str]) -> str:
+    names = sorted(values)
+    rest = len(names) - _HEADLINE
+    return ", ".join(names[:_HEADLINE]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def summary(contents: Contents) -> str:
+    """A line for the command line."""
+    return ", ".join(f"{what.lower()}: {value}" for what, value in facts(contents)[:3])
