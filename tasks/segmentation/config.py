@@ -19,7 +19,7 @@ class SegmentationConfig:
     train_maps: str = "annotations/training"
     val_images: str = "images/validation"
     val_maps: str = "annotations/validation"
-    image_suffix: str = ".jpg"
+    image_suffix: str | None = None  # such as .jpg; default: all of tasks.segmentation.folders.SUFFIXES
     map_suffix: str = ".png"  # the map of a/x.jpg is a/x.png
     num_classes: int | None = None  # default: lines of classes.txt, or 150 for the data set ade20k
     reduce_zero_label: bool = True  # map value 0 is unlabelled and class i has value i + 1
@@ -30,23 +30,30 @@ class SegmentationConfig:
     flip: float = 0.5  # probability of a horizontal flip
     photometric_distortion: bool = True
 
-    out_blocks: list[int] = field(default_factory=lambda: [3, 5, 7, 11])  # four blocks, counted from 0
+    freeze_encoder: bool = False  # no gradient, no drop path, no optimiser state: neck and heads alone learn
+    head: str = "upernet"  # upernet | linear: BatchNorm and a 1x1 convolution on normalised patch features, as DINOv2
+    # Blocks, counted from 0, whose features the head sees: four for upernet, any for linear; the last one is among them.
+    out_blocks: list[int] = field(default_factory=lambda: [3, 5, 7, 11])
     class_token: bool = True
-    rel_pos_bias: bool = True  # learnt from zero while fine-tuning (App. A.4)
+    rel_pos_bias: bool = True  # learnt from zero while fine-tuning (App. A.4); none under a frozen encoder
     # Sizes of the pyramid's levels against the patch grid: strides of 4 to 32 pixels for patches of 16.
     rescales: list[float] = field(default_factory=lambda: [4, 2, 1, 0.5])
     channels: int = 768  # of UPerHead
     pool_scales: list[int] = field(default_factory=lambda: [1, 2, 3, 6])  # of its pyramid pooling
     aux_channels: int = 256  # of the auxiliary FCNHead
-    aux_weight: float = 0.4  # of its loss
+    aux_weight: float = 0.4  # of its loss; 0: no such head
     # Weight of each class in both heads' losses; default: all 1. Small data sets learn nothing but a vast background.
     class_weight: list[float] | None = None
-    dropout: float = 0.1  # before the classifier of both heads
+    dropout: float = 0.1  # before the classifier of UPerHead and FCNHead
     grad_checkpointing: bool = False
 
-    inference: str = "slide"  # slide | whole; a single scale, no flip
+    inference: str = "slide"  # slide | whole
     slide_crop: int | None = None  # default: encoder.img_size
     slide_stride: int = 341
+    # Test-time augmentation: factors on resize_scale (the usual six are 0.5, 0.75, ... 1.75), and every view mirrored too.
+    tta_scales: list[float] = field(default_factory=lambda: [1.0])
+    tta_flip: bool = False
+    pictures: int = 8  # validation images drawn with ground truth and prediction into the run's predictions/
 
 
 @dataclass
@@ -57,3 +64,7 @@ class SegmentationRecipe(Recipe):
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(img_size=512, drop_path=0.1))
     data: DataConfig = field(default_factory=lambda: DataConfig(name="ade20k"))
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+
+    def protocol(self) -> str:
+        """Frozen features are a protocol of their own."""
+        return "segmentation_frozen" if self.segmentation.freeze_encoder else "segmentation"

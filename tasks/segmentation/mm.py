@@ -16,13 +16,14 @@ try:
         warnings.simplefilter("ignore")  # such as mmcv's missing compiled ops, of which UPerNet needs none
         import cv2
         import mmseg.models  # registers what the model's configuration names
-        from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize, Resize
+        from mmcv.transforms import RandomFlip, RandomResize, Resize, TestTimeAug
         from mmengine.config import ConfigDict
         from mmengine.dataset import Compose, pseudo_collate
         from mmengine.logging import MMLogger
-        from mmseg.datasets import ADE20KDataset, BaseSegDataset
+        from mmseg.datasets import ADE20KDataset
         from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, PhotoMetricDistortion, RandomCrop
         from mmseg.evaluation import IoUMetric
+        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
         from mmseg.registry import MODELS
 except ImportError as e:
     if "libGL" in str(e) or "libgthread" in str(e):
@@ -38,19 +39,19 @@ EncoderDecoder = mmseg.models.EncoderDecoder
 __all__ = [
     "MODELS",
     "ADE20KDataset",
-    "BaseSegDataset",
+    "BaseDecodeHead",
     "Compose",
     "ConfigDict",
     "EncoderDecoder",
     "IoUMetric",
     "LoadAnnotations",
-    "LoadImageFromFile",
     "PackSegInputs",
     "PhotoMetricDistortion",
     "RandomCrop",
     "RandomFlip",
     "RandomResize",
     "Resize",
+    "TestTimeAug",
     "mmseg",
     "pseudo_collate",
 ]

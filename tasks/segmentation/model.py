@@ -1,4 +1,4 @@
-"""UPerNet on the encoder: mmseg's neck, heads and inference around `backbones.dense.DenseEncoder`. No data, no metric.
+"""UPerNet or a linear head on the encoder, with mmseg's neck, heads and inference. No data, no metric.
 
 Shapes: N images, H x W pixels.
 """
@@ -8,28 +8,22 @@ from __future__ import annotations
 import os
 import warnings
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from backbones.dense import DenseEncoder
-from backbones.errors import UserError
+from backbones.errors import UserError, unknown
 from tasks.data import IMAGENET_MEAN, IMAGENET_STD
 from tasks.segmentation.config import SegmentationConfig
-from tasks.segmentation.mm import MODELS, ConfigDict, EncoderDecoder
+from tasks.segmentation.folders import IGNORE
+from tasks.segmentation.mm import MODELS, ConfigDict
+from tasks.segmentation.modules import PatchwiseEncoderDecoder
 
 ENCODER_PREFIX = "net.backbone.encoder."
-IGNORE = 255  # label of pixels that count neither in the loss nor in the metric
-
-
-@MODELS.register_module()
-class DenseViT(DenseEncoder):
-    """`DenseEncoder` under mmseg's contract for backbones: (N, 3, H, W) -> a tuple of feature maps."""
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return tuple(super().forward(images))
+HEADS = ("upernet", "linear")
 
 
 class Segmenter(nn.Module):
@@ -48,6 +42,8 @@ class Segmenter(nn.Module):
         """Losses in training mode, predictions otherwise."""
         if self.training:
             return self._losses(batch)
+        if batch["inputs"] and isinstance(batch["inputs"][0], list):
+            return self._merged_predictions(batch)
         return self._predictions(batch)
 
     def _losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -73,60 +69,92 @@ class Segmenter(nn.Module):
                 predictions[i] = sample
         return predictions
 
+    def _merged_predictions(self, batch: dict[str, Any]) -> list[Any]:
+        """One prediction an image from lists of its views: the class of the largest mean probability (mmseg's SegTTAModel)."""
+        views = zip(batch["inputs"], batch["data_samples"], strict=True)
+        merged = self._probable({"inputs": images, "data_samples": samples} for images, samples in views)
+        for sample in merged:
+            sample.pred_sem_seg.data = sample.seg_logits.data.argmax(dim=0, keepdim=True)
+        return merged
+
+    def _probable(self, views: Iterable[dict[str, Any]]) -> list[Any]:
+        """The first view's data samples with the sum of all views' class probabilities in place of logits."""
+        merged: list[Any] = []
+        for view in views:
+            samples = self._predictions(view)
+            for sample in samples:
+                sample.seg_logits.data = sample.seg_logits.data.softmax(dim=0, dtype=torch.float32)
+            for total, sample in zip(merged, samples, strict=bool(merged)):
+                total.seg_logits.data += sample.seg_logits.data
+            merged = merged or samples
+        return merged
+
 
 def build_segmenter(encoder: VisionTransformer, config: SegmentationConfig, img_size: int, classes: int) -> Segmenter:
-    """UPerNet with mmseg's settings for MAE (configs/_base_/models/upernet_mae.py).
+    """The network of a recipe; UPerNet has mmseg's settings for MAE (configs/_base_/models/upernet_mae.py).
 
     Raises:
-        UserError: `out_blocks` are not four blocks of the encoder that end with its last, or unknown `inference`.
+        UserError: `out_blocks` do not fit encoder and head, or an unknown `head` or `inference`.
     """
-    depth, width = len(encoder.blocks), encoder.embed_dim
-    blocks = sorted(config.out_blocks)
-    if len(set(blocks)) != 4 or blocks[0] < 0 or blocks[-1] != depth - 1:
-        raise UserError(
-            f"segmentation.out_blocks must be four blocks within 0..{depth - 1} that end with {depth - 1} "
-            f"for this encoder, not {list(config.out_blocks)}"
-        )
-    if config.inference not in ("slide", "whole"):
-        raise UserError(f'segmentation.inference must be slide or whole, not "{config.inference}"')
-    if config.class_weight is not None and len(config.class_weight) != classes:
-        raise UserError(f"segmentation.class_weight has {len(config.class_weight)} values for {classes} classes")
-    common = {
-        "num_classes": classes,
-        "norm_cfg": _norm(),
-        "dropout_ratio": config.dropout,
-        "ignore_index": IGNORE,
-        "align_corners": False,
-    }
+    _check(config, len(encoder.blocks), classes)
+    blocks, width = sorted(config.out_blocks), encoder.embed_dim
+    common = {"num_classes": classes, "norm_cfg": _norm(), "ignore_index": IGNORE, "align_corners": False}
     with warnings.catch_warnings():
         # mmseg averages the loss over unlabelled pixels too, and says so for each head; its recipes rely on it.
         warnings.filterwarnings("ignore", message=".*avg_non_ignore")
-        net = EncoderDecoder(
-            data_preprocessor=MODELS.build(_preprocessor(config, img_size, encoder.patch_embed.patch_size[0])),
+        net = PatchwiseEncoderDecoder(
+            data_preprocessor=MODELS.build(_preprocessor(img_size)),
             backbone={
                 "type": "DenseViT",
                 "encoder": encoder,
                 "img_size": img_size,
                 "out_blocks": blocks,
                 "class_token": config.class_token,
-                "rel_pos_bias": config.rel_pos_bias,
+                "rel_pos_bias": config.rel_pos_bias and not config.freeze_encoder,
                 "grad_checkpointing": config.grad_checkpointing,
+                "frozen": config.freeze_encoder,
+                "final_norm": config.head == "linear",
             },
-            neck={
-                "type": "Feature2Pyramid",
-                "embed_dim": width,
-                "rescales": _rescales(config),
-                "norm_cfg": _norm(),
-            },
-            decode_head={**common, **_decode_head(config, width)},
-            auxiliary_head={**common, **_auxiliary_head(config, width)},
+            **_heads(config, common, width),
             train_cfg=ConfigDict(),
             test_cfg=_inference(config, img_size),
         )
     # Not net.init_weights(): the encoder has its weights already.
     net.decode_head.init_weights()
-    net.auxiliary_head.init_weights()
+    if net.with_auxiliary_head:
+        net.auxiliary_head.init_weights()
     return Segmenter(net)
+
+
+def _check(config: SegmentationConfig, depth: int, classes: int) -> None:
+    if config.head not in HEADS:
+        raise unknown("head", config.head, HEADS, where="segmentation.head")
+    blocks, four = sorted(config.out_blocks), config.head == "upernet"
+    fits = len(blocks) == 4 if four else blocks
+    if not fits or len(set(blocks)) != len(blocks) or blocks[0] < 0 or blocks[-1] != depth - 1:
+        raise UserError(
+            f"segmentation.out_blocks must be {'four ' if four else ''}blocks within 0..{depth - 1} that end with "
+            f"{depth - 1} for this encoder, not {list(config.out_blocks)}"
+        )
+    if config.inference not in ("slide", "whole"):
+        raise UserError(f'segmentation.inference must be slide or whole, not "{config.inference}"')
+    if config.class_weight is not None and len(config.class_weight) != classes:
+        raise UserError(f"segmentation.class_weight has {len(config.class_weight)} values for {classes} classes")
+
+
+def _heads(config: SegmentationConfig, common: dict[str, Any], width: int) -> dict[str, Any]:
+    """Neck and heads; the auxiliary head is there where its loss counts."""
+    if config.head == "linear":
+        channels = [width] * len(config.out_blocks)
+        return {
+            "decode_head": {**common, "type": "LinearHead", "in_channels": channels, "loss_decode": _loss(config, 1.0)}
+        }
+    neck = {"type": "Feature2Pyramid", "embed_dim": width, "rescales": _rescales(config), "norm_cfg": _norm()}
+    common = {**common, "dropout_ratio": config.dropout}
+    heads = {"neck": neck, "decode_head": {**common, **_decode_head(config, width)}}
+    if config.aux_weight:
+        heads["auxiliary_head"] = {**common, **_auxiliary_head(config, width)}
+    return heads
 
 
 def _decode_head(config: SegmentationConfig, width: int) -> dict[str, Any]:
@@ -168,8 +196,8 @@ def _rescales(config: SegmentationConfig) -> list[float]:
     return rescales
 
 
-def _preprocessor(config: SegmentationConfig, img_size: int, patch: int) -> dict[str, Any]:
-    preprocessor = {
+def _preprocessor(img_size: int) -> dict[str, Any]:
+    return {
         "type": "SegDataPreProcessor",
         "mean": [255 * v for v in IMAGENET_MEAN],
         "std": [255 * v for v in IMAGENET_STD],
@@ -178,10 +206,6 @@ def _preprocessor(config: SegmentationConfig, img_size: int, patch: int) -> dict
         "seg_pad_val": IGNORE,
         "size": (img_size, img_size),
     }
-    if config.inference == "whole":
-        # Padded to whole patches and cut again afterwards; a feature map of partial patches would be stretched.
-        preprocessor["test_cfg"] = {"size_divisor": patch}
-    return preprocessor
 
 
 def _inference(config: SegmentationConfig, img_size: int) -> Any:

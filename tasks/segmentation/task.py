@@ -1,4 +1,4 @@
-"""Segmentation for the engine: joins recipe, encoder, folders, network and metric. Nothing is computed here."""
+"""Segmentation for the engine: joins recipe, encoder, heads, folders, network and metric. Nothing is computed here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch.utils.data import Dataset
 from backbones.checkpoint import Checkpoint, build_encoder
 from backbones.errors import UserError
 from backbones.finetune import param_groups
+from backbones.heads import load_heads
 from tasks.base import DataInfo, Evaluator, Task
 from tasks.data import data_root, embedded_root, fingerprint
-from tasks.segmentation import data
+from tasks.segmentation import data, folders
 from tasks.segmentation.config import SegmentationRecipe
 from tasks.segmentation.evaluation import SegmentationEvaluator
 from tasks.segmentation.mm import pseudo_collate
@@ -21,9 +22,10 @@ from tasks.segmentation.model import ENCODER_PREFIX, build_segmenter
 
 
 class SegmentationTask(Task[SegmentationRecipe]):
-    """UPerNet on the encoder of `checkpoint`, or of a fresh one. Finds files; reads images only for ``skip_broken``.
+    """UPerNet or a linear head on the encoder of `checkpoint`, or of a fresh one.
 
-    A recipe with ``schedule.iterations: 0`` only evaluates, and needs no training folders.
+    Finds files; reads images only for ``skip_broken``. A recipe with ``schedule.iterations: 0`` only evaluates: it needs no
+    training folders, and of a checkpoint all heads. Otherwise training starts from those heads that fit.
     """
 
     primary_metric = "mIoU"
@@ -31,8 +33,8 @@ class SegmentationTask(Task[SegmentationRecipe]):
     def __init__(self, recipe: SegmentationRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
         encoder_config, config = recipe.encoder, recipe.segmentation
-        root = data.layout_root(data_root(recipe.data.name, embedded_root(recipe.data, data.ADE_FOLDER)), config)
-        self.class_names = data.class_names(root, recipe.data.name, config.num_classes)
+        root = folders.layout_root(data_root(recipe.data.name, embedded_root(recipe.data, folders.ADE_FOLDER)), config)
+        self.class_names = folders.class_names(root, recipe.data.name, config.num_classes)
         notes = self._find_files(root)
         self.data = DataInfo(
             name=recipe.data.name,
@@ -47,13 +49,21 @@ class SegmentationTask(Task[SegmentationRecipe]):
         encoder = build_encoder(encoder_config.arch, encoder_config.img_size, encoder_config.drop_path, checkpoint)
         self._depth = len(encoder.blocks)
         self.model = build_segmenter(encoder, config, encoder_config.img_size, len(self.class_names))
+        if checkpoint is not None:
+            notes += load_heads(
+                self.model,
+                checkpoint,
+                task="segmentation",
+                encoder_prefix=ENCODER_PREFIX,
+                whole=recipe.schedule.iterations == 0,
+            )
 
     def _find_files(self, root: Path) -> list[str]:
         """Sets the pairs of both splits; returns what the record should say of them."""
         config, limits, notes = self.recipe.segmentation, self.recipe.data, []
-        self._train: list[data.Pair] = []
+        self._train: list[folders.Pair] = []
         if self.recipe.schedule.iterations != 0:
-            found = data.find_pairs(root, config.train_images, config.train_maps, config)[: limits.limit_train]
+            found = folders.find_pairs(root, config.train_images, config.train_maps, config)[: limits.limit_train]
             self._train = data.readable(found) if limits.skip_broken else found
             if left_out := len(found) - len(self._train):
                 notes.append(f"{left_out} of {len(found)} training images left out: image or map unreadable")
@@ -61,7 +71,7 @@ class SegmentationTask(Task[SegmentationRecipe]):
                 raise UserError(
                     f"{root / config.train_images}: no training image is left (data.limit_train, data.skip_broken)"
                 )
-        self._val = data.find_pairs(root, config.val_images, config.val_maps, config)[: limits.limit_val]
+        self._val = folders.find_pairs(root, config.val_images, config.val_maps, config)[: limits.limit_val]
         if not self._val:
             raise UserError(f"data.limit_val={limits.limit_val} leaves no validation image")
         return notes
@@ -98,9 +108,11 @@ class SegmentationTask(Task[SegmentationRecipe]):
         )
 
     def evaluator(self) -> Evaluator:
-        """mIoU over the classes of the data set."""
-        return SegmentationEvaluator(self.class_names)
+        """mIoU over the classes of the data set, and pictures of images spread over the validation set."""
+        count = min(self.recipe.segmentation.pictures, len(self._val))
+        drawn = [str(self._val[k * len(self._val) // count].image) for k in range(count)]
+        return SegmentationEvaluator(self.class_names, drawn)
 
 
-def _files(pairs: Sequence[data.Pair]) -> list[Path]:
+def _files(pairs: Sequence[folders.Pair]) -> list[Path]:
     return [file for pair in pairs for file in (pair.image, pair.map)]

@@ -14,7 +14,7 @@ from PIL import Image
 pytest.importorskip("mmseg")
 
 from backbones.errors import UserError
-from tasks.segmentation import data
+from tasks.segmentation import data, folders
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.mm import ADE20KDataset
 
@@ -22,15 +22,15 @@ CONFIG = SegmentationConfig(resize_scale=[64, 32])
 CLASSES = 3
 
 
-def val_pairs(root: Path) -> list[data.Pair]:
-    return data.find_pairs(root, CONFIG.val_images, CONFIG.val_maps, CONFIG)
+def val_pairs(root: Path) -> list[folders.Pair]:
+    return folders.find_pairs(root, CONFIG.val_images, CONFIG.val_maps, CONFIG)
 
 
-def train_pairs(root: Path) -> list[data.Pair]:
-    return data.find_pairs(root, CONFIG.train_images, CONFIG.train_maps, CONFIG)
+def train_pairs(root: Path) -> list[folders.Pair]:
+    return folders.find_pairs(root, CONFIG.train_images, CONFIG.train_maps, CONFIG)
 
 
-def overwrite_map(pair: data.Pair, values: np.ndarray) -> None:
+def overwrite_map(pair: folders.Pair, values: np.ndarray) -> None:
     Image.fromarray(values).save(pair.map)
 
 
@@ -45,9 +45,9 @@ def test_pairs_come_in_order_of_path(ade: Path) -> None:
 
 
 def test_the_root_may_be_the_parent_of_the_ade_folder(ade: Path) -> None:
-    ade.rename(ade.with_name(data.ADE_FOLDER))
-    assert data.layout_root(ade.parent, CONFIG) == ade.with_name(data.ADE_FOLDER)
-    assert data.layout_root(ade.with_name(data.ADE_FOLDER), CONFIG) == ade.with_name(data.ADE_FOLDER)
+    ade.rename(ade.with_name(folders.ADE_FOLDER))
+    assert folders.layout_root(ade.parent, CONFIG) == ade.with_name(folders.ADE_FOLDER)
+    assert folders.layout_root(ade.with_name(folders.ADE_FOLDER), CONFIG) == ade.with_name(folders.ADE_FOLDER)
 
 
 def test_a_missing_folder_is_named(ade: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_missing_folder_is_named(ade: Path) -> None:
 def test_an_empty_folder_is_named(ade: Path) -> None:
     for file in (ade / "images" / "validation").iterdir():
         file.unlink()
-    with pytest.raises(UserError, match=r"images/validation: the folder holds no \*.jpg"):
+    with pytest.raises(UserError, match=r"images/validation: the folder holds no .jpg or .jpeg"):
         val_pairs(ade)
 
 
@@ -108,14 +108,6 @@ def test_the_largest_label_of_the_class_count_is_taken(ade: Path) -> None:
     pair = val_pairs(ade)[0]
     overwrite_map(pair, np.full((40, 48), 3, dtype=np.uint8))
     assert (labels_of(data.val_dataset([pair], CONFIG, CLASSES)[0]) == 2).all()
-
-
-@pytest.mark.parametrize("values", [np.full((40, 48), 300, np.uint16), np.zeros((40, 48, 3), np.uint8)])
-def test_maps_that_are_no_8_bit_labels_are_named(ade: Path, values: np.ndarray) -> None:
-    pair = val_pairs(ade)[0]
-    overwrite_map(pair, values)
-    with pytest.raises(UserError, match=r"validation_0.png: a map must be one channel of 8-bit labels"):
-        data.val_dataset([pair], CONFIG, CLASSES)[0]
 
 
 def test_a_map_of_another_size_than_its_image_is_named(ade: Path) -> None:
@@ -186,16 +178,16 @@ def test_class_names_come_from_the_list_in_either_form(tmp_path: Path) -> None:
     (table / "classes.txt").write_text(
         "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.5\t1\t1\t1\tsky\n2\t0.5\t1\t1\t0\tsea, wet\n"
     )
-    assert data.class_names(plain, "mine", None) == ["sky", "sea"]
-    assert data.class_names(table, "mine", None) == ["sky", "sea, wet"]
-    assert data.class_names(table, "mine", 3) == ["0", "1", "2"]
+    assert folders.class_names(plain, "mine", None) == ["sky", "sea"]
+    assert folders.class_names(table, "mine", None) == ["sky", "sea, wet"]
+    assert folders.class_names(table, "mine", 3) == ["0", "1", "2"]
 
 
 def test_ade20k_has_its_150_classes_without_a_list(tmp_path: Path) -> None:
-    names = data.class_names(tmp_path, "ade20k", None)
+    names = folders.class_names(tmp_path, "ade20k", None)
     assert len(names) == 150
     assert names == list(ADE20KDataset.METAINFO["classes"])
     with pytest.raises(UserError, match="num_classes"):
-        data.class_names(tmp_path, "mine", None)
+        folders.class_names(tmp_path, "mine", None)
     with pytest.raises(UserError, match=r"num_classes must lie in 1\.\.255"):
-        data.class_names(tmp_path, "mine", 256)
+        folders.class_names(tmp_path, "mine", 256)

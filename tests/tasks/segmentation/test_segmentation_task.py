@@ -164,7 +164,7 @@ def test_real_maps_give_real_figures(shared_data: Path) -> None:
     assert isinstance(loaded, SegmentationRecipe)
     task = SegmentationTask(loaded)
     assert (task.data.train_count, task.data.val_count, task.data.classes) == (300, 4, 80)
-    metrics = evaluate(task, task.model, create_accelerator(loaded))
+    metrics = evaluate(task, task.model, create_accelerator(loaded)).metrics
     assert 0 <= metrics["mIoU"] < 20
     assert len(metrics) > 3
 

@@ -1,0 +1,93 @@
+"""What we add to mmseg's registry: our encoder as a backbone, a linear head, inference on images of any size.
+
+Shapes: N images, C channels, H x W pixels, h x w patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from backbones.dense import DenseEncoder
+from tasks.segmentation.mm import MODELS, BaseDecodeHead, EncoderDecoder
+
+
+@MODELS.register_module()
+class DenseViT(DenseEncoder):
+    """`DenseEncoder` under mmseg's contract for backbones: (N, 3, H, W) -> a tuple of feature maps (N, C, h, w).
+
+    Args:
+        frozen: no gradients, and always in evaluation mode, so that neither drop path nor training changes a feature.
+        final_norm: put every map through the encoder's last norm, as DINOv2's `get_intermediate_layers` does.
+        settings: of `DenseEncoder`.
+    """
+
+    def __init__(self, encoder: VisionTransformer, *, frozen: bool = False, final_norm: bool = False, **settings: Any):
+        norm = encoder.norm  # DenseEncoder takes it off
+        super().__init__(encoder, **settings)
+        self.norm = norm if final_norm else nn.Identity()
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> DenseViT:
+        """A frozen encoder stays in evaluation mode."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        with torch.no_grad() if self.frozen else nullcontext():
+            return tuple(self._normed(features) for features in super().forward(images))
+
+    def _normed(self, features: Tensor) -> Tensor:
+        if isinstance(self.norm, nn.Identity):
+            return features
+        normed: Tensor = self.norm(features.movedim(1, -1)).movedim(-1, 1)
+        return normed
+
+
+@MODELS.register_module()
+class LinearHead(BaseDecodeHead):
+    """BatchNorm and a 1x1 convolution on the concatenated maps, upsampled by mmseg to the image.
+
+    DINOv2's linear segmentation (dinov2/eval/segmentation/models/decode_heads/linear_head.py).
+    """
+
+    def __init__(self, in_channels: Sequence[int], **settings: Any) -> None:
+        super().__init__(
+            in_channels=list(in_channels),
+            in_index=list(range(len(in_channels))),
+            channels=sum(in_channels),
+            input_transform="resize_concat",
+            dropout_ratio=0.0,
+            **settings,
+        )
+        synchronised = self.norm_cfg["type"] == "SyncBN"
+        self.bn = (nn.SyncBatchNorm if synchronised else nn.BatchNorm2d)(self.channels)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Maps (N, C, h, w) -> logits (N, classes, h, w)."""
+        logits: Tensor = self.cls_seg(self.bn(self._transform_inputs(inputs)))
+        return logits
+
+
+@MODELS.register_module()
+class PatchwiseEncoderDecoder(EncoderDecoder):
+    """mmseg's `EncoderDecoder` whose logits lie where they belong for images and windows of partial patches.
+
+    mmseg stretches the map of ceil(H / patch) patches over H pixels; here the padding is stretched too, and cut off again.
+    """
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
+        """Normalised images (N, 3, H, W) -> logits (N, classes, H, W)."""
+        patch, (height, width) = self.backbone.patch_size, inputs.shape[-2:]
+        padded = F.pad(inputs, (0, -width % patch, 0, -height % patch))
+        # A torch.Size is what mmseg's heads resize their logits to.
+        logits: Tensor = super().encode_decode(padded, [{**batch_img_metas[0], "img_shape": padded.shape[-2:]}])
+        return logits[..., :height, :width]
