@@ -25,7 +25,9 @@ from tasks.detection.data import (
     with_objects,
 )
 from tasks.detection.evaluation import DetectionEvaluator
+from tasks.detection.lvis import LvisEvaluator, check_lvis, image_counts, is_lvis
 from tasks.detection.model import Detector, build_detector, encoder_prefix
+from tasks.detection.sampling import RepeatedDataset, repeat_factors
 
 # What detectron2's `get_default_optimizer_params` takes for a norm. Its own channels-first LayerNorm is none of them:
 # norms of the pyramid and the heads decay, as they did for the published figures.
@@ -46,6 +48,8 @@ class DetectionTask(Task[DetectionRecipe]):
         if recipe.detection.with_masks:
             require_masks(train)
             require_masks(self.val)
+        if is_lvis(self.val):
+            check_lvis(self.val)
         self.train_records, notes = _train_records(recipe, train)
         self.val_records = self.val.records[: recipe.data.limit_val]
         self.data = DataInfo(
@@ -59,7 +63,7 @@ class DetectionTask(Task[DetectionRecipe]):
         )
         encoder = build_encoder(recipe.encoder.arch, recipe.encoder.img_size, recipe.encoder.drop_path, checkpoint)
         self.depth = len(encoder.blocks)
-        self.model = build_detector(encoder, recipe.detection, len(train.classes))
+        self.model = build_detector(encoder, recipe.detection, len(train.classes), image_counts(train))
 
     def param_groups(self) -> list[dict[str, Any]]:
         """As ViTDet trains: layer decay in the encoder; norms of torch's and positions without weight decay, but for ViT-H."""
@@ -85,7 +89,11 @@ class DetectionTask(Task[DetectionRecipe]):
         )
 
     def train_dataset(self) -> Dataset[Record]:
-        return CocoDataset(self.train_records, self.recipe.detection, train=True, cache=self.recipe.train.cache_images)
+        config = self.recipe.detection
+        dataset = CocoDataset(self.train_records, config, train=True, cache=self.recipe.train.cache_images)
+        if config.repeat_threshold is None:
+            return dataset
+        return RepeatedDataset(dataset, repeat_factors(self.train_records, config.repeat_threshold))
 
     def val_dataset(self) -> Dataset[Record]:
         return CocoDataset(self.val_records, self.recipe.detection, train=False)
@@ -95,9 +103,8 @@ class DetectionTask(Task[DetectionRecipe]):
         return list
 
     def evaluator(self) -> DetectionEvaluator:
-        return DetectionEvaluator(
-            self.val, [r["image_id"] for r in self.val_records], with_masks=self.recipe.detection.with_masks
-        )
+        kind = LvisEvaluator if is_lvis(self.val) else DetectionEvaluator
+        return kind(self.val, [r["image_id"] for r in self.val_records], with_masks=self.recipe.detection.with_masks)
 
 
 def _check_classes(recipe: DetectionRecipe, train: CocoSplit, val: CocoSplit) -> None:
