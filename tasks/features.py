@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from backbones.attention import choose_attention
 from backbones.features import Feature, image_features
 from tasks.data import normalise
-from tasks.loading import CollateOrFail, SampleOrFailed, leave_signals_to_parent, raise_if_failed
+from tasks.loading import CollateOrFail, SampleOrFailed, dead_workers_explained, leave_signals_to_parent, raise_if_failed
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,9 +51,10 @@ def feature_batches(
     encoder.to(device).eval()
     choose_attention(encoder, device, bf16=precision == "bf16")
     done = rows.start
-    for batch in loader:
-        pixels = normalise(raise_if_failed(batch)[0].to(device, non_blocking=True))
-        with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
-            found = image_features(encoder, pixels, wanted)
-        yield done, [feature.float().cpu() for feature in found]
-        done += len(pixels)
+    with dead_workers_explained():
+        for batch in loader:
+            pixels = normalise(raise_if_failed(batch)[0].to(device, non_blocking=True))
+            with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
+                found = image_features(encoder, pixels, wanted)
+            yield done, [feature.float().cpu() for feature in found]
+            done += len(pixels)

@@ -54,6 +54,8 @@ def stop_signals() -> Iterator[StopSignals]:
     before = {s: signal.signal(s, stop.handle) for s in STOP}
     try:
         yield stop
+    except KeyboardInterrupt:  # which the command line's library would turn into a code of its own
+        raise Interrupted("stopped at once: the same command goes on from the last checkpoint") from None
     finally:
         _active = None
         for s, old in before.items():
