@@ -26,6 +26,7 @@ from mae_bench.tables.html import html
 _CHARTS = 60  # drawings of training curves
 _RUNS = 300  # runs whose provenance is given in full
 _SHEETS = 4  # pre-trainings whose reconstructions are drawn
+_SMALLEST = 0.75  # pixels a point of matplotlib's drawings
 _DENSE = {"detection": "Detection", "segmentation": "Segmentation"}
 
 
@@ -148,8 +149,15 @@ def _shown(table: Table) -> Shown:
     published = sum(cell.published is not None for cell in cells)
     drawn = ours + published and table.chart is not None
     svg = figures.draw(table, "svg").decode() if drawn else ""
-    svg = svg[svg.index("<svg") :] if svg else ""  # without the declaration of a file of its own
+    svg = _inline(svg) if svg else ""
     return Shown(table.name, table.title, html(table), svg, ours, published)
+
+
+def _inline(svg: str) -> str:
+    """A drawing without the declaration of a file of its own, at least so wide that its text can be read."""
+    svg = svg[svg.index("<svg") :]
+    width = float(svg.partition('viewBox="')[2].split()[2])
+    return svg.replace("<svg", f'<svg style="min-width: {_SMALLEST * width:.0f}px"', 1)
 
 
 def _chart(cell: Cell) -> Chart:
@@ -162,7 +170,7 @@ def _chart(cell: Cell) -> Chart:
         loss.append(curves.Line(f"validation loss, {label}", number, log.val.get("loss", []), dashed=True))
         if record.primary_metric:
             metric.append(curves.Line(f"{cell.primary}, {label}", number, log.val.get(cell.primary, [])))
-    dashes = " (dashed: validation)" if any(line.dashed and line.points for line in loss) else ""
+    dashes = _legend([line for line in loss if line.dashed])
     drawings = (
         curves.draw(loss, x_label="epoch", y_label=f"loss{dashes}", title=f"Loss of {cell.name}"),
         curves.draw(metric, x_label="epoch", y_label=cell.primary, title=f"{cell.primary} of {cell.name}")
@@ -171,6 +179,12 @@ def _chart(cell: Cell) -> Chart:
     )
     seeds = tuple(record.seed for record, log in logs if log.train)
     return Chart(cell.name, tuple(drawing for drawing in drawings if drawing), seeds)
+
+
+def _legend(validation: Sequence[curves.Line]) -> str:
+    """How validation looks: one evaluation is a point, several are a dashed line."""
+    most = max((len(line.points) for line in validation), default=0)
+    return "" if not most else " (point: validation)" if most == 1 else " (dashed: validation)"
 
 
 def _reconstructions(records: Sequence[Record], album: Album) -> tuple[Gallery, ...]:

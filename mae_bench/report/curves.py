@@ -12,7 +12,7 @@ from pathlib import Path
 
 POINTS = 200  # a curve has at most so many; more are averaged
 _WIDTH, _HEIGHT = 380, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 24, 34
 
 Points = list[tuple[float, float]]
 
@@ -100,7 +100,7 @@ def draw(lines: Sequence[Line], *, x_label: str, y_label: str, title: str) -> st
     out.append(
         f'<text class="label mid" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 4}">{escape(x_label)}</text>'
     )
-    out.append(f'<text class="label" x="{_LEFT + 4}" y="{_TOP + 4}">{escape(y_label)}</text>')
+    out.append(f'<text class="label" x="0" y="11">{escape(y_label)}</text>')
     for line in lines:
         out.append(_path(line, [place(x, y) for x, y in line.points]))
     return "".join([*out, "</svg>"])

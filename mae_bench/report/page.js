@@ -42,12 +42,12 @@
     });
   }
 
-  // Tables that scroll can be scrolled from the keyboard.
-  for (const box of document.querySelectorAll(".scroll:not([tabindex])")) {
+  // What scrolls sideways can be scrolled from the keyboard.
+  for (const box of document.querySelectorAll(".scroll:not([tabindex]), .plot")) {
     box.tabIndex = 0;
     box.setAttribute("role", "region");
     const caption = box.querySelector("caption");
-    if (caption) box.setAttribute("aria-label", caption.textContent);
+    box.setAttribute("aria-label", caption ? caption.textContent : "Figure");
   }
 
   // Paper has no triangles to click on: printing opens the tables and leaves provenance closed.
