@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import time
 from copy import deepcopy
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
 
-from backbones.atomic import write_json
 from backbones.encoder import parse_arch
 from backbones.errors import UserError
 from backbones.mae import MaskedAutoencoder
-from mae_bench import provenance
+from mae_bench import provenance, speed_file
 from mae_bench.engine import Trainer, create_accelerator
 from mae_bench.flops import step_flops_per_image
 from mae_bench.jobs import make_folder
 from mae_bench.logs import say
 from mae_bench.recipes import describe, load_recipe, recipe_names
 from mae_bench.seeding import Plan
+from mae_bench.speed_file import Speed, Timing
 from mae_bench.tables import Table, published
 from mae_bench.tables.data_sets import IMAGENET
 from mae_bench.tables.model import Cell, Column, Measured, Row
@@ -37,35 +36,6 @@ from tasks.pretraining.task import create_model, model_param_groups
 CASES = ((True, 8), (False, 8), (False, 1))
 _PUBLISHED = {"vit_large_patch16": "ViT-L", "vit_huge_patch14": "ViT-H"}
 _WARMUP_STEPS = 2
-
-
-@dataclass(frozen=True)
-class Timing:
-    """A row: what was measured, and what follows for the whole schedule on this machine."""
-
-    encoder_mask_tokens: bool
-    decoder_depth: int
-    images_per_s: float
-    hours: float  # for `Speed.epochs` on `Speed.images` images
-    speedup: float  # against the first row
-    flops_per_image: int  # of a step, forward and backward (`mae_bench.flops`)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Table 2 of one architecture on one machine."""
-
-    arch: str
-    recipe_name: str
-    device: str
-    precision: str
-    compiled: bool
-    batch_size: int
-    steps: int
-    epochs: float
-    images: int  # in an epoch
-    software: dict[str, str]
-    rows: tuple[Timing, ...]
 
 
 class _Step(Task[PretrainingRecipe]):
@@ -133,7 +103,7 @@ def measure(
         rows=tuple(rows),
     )
     if out is not None:
-        write_json(out / "speed.json", asdict(speed))
+        speed_file.write(speed, out)
     return speed
 
 

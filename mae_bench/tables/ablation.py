@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from mae_bench.record import Record
 from mae_bench.tables import notes, published
-from mae_bench.tables.ablation_definitions import PAPER, PAPER_IMG_SIZE, Ablation, AblationColumn, Value
+from mae_bench.tables.ablation_definitions import PAPER_IMG_SIZE, Ablation, AblationColumn, Value
 from mae_bench.tables.counting import is_whole, is_whole_count, measured, once, place
 from mae_bench.tables.data_sets import IMAGENET
 from mae_bench.tables.model import Cell, Column, Measured, Row, Table
@@ -24,7 +24,7 @@ Folder = str | os.PathLike[str] | None
 
 
 class Setting(NamedTuple):
-    """What stands in the same columns: equal in all but the row. `PAPERS` is the paper's own."""
+    """What stands in the same columns: equal in all but the row. The paper's own has no fingerprint."""
 
     arch: str
     img_size: int
@@ -32,7 +32,8 @@ class Setting(NamedTuple):
     default: str  # the pre-training's settings that the ablation leaves alone, as JSON
 
 
-PAPERS = Setting(str(PAPER["encoder.arch"]), PAPER_IMG_SIZE, "", "")
+def _papers(ablation: Ablation) -> Setting:
+    return Setting(ablation.arch, PAPER_IMG_SIZE, "", "")
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,14 @@ def build_ablation(ablation: Ablation, records: Sequence[Record], *, runs_dir: F
     candidates = [e for r in records if r.protocol in protocols and (e := _entry(ablation, r))]
     done = {id(r) for r in once([e.record for e in candidates if e.record.status == "done"])}
     entries = sorted((e for e in candidates if id(e.record) in done), key=lambda e: (e.record.started, e.record.seed))
-    own = sorted({e.setting for e in entries} - {PAPERS})
+    papers = _papers(ablation)
+    own = sorted({e.setting for e in entries} - {papers})
     numbers = {setting: f" {i}" if len(own) > 1 else "" for i, setting in enumerate(own, 1)}
     columns = [_column(c, c.heading, f"ViT-L, {IMAGENET.title}", in_paper=True) for c in ablation.columns]
     for s in own:
         title = f"ours{numbers[s]}: {s.arch}, {next(e.record.data.name for e in entries if e.setting == s)}"
         columns += [_column(c, f"our {c.heading}{numbers[s]}", title, in_paper=False) for c in ablation.columns]
-    rows = tuple(row for value in ablation.rows for row in _rows(ablation, value, entries, [PAPERS, *own], runs_dir))
+    rows = tuple(row for value in ablation.rows for row in _rows(ablation, value, entries, [papers, *own], runs_dir))
     unfinished = [e.record for e in candidates if e.record.status != "done"]
     return Table(
         name=ablation.name,
@@ -78,8 +80,7 @@ def build_ablation(ablation: Ablation, records: Sequence[Record], *, runs_dir: F
 
 
 def _column(column: AblationColumn, heading: str, setting: str, *, in_paper: bool) -> Column:
-    metric = "top1" if column.protocol else "flops_ratio"
-    return Column(heading, metric, in_paper, column.unit, measure=column.heading, setting=setting, series="MAE")
+    return Column(heading, column.metric, in_paper, column.unit, measure=column.heading, setting=setting, series="MAE")
 
 
 def _entry(ablation: Ablation, record: Record) -> Entry | None:
@@ -105,16 +106,17 @@ def _equal(ours: Any, wanted: Any) -> bool:
 def _setting(ablation: Ablation, row: Value, record: Record) -> Setting:
     said = record.init.pretraining or {}
     rest = {key: value for key, value in said["settings"].items() if key not in ablation.keys}
-    paper = PAPER if row.default else {key: value for key, value in PAPER.items() if key not in ablation.keys}
+    paper = ablation.paper
+    paper = paper if row.default else {key: value for key, value in paper.items() if key not in ablation.keys}
     as_paper = (
-        (record.arch, record.img_size) == PAPERS[:2]
+        (record.arch, record.img_size) == _papers(ablation)[:2]
         and is_whole(IMAGENET, record)
         and is_whole_count(IMAGENET, said.get("images"))
         and _holds(said["settings"], paper)
         and not row.apart
     )
     if as_paper:
-        return PAPERS
+        return _papers(ablation)
     return Setting(record.arch, record.img_size, record.data.fingerprint, json.dumps(rest, sort_keys=True))
 
 
@@ -131,7 +133,7 @@ def _rows(
             group = variants[setting][i] if i < len(variants[setting]) else []
             for column in ablation.columns:
                 ours = _figure(column, group, entries, runs_dir)
-                figure = figures.get(column.published) if setting == PAPERS else None
+                figure = figures.get(column.published) if setting == _papers(ablation) else None
                 if figure is None or (i and ours is None):
                     cells.append(Cell(ours=ours))
                 else:
@@ -156,7 +158,9 @@ def _figure(
     column: AblationColumn, group: Sequence[Entry], entries: Sequence[Entry], runs_dir: Folder
 ) -> Measured | None:
     if column.protocol is not None:
-        return measured([e.record for e in group if e.record.protocol == column.protocol], "top1", runs_dir)
+        return measured([e.record for e in group if e.record.protocol == column.protocol], column.metric, runs_dir)
+    if column.metric != "flops_ratio":
+        return None
     counted = next((e for e in group if e.pretraining.get("flops_per_image")), None)
     if counted is None:
         return None
@@ -174,7 +178,7 @@ def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[Setting, s
     records = [e.record for e in entries]
     yield notes.selection(records)
     yield notes.recipes(records)
-    if any(column.protocol is None for column in ablation.columns):
+    if any(column.metric == "flops_ratio" for column in ablation.columns):
         yield (
             "FLOPs: matrix products of one image's pre-training step, forward and backward, counted by torch, as a multiple "
             "of those without mask tokens in the encoder"
@@ -184,7 +188,9 @@ def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[Setting, s
         yield notes.own_setting(IMAGENET, heading, [e.record for e in these])
         unchanged = [e.pretraining["settings"] for e in these if not e.pretraining["changed"]]
         images = sorted({e.pretraining["images"] for e in these if "images" in e.pretraining})
-        yield notes.own_default(heading, unchanged[0] if unchanged else json.loads(setting.default), PAPER, images)
+        yield notes.own_default(
+            heading, unchanged[0] if unchanged else json.loads(setting.default), ablation.paper, images
+        )
     for value in ablation.rows:
         mine = [e for e in entries if e.row is value]
         if mine and value.apart:

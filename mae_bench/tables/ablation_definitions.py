@@ -51,12 +51,16 @@ class Value:
 
 @dataclass(frozen=True)
 class AblationColumn:
-    """A column: top-1 of `protocol`, or with no protocol the pre-training's FLOPs, as a multiple of the default row's."""
+    """A column: `metric` of runs of `protocol`, or with no protocol a figure of the pre-training itself.
+
+    "flops_ratio" is its FLOPs, as a multiple of the default row's; others are published only.
+    """
 
     heading: str
     published: str
     protocol: str | None
     unit: str = ""
+    metric: str = "top1"
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,19 @@ class Ablation:
         AblationColumn("linear", "lin", "linear"),
     )
     chart: Chart | None = None
+    arch: str = str(PAPER["encoder.arch"])
+
+    @property
+    def paper(self) -> dict[str, Any]:
+        """The paper's settings of the default row."""
+        return {**PAPER, "encoder.arch": self.arch}
 
 
 def _values(key: str, values: tuple[int, ...], default: int, *, scale: float = 1) -> tuple[Value, ...]:
     return tuple(Value(str(v), {key: v * scale}, v, default=v == default, x=v) for v in values)
 
 
+TARGET_KEYS = ("mae.target", "mae.pca_components", "mae.tokenizer", "mae.vocabulary")
 _COLUMNS = Ablation.columns
 _SAMPLING = ("mae.mask_sampling", "mae.mask_ratio")
 
@@ -110,14 +121,14 @@ ABLATIONS = (
             Value("encoder w/ [M]", {"mae.encoder_mask_tokens": True}, "encoder w/ [M]"),
             Value("encoder w/o [M]", {"mae.encoder_mask_tokens": False}, "encoder w/o [M]", default=True),
         ),
-        (*_COLUMNS, AblationColumn("FLOPs", "FLOPs", None, unit="x")),
+        (*_COLUMNS, AblationColumn("FLOPs", "FLOPs", None, unit="x", metric="flops_ratio")),
     ),
     Ablation(
         "table1d",
         "Table 1d: reconstruction target",
         "mae_t1d",
         "case",
-        ("mae.target", "mae.pca_components", "mae.tokenizer", "mae.vocabulary"),
+        TARGET_KEYS,
         (
             Value("pixel (w/o norm)", {"mae.target": "pixels"}, "pixel (w/o norm)", default=True),
             Value("pixel (w/ norm)", {"mae.target": "pixels_norm"}, "pixel (w/ norm)"),

@@ -22,6 +22,7 @@ from mae_bench.tables.definition import ANY, Definition, Subject
 from mae_bench.tables.definitions import DEFINITIONS
 from mae_bench.tables.layout import Filling, Key, Setting
 from mae_bench.tables.model import Table
+from mae_bench.tables.wall_clock import build_table2
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Entry:
 
 def names() -> list[str]:
     """The tables that there are."""
-    return [TABLE1, *(a.name for a in ABLATIONS), *(definition.name for definition in DEFINITIONS)]
+    return [TABLE1, *(a.name for a in ABLATIONS), "table2", *(definition.name for definition in DEFINITIONS)]
 
 
 def build(name: str, records: Iterable[Record], *, runs_dir: str | os.PathLike[str] | None = None) -> Table:
@@ -53,6 +54,8 @@ def build(name: str, records: Iterable[Record], *, runs_dir: str | os.PathLike[s
     if name not in names():
         raise unknown("table", name, names())
     records = list(records)
+    if name == "table2":
+        return build_table2(records, runs_dir)
     ablations = [a for a in ABLATIONS if a.name == name or (name == TABLE1 and a.name.startswith(TABLE1))]
     built = [build_ablation(ablation, records, runs_dir=runs_dir) for ablation in ablations]
     if name == TABLE1:

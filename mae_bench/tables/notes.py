@@ -12,6 +12,9 @@ from mae_bench.tables.data_sets import DataSet
 from mae_bench.tables.model import Measured
 from mae_bench.tables.subjects import recipe_key
 
+_SEEDS = "over several seeds mean ± sample standard deviation (n runs)"
+LAST_EPOCH = f"ours: metrics after the last epoch; {_SEEDS}"
+
 
 def own_setting(paper: DataSet, heading: str, records: Sequence[Record]) -> str:
     """Why a column holds figures of ours alone, and what its data are."""
@@ -50,8 +53,7 @@ def _text(value: Any) -> str:
 def selection(records: Sequence[Record]) -> str:
     """Which epoch the figures are of."""
     trained = any(recipe_key(record, "schedule.iterations") != 0 for record in records)
-    when = "metrics after the last epoch" if trained else "models as they are, nothing is trained"
-    text = f"ours: {when}; over several seeds mean ± sample standard deviation (n runs)"
+    text = LAST_EPOCH if trained else f"ours: models as they are, nothing is trained; {_SEEDS}"
     gains = [
         best - last
         for record in records

@@ -7,6 +7,7 @@ from typing import Any
 from backbones.encoder import parse_arch
 from backbones.errors import UserError
 from mae_bench.record import Record
+from mae_bench.tables.ablation_definitions import TARGET_KEYS
 from mae_bench.tables.counting import bare
 from mae_bench.tables.data_sets import IMAGENET
 
@@ -80,6 +81,8 @@ _TARGETS = {"pixels": "pixel (w/o norm)", "pixels_norm": "pixel (w/ norm)", "tok
 
 
 def pretraining_target(record: Record) -> str | None:
-    """What its pre-training reconstructed, as Table 7 calls it; None where that is not known or is none of its rows."""
+    """What its pre-training reconstructed, as Table 7 calls it; None where that is unknown or not all that it changed."""
     said = record.init.pretraining
-    return None if said is None else _TARGETS.get(said["settings"].get("mae.target"))
+    if said is None or set(said["changed"]) - set(TARGET_KEYS):
+        return None
+    return _TARGETS.get(said["settings"].get("mae.target"))
