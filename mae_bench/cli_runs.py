@@ -211,30 +211,28 @@ def _again(path: Path, out: Path, data: list[str], as_json: bool) -> None:
 
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of a run.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing, until no job is running or queued.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show jobs done, running, failed, interrupted and left."""
+    """Show jobs done, running, queued, failed, interrupted and left."""
+    from rich.console import Console
+
+    from mae_bench import status_view
     from mae_bench.status import collect
 
-    jobs = collect(folder)
+    console = Console()
     if as_json:
-        print_json([asdict(job) for job in jobs])
-        return
-    rows = []
-    for job in jobs:
-        metrics = {k: v for k, v in (job.metrics or {}).items() if k in ("top1", "box_ap", "mask_ap", "mIoU")}
-        rows.append(
-            {
-                "job": job.name,
-                "state": job.state,
-                "step": f"{job.step}/{job.total}" if job.step is not None and job.total else "",
-                "left": f"{job.seconds_left:.0f} s" if job.state == "running" and job.seconds_left else "",
-                "result": job.error or "  ".join(f"{k} {v:.1f}" for k, v in metrics.items() if v is not None),
-            }
-        )
-    print_rows(rows)
-    counts = {s: sum(j.state == s for j in jobs) for s in ("done", "running", "interrupted", "failed", "left")}
-    print(", ".join(f"{n} {s}" for s, n in counts.items() if n))
+        if watch:
+            status_view.watch(folder, Console(stderr=True))
+        print_json([asdict(job) for job in collect(folder)])
+    elif watch:
+        print(status_view.summary(status_view.watch(folder, console)))
+    elif console.is_terminal:
+        console.print(status_view.table(collect(folder)))
+    else:
+        jobs = collect(folder)
+        print_rows(status_view.rows(jobs))
+        print(status_view.summary(jobs))
 
 
 def _parse_seeds(flag: str, text: str | None) -> list[int] | None:

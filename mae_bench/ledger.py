@@ -54,7 +54,7 @@ def error_of(out: Path, name: str) -> str | None:
 
 
 def queue_id(out: Path, name: str) -> str | None:
-    """Slurm's id of a step that was submitted; `launchers.queue` knows whether the job is still there."""
+    """Slurm's id of a step that was submitted; `slurm_queue` knows whether the job is still there."""
     note = read_json(note_file(out, name))
     return note.get("slurm") if isinstance(note, dict) else None
 

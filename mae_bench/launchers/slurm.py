@@ -1,7 +1,7 @@
 """A Slurm cluster's queue, through submitit: arrays, dependencies on pre-trainings, resuming after preemption and time limits.
 
 Every job runs the same command as one process a GPU would by hand. Before its time limit, or when it is preempted, the command
-gets a signal, saves and leaves; the job goes back into the queue and resumes. What the queue holds is `queue`'s to ask.
+gets a signal, saves and leaves; the job goes back into the queue and resumes. What the queue holds is `slurm_queue`'s to ask.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from mae_bench import ledger
-from mae_bench.launchers import queue
+from mae_bench import ledger, slurm_queue
 from mae_bench.launchers.base import Outcome, Settings, python, settle
 from mae_bench.launchers.slurm_job import SIGNAL, SlurmStep
 from mae_bench.logs import say
@@ -44,7 +43,7 @@ def launch(request: Request, steps: Steps, out: Path, settings: Settings) -> Out
     parameters = _parameters(settings.slurm)
     outcome = Outcome()
     ids: dict[str, str] = {}
-    waiting = queue.live()
+    waiting = slurm_queue.live()
     for step in steps.steps:
         if (run_dir := ledger.done(out, steps, step)) is not None:
             say(f"{step.name}: done already ({run_dir})")
@@ -157,7 +156,7 @@ def minutes(text: str) -> int:
 
 def _wait(steps: Steps, out: Path, outcome: Outcome) -> None:
     """Until none of the steps is in the queue; then what each came to is read off the disk."""
-    while queue.live().keys() & set(outcome.queued.values()):
+    while slurm_queue.live().keys() & set(outcome.queued.values()):
         time.sleep(_WAIT_SECONDS)
     queued, outcome.queued = outcome.queued, {}
     for step in steps.steps:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from mae_bench import slurm_queue
 from mae_bench.cli_common import INTERRUPTED
-from mae_bench.launchers import queue
 
 SIGNAL = "USR1"  # what Slurm sends before the time limit, to this process and to the command that it runs
 _LEAVE_SECONDS = 600
@@ -61,9 +61,9 @@ class SlurmStep:
     def _back_into_the_queue(self) -> None:
         """The command was told to leave. If nobody has put the job back (or cancelled it), do so, and wait to be ended."""
         job = _job_id()
-        if queue.live().get(job) == "RUNNING" and os.environ.get("SLURM_PROCID", "0") == "0":
+        if slurm_queue.live().get(job) == "RUNNING" and os.environ.get("SLURM_PROCID", "0") == "0":
             subprocess.run(["scontrol", "requeue", job], check=True)
-        time.sleep(_LEAVE_SECONDS if queue.live().get(job) is not None else 0)
+        time.sleep(_LEAVE_SECONDS if slurm_queue.live().get(job) is not None else 0)
 
 
 def _job_id() -> str:
