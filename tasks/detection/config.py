@@ -28,7 +28,9 @@ class DetectionConfig:
     cascade: bool = False  # Cascade Mask R-CNN: three box heads, at IoU 0.5, 0.6, 0.7
     window_size: int = 14  # in patches; 0 makes all attention global
     global_blocks: list[int] | None = None  # default: the last block of each quarter
-    patch_size: int | None = None  # pixels; the encoder's patch embedding is resampled to it. Default: the encoder's own
+    patch_size: int | None = (
+        None  # pixels; the encoder's patch embedding is resampled to it. Default: the encoder's own
+    )
     rel_pos: bool = True  # decomposed, a table a block (simple); bias tables that blocks share (fpn)
     grad_checkpointing: bool = False  # recompute the encoder's blocks in the backward pass
 
@@ -59,6 +61,7 @@ class DetectionConfig:
     test_score_thresh: float = 0.05
     test_nms_thresh: float = 0.5
     test_detections_per_image: int = 100
+    pictures: int = 8  # validation images drawn at the end, what was found beside what is there
 
 
 @dataclass

@@ -1,33 +1,36 @@
-"""COCO-layout data as detectron2's dicts: reading and checking the json, large-scale jitter, test resizing. No metrics.
+"""COCO-layout data as detectron2's dicts: splits, large-scale jitter, test resizing. No metrics.
 
-The folder has the layout of COCO 2017: ``annotations/instances_{train,val}2017.json`` and ``{train,val}2017/``. Any
-number of categories; ids that skip are mapped to 0..K-1 in order of id, as detectron2 does. Geometry is detectron2's
-(projects/ViTDet/configs/common/coco_loader_lsj.py), drawn from numpy's global generator.
+What a json must hold is in `annotations`, where it lies in `layout`. Any number of categories; ids that skip are mapped to
+0..K-1 in order of id, as detectron2 does. Geometry is detectron2's (projects/ViTDet/configs/common/coco_loader_lsj.py), drawn
+from numpy's global generator.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from detectron2.data.datasets.coco import load_coco_json
+from detectron2.structures import BoxMode
+from PIL import ExifTags, ImageOps
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from backbones.tensor_files import sha256_file
 from tasks.data import fingerprint
 from tasks.decoding import read_rgb
+from tasks.detection.annotations import Content, read_content
 from tasks.detection.config import DetectionConfig
+from tasks.detection.layout import find_images, find_json, no_json
 
 Record = dict[str, Any]  # one image and its annotations in detectron2's dataset format
 
@@ -41,65 +44,77 @@ class CocoSplit:
     records: list[Record]
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]  # in the json, of class 0, 1, …
+    content: Content  # the json itself, which the metric is computed against
+    notes: list[str] = field(default_factory=list)  # for the record
 
 
-def read_split(root: Path, split: str) -> CocoSplit:
-    """``train`` or ``val`` of a folder in COCO's layout. Opens no image.
+def read_split(
+    root: Path,
+    split: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    with_masks: bool = True,
+    skip_broken: bool = False,
+) -> CocoSplit:
+    """``train`` or ``val`` of a data set, in any layout of `tasks.detection.layout`. Opens no image.
+
+    Args:
+        options: of the recipe (``data.options``): what the layout does not tell.
+        with_masks: read segmentations too.
+        skip_broken: leave broken objects out and note them.
 
     Raises:
-        UserError: folder or json missing, not in COCO's format, without images or annotations, or naming images that
-            are not there.
+        UserError: no such json, what `read_content` refuses, or a json that names images that are not there.
     """
-    json, images = root / "annotations" / f"instances_{split}2017.json", root / f"{split}2017"
-    if not json.is_file():
-        raise UserError(f"{json}: no such file; {root} must have the layout of COCO 2017")
-    if not images.is_dir():
-        raise UserError(f"{images}: no such folder; {root} must have the layout of COCO 2017")
-    records, classes, category_ids = _load(json, images)
-    if not records:
-        raise UserError(f"{json} lists no images")
-    if not any(record["annotations"] for record in records):
-        raise UserError(f"{json} holds no annotations: detection needs a json with boxes")
+    options = options or {}
+    json = find_json(root, split, options)
+    if json is None:
+        raise no_json(root, split)
+    content = read_content(json, with_masks=with_masks, skip_broken=skip_broken)
+    names = [image["file_name"].replace("\\", "/") for image in content.images]
+    images = find_images(root, split, json, names, options)
+    category_ids = tuple(category["id"] for category in content.categories)
+    records = _records(content, images, names, {category: i for i, category in enumerate(category_ids)})
+    _check_files(json, records)
+    classes = tuple(str(category["name"]) for category in content.categories)
+    return CocoSplit(json, images, records, classes, category_ids, content, content.notes)
+
+
+def _records(content: Content, images: Path, names: Sequence[str], classes: Mapping[Any, int]) -> list[Record]:
+    """What detectron2's `load_coco_json` makes of the json."""
+    objects = defaultdict(list)
+    for a in content.annotations:
+        each = {key: a[key] for key in ("iscrowd", "bbox", "segmentation") if key in a}
+        each |= {"category_id": classes[a["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
+        objects[a["image_id"]].append(each)
+    return [
+        {
+            "file_name": os.path.join(images, name),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": objects[image["id"]],
+        }
+        for image, name in zip(content.images, names, strict=True)
+    ]
+
+
+def _check_files(json: Path, records: Sequence[Record]) -> None:
     missing = [record["file_name"] for record in records if not Path(record["file_name"]).is_file()]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"{missing[0]}: no such image{more}, but {json} names it")
-    return CocoSplit(json, images, records, classes, category_ids)
-
-
-def _load(json: Path, images: Path) -> tuple[list[Record], tuple[str, ...], tuple[int, ...]]:
-    # detectron2 hands the categories over through its global catalogue, under a name that is ours alone and goes again.
-    name = f"coco-{uuid.uuid4()}"
-    try:
-        records = load_coco_json(str(json), str(images), name)
-        metadata = MetadataCatalog.get(name)
-        ids = metadata.thing_dataset_id_to_contiguous_id
-        return records, tuple(metadata.thing_classes), tuple(sorted(ids, key=ids.get))
-    except UnicodeDecodeError as e:
-        raise UserError(f"{json} is not a json file ({e.reason}): give COCO's instances json") from e
-    except ValueError as e:
-        raise UserError(f"{json} is not a json file in COCO's format ({_line(e)}): give COCO's instances json") from e
-    except (KeyError, TypeError, AssertionError, IndexError, AttributeError) as e:
-        kind = "missing key " if isinstance(e, KeyError) and " " not in str(e) else ""
-        raise UserError(f"{json} is not in COCO's format ({kind}{_line(e)}): give COCO's instances json") from e
-    finally:
-        if name in MetadataCatalog:
-            MetadataCatalog.remove(name)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f"{missing[0]}: no such image{more}, but {json} names it: complete the images or mend the json")
 
 
 def require_masks(split: CocoSplit) -> None:
     """A `UserError` naming the first object of `split` that has no mask."""
-    for record in split.records:
-        for annotation in record["annotations"]:
-            if annotation.get("iscrowd", 0) == 0 and "segmentation" not in annotation:
-                raise UserError(
-                    f"{split.json}: an object in {Path(record['file_name']).name} has no segmentation, which masks "
-                    "need: give a json with masks, or train boxes only with --set detection.with_masks=false"
-                )
+    names = {image["id"]: image["file_name"] for image in split.content.images}
+    for annotation in split.content.annotations:
+        if "segmentation" not in annotation:
+            raise UserError(
+                f"{split.json}: annotation {annotation['id']} ({names[annotation['image_id']]}) has no segmentation, which "
+                "masks need: give a json with masks, or train boxes only with --set detection.with_masks=false"
+            )
 
 
 def with_objects(records: Sequence[Record]) -> list[Record]:
@@ -108,12 +123,12 @@ def with_objects(records: Sequence[Record]) -> list[Record]:
 
 
 def readable(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
-    """Decodes all images: those that can be read, and the file names of those that cannot."""
+    """Decodes all images: those that can be read and have the json's size, and the file names of the others."""
     good: list[Record] = []
     bad: list[str] = []
     for record in records:
         try:
-            read_rgb(Path(record["file_name"]))
+            read_pixels(record)
         except UserError:
             bad.append(Path(record["file_name"]).name)
         else:
@@ -121,20 +136,57 @@ def readable(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
     return good, bad
 
 
-def splits_fingerprint(root: Path, splits: Sequence[CocoSplit]) -> str:
+def splits_fingerprint(splits: Sequence[CocoSplit]) -> str:
     """sha256 over the contents of the jsons, and over the images' names and sizes."""
     digest = hashlib.sha256()
     for split in splits:
         digest.update(f"{split.json.name} {sha256_file(split.json)}\n".encode())
-        digest.update(fingerprint(root, (Path(r["file_name"]) for r in split.records)).encode())
+        digest.update(fingerprint(split.images, (Path(r["file_name"]) for r in split.records)).encode())
     return digest.hexdigest()
+
+
+def read_pixels(record: Record) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, of the size that the json says: another one would shift every box.
+
+    A picture that carries an orientation (EXIF) is turned by it, as detectron2 does (`read_image`), unless the json's size is
+    that of the stored pixels: some tools annotate those.
+
+    Raises:
+        UserError: unreadable, or of another size.
+    """
+    path, wanted = Path(record["file_name"]), (record["width"], record["height"])
+    stored = read_rgb(path)
+    turned = ImageOps.exif_transpose(stored) if stored.getexif().get(ExifTags.Base.Orientation, 1) != 1 else stored
+    for image in (turned, stored):
+        if image.size == wanted:
+            return np.asarray(image)
+    raise UserError(
+        f"{path} is {turned.width}x{turned.height} pixels, its json says {wanted[0]}x{wanted[1]}: mend the json or the "
+        "image, or leave such training images out with --set data.skip_broken=true"
+    )
+
+
+class _AtLeastAPixel:
+    """Resizing that leaves the short side of a very narrow image one pixel, where detectron2's fails with none."""
+
+    def get_transform(self, image: np.ndarray) -> T.ResizeTransform:
+        t = super().get_transform(image)  # type: ignore[misc]
+        return T.ResizeTransform(t.h, t.w, max(1, t.new_h), max(1, t.new_w), t.interp)
+
+
+class _ResizeScale(_AtLeastAPixel, T.ResizeScale):
+    pass
+
+
+class _ResizeLongerSide(_AtLeastAPixel, T.ResizeShortestEdge):
+    pass
 
 
 def train_augmentations(config: DetectionConfig) -> list[T.Augmentation]:
     """Large-scale jitter: flip, resize by a random factor of the input size, crop. The model pads what is short."""
     size, (smallest, largest) = config.img_size, config.scale_range
     jitter = [
-        T.ResizeScale(min_scale=smallest, max_scale=largest, target_height=size, target_width=size),
+        _ResizeScale(min_scale=smallest, max_scale=largest, target_height=size, target_width=size),
         T.FixedSizeCrop(crop_size=(size, size), pad=False),
     ]
     return [T.RandomFlip(horizontal=True), *jitter] if config.flip else jitter
@@ -142,7 +194,7 @@ def train_augmentations(config: DetectionConfig) -> list[T.Augmentation]:
 
 def test_augmentations(config: DetectionConfig) -> list[T.Augmentation]:
     """The whole image, its longer side at the input size."""
-    return [T.ResizeShortestEdge(short_edge_length=config.img_size, max_size=config.img_size)]
+    return [_ResizeLongerSide(short_edge_length=config.img_size, max_size=config.img_size)]
 
 
 class CocoDataset(Dataset[Record]):
@@ -178,19 +230,11 @@ class CocoDataset(Dataset[Record]):
         return item
 
     def _pixels(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB. The size in the json is checked: a wrong one would shift every box."""
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
-        record = self.records[index]
-        pixels = np.asarray(read_rgb(Path(record["file_name"])))
-        if pixels.shape[:2] != (record["height"], record["width"]):
-            raise UserError(
-                f"{record['file_name']} is {pixels.shape[1]}x{pixels.shape[0]} pixels, its json says "
-                f"{record['width']}x{record['height']}: mend the json or the image"
-            )
-        if self._cache is not None:
-            self._cache[index] = pixels
-        return pixels
+        if self._cache is None:
+            return read_pixels(self.records[index])
+        if index not in self._cache:
+            self._cache[index] = read_pixels(self.records[index])
+        return self._cache[index]
 
     def _targets(self, annotations: list[Record], transforms: T.TransformList, size: tuple[int, int]) -> Any:
         objects = [copy.deepcopy(a) for a in annotations if a.get("iscrowd", 0) == 0]

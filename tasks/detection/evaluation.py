@@ -1,94 +1,141 @@
-"""Box and mask AP by detectron2's COCOEvaluator on pycocotools, as an `Evaluator`. Knows nothing of training.
+"""Box and mask AP by pycocotools, and the results file that it reads, as an `Evaluator`. Knows nothing of training.
 
-AP is COCO's: the mean over classes and IoU 0.50:0.95, up to 100 detections an image. A model that detects nothing has
-AP 0, which is what pycocotools computes for it (detectron2 prints nan because it does not ask). NaN remains where the
-metric is not defined: for a size range without objects.
+The twelve figures are COCOeval's own, in per cent: AP is the mean over classes and IoU 0.50:0.95 with up to 100 detections an
+image; AR the mean of the greatest recall with 1, 10, 100 detections. NaN where a figure is not defined: a size range or a class
+without objects. A model that detects nothing has 0 (detectron2 prints nan because it does not ask pycocotools).
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
-import uuid
+import json
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
+from backbones.atomic import write_text
 from tasks.base import Evaluator
-from tasks.detection.data import CocoSplit
+from tasks.detection.data import CocoSplit, Record
+from tasks.detection.pictures import write_pictures
 
+RESULTS_FILE = "coco_instances_results.json"
+NAMES = ("ap", "ap50", "ap75", "aps", "apm", "apl", "ar1", "ar10", "ar100", "ars", "arm", "arl")  # COCOeval.stats
 _KINDS = {"bbox": "box", "segm": "mask"}
+_EACH_CLASS_UP_TO = 400  # LVIS's 1,203 would fill records with what nobody reads
 
 
 class DetectionEvaluator(Evaluator):
-    """Metrics ``{box,mask}_{ap,ap50,ap75,aps,apm,apl}`` in per cent.
+    """Metrics ``{box,mask}_{ap,…,arl}`` and, with several classes, ``{box,mask}_ap.CLASS``, in per cent.
 
     Args:
-        split: the validation json.
-        image_ids: the images that are evaluated; objects of others do not count as missed.
+        split: the validation set.
+        records: its images that are evaluated; objects of others do not count as missed.
         with_masks: also mask AP.
+        pictures: how many images `write` draws, spread over `records`.
     """
 
-    def __init__(self, split: CocoSplit, image_ids: Sequence[int], *, with_masks: bool = True) -> None:
-        self.image_ids = list(image_ids)
+    def __init__(
+        self, split: CocoSplit, records: Sequence[Record], *, with_masks: bool = True, pictures: int = 0
+    ) -> None:
+        self.split, self.records, self.pictures = split, records, pictures
         self.kinds = ("bbox", "segm") if with_masks else ("bbox",)
-        self._coco = _coco_evaluator(split, self.kinds)
-        self._coco.reset()
+        self._results: list[Any] = []
 
     @torch.no_grad()
     def update(self, model: nn.Module, batch: list[dict[str, Any]]) -> None:
         """Predicts a batch and keeps boxes in the original image's pixels, and masks as run lengths."""
-        self._coco.process(batch, model(batch))
+        for image, output in zip(batch, model(batch), strict=True):
+            found = instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+            for each in found:
+                each["category_id"] = self.split.category_ids[each["category_id"]]
+            self._results.append({"image_id": image["image_id"], "instances": found})
 
     def results(self) -> list[Any]:
-        """One item an image: ``{"image_id": …, "instances": [COCO results with class numbers 0..K-1]}``."""
-        return self._coco._predictions
+        """One item an image: ``{"image_id": …, "instances": [objects in COCO's format for results]}``."""
+        return self._results
 
     def metrics(self, results: list[Any]) -> dict[str, float]:
-        """AP over `image_ids`. `results` in any order."""
-        ordered = sorted(results, key=lambda result: result["image_id"])  # ties of scores are broken by order
+        """AP over `records`. `results` in any order."""
+        found = in_order(results)
+        metrics: dict[str, float] = {}
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints; stdout is for results
-            if any(result["instances"] for result in ordered):
-                self._coco._predictions = copy.deepcopy(ordered)  # evaluate() renumbers the classes in place
-                tables = self._coco.evaluate(img_ids=self.image_ids)
-            else:
-                tables = {kind: self._nothing_detected(kind) for kind in self.kinds}
-        return {
-            f"{_KINDS[kind]}_{name.lower()}": float(tables[kind][name])
-            for kind in self.kinds
-            for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")
-        }
+            truth = _truth(self.split)
+            for kind in self.kinds:
+                evaluation = evaluate(truth, found, kind, [record["image_id"] for record in self.records])
+                metrics |= summary(evaluation, _KINDS[kind], self.split.classes)
+        return metrics
 
-    def _nothing_detected(self, kind: str) -> dict[str, float]:
-        """What `COCOEvaluator` would say if it let pycocotools compute on an empty list."""
-        truth, empty = self._coco._coco_api, COCO()
-        empty.dataset = {**truth.dataset, "annotations": []}
-        empty.createIndex()
-        evaluation = COCOeval(truth, empty, kind)
-        evaluation.params.imgIds = self.image_ids
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-        return self._coco._derive_coco_results(evaluation, kind)
+    def write(self, results: list[Any], folder: Path) -> None:
+        """The results file for COCO's tools, and pictures of truth beside prediction."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / RESULTS_FILE, json.dumps(in_order(results)))
+        write_pictures(self.split, self.records, results, folder, self.pictures)
 
 
-def _coco_evaluator(split: CocoSplit, kinds: Sequence[str]) -> COCOEvaluator:
-    """detectron2's evaluator, which finds json and classes in a global catalogue: under a name that goes again."""
-    name = f"coco-{uuid.uuid4()}"
-    try:
-        MetadataCatalog.get(name).set(
-            json_file=str(split.json),
-            thing_classes=list(split.classes),
-            thing_dataset_id_to_contiguous_id={category: i for i, category in enumerate(split.category_ids)},
-        )
-        # What several processes predicted is gathered by the engine; the fast variant is not the official metric.
-        return COCOEvaluator(name, tasks=tuple(kinds), distributed=False, use_fast_impl=False)
-    finally:
-        MetadataCatalog.remove(name)
+def in_order(results: list[Any]) -> list[dict[str, Any]]:
+    """All objects, image by image: ties of scores are broken by order, whichever process saw what."""
+    ordered = sorted(results, key=lambda result: result["image_id"])
+    return [each for result in ordered for each in result["instances"]]
+
+
+def _truth(split: CocoSplit) -> COCO:
+    """The checked json as pycocotools has it."""
+    annotations = [dict(a) for a in split.content.annotations]  # COCOeval writes into them
+    if any(a["id"] == 0 for a in annotations):  # it keeps the id of what was matched, and takes 0 for "nothing"
+        annotations = [{**a, "id": number} for number, a in enumerate(annotations, 1)]
+    return _coco(split.content.images, annotations, split.content.categories)
+
+
+def _coco(images: list[Any], annotations: list[Any], categories: list[Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    coco.createIndex()
+    return coco
+
+
+def evaluate(truth: COCO, found: list[dict[str, Any]], kind: str, image_ids: Sequence[Any]) -> COCOeval:
+    """COCOeval on results in COCO's format, run to its end. `kind` is ``bbox`` or ``segm``."""
+    # loadRes takes the area from the box where there is one: masks are sorted into sizes by their own, as detectron2 does.
+    left_out = "segmentation" if kind == "bbox" else "bbox"
+    plain = [{key: value for key, value in each.items() if key != left_out} for each in found]
+    detections = truth.loadRes(plain) if plain else _coco(truth.dataset["images"], [], truth.dataset["categories"])
+    evaluation = COCOeval(truth, detections, kind)
+    evaluation.params.imgIds = list(image_ids)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation
+
+
+def summary(evaluation: COCOeval, prefix: str, classes: Sequence[str]) -> dict[str, float]:
+    """COCOeval's twelve figures and AP of each class, in per cent; -1, which stands for undefined, is NaN."""
+    figures = {f"{prefix}_{name}": _per_cent(value) for name, value in zip(NAMES, evaluation.stats, strict=True)}
+    if not 1 < len(classes) <= _EACH_CLASS_UP_TO:
+        return figures
+    precision = evaluation.eval["precision"]  # (IoU, recall, class, area range, detections)
+    for name, number in _names(classes).items():
+        defined = precision[:, :, number, 0, -1]
+        defined = defined[defined > -1]
+        figures[f"{prefix}_ap.{name}"] = _per_cent(np.mean(defined) if defined.size else -1)
+    return figures
+
+
+def _names(classes: Sequence[str]) -> dict[str, int]:
+    """Class numbers by name; of two classes of one name the later bears its number."""
+    names: dict[str, int] = {}
+    for number, name in enumerate(classes):
+        names[name if name not in names else f"{name} ({number})"] = number
+    return names
+
+
+def _per_cent(value: float) -> float:
+    return 100 * float(value) if value >= 0 else math.nan

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,6 +13,7 @@ from torch.utils.data import Dataset
 from backbones.checkpoint import Checkpoint, build_encoder
 from backbones.errors import UserError
 from backbones.finetune import NoDecay, param_groups
+from backbones.heads import load_heads
 from tasks.base import DataInfo, Task
 from tasks.data import data_root, embedded_root
 from tasks.detection.config import DetectionRecipe
@@ -43,27 +46,56 @@ class DetectionTask(Task[DetectionRecipe]):
     def __init__(self, recipe: DetectionRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
         root = data_root(recipe.data.name, embedded_root(recipe.data, "coco"))
-        train, self.val = read_split(root, "train"), read_split(root, "val")
-        _check_classes(recipe, train, self.val)
-        if recipe.detection.with_masks:
-            require_masks(train)
-            require_masks(self.val)
-        if is_lvis(self.val):
-            check_lvis(self.val)
-        self.train_records, notes = _train_records(recipe, train)
+        self.evaluates_only = recipe.schedule.iterations == 0
+        train, self.val = self._read(root)
+        self.train_records, notes = ([], []) if self.evaluates_only else _train_records(recipe, train)
         self.val_records = self.val.records[: recipe.data.limit_val]
+        encoder = build_encoder(recipe.encoder.arch, recipe.encoder.img_size, recipe.encoder.drop_path, checkpoint)
+        self.depth = len(encoder.blocks)
+        self.model = build_detector(encoder, recipe.detection, len(train.classes), image_counts(train))
+        if checkpoint is not None:
+            notes += self._take_heads(checkpoint, len(train.classes))
         self.data = DataInfo(
             name=recipe.data.name,
             root=str(root),
             train_count=len(self.train_records),
             val_count=len(self.val_records),
             classes=len(train.classes),
-            fingerprint=splits_fingerprint(root, (train, self.val)),
-            notes=notes,
+            fingerprint=splits_fingerprint([self.val] if train is self.val else [train, self.val]),
+            notes=list(dict.fromkeys([*train.notes, *self.val.notes, *notes])),
         )
-        encoder = build_encoder(recipe.encoder.arch, recipe.encoder.img_size, recipe.encoder.drop_path, checkpoint)
-        self.depth = len(encoder.blocks)
-        self.model = build_detector(encoder, recipe.detection, len(train.classes), image_counts(train))
+
+    def _read(self, root: Path) -> tuple[CocoSplit, CocoSplit]:
+        """Both splits, checked; a run that only evaluates needs no training set, and takes the classes from the other."""
+        recipe, options = self.recipe, {} if self.recipe.data.name == "embedded" else self.recipe.data.options
+
+        def read(split: str) -> CocoSplit:
+            masks = recipe.detection.with_masks
+            found = read_split(root, split, options, with_masks=masks, skip_broken=recipe.data.skip_broken)
+            if masks:
+                require_masks(found)
+            return found
+
+        val = read("val")
+        if is_lvis(val):
+            check_lvis(val)
+        train = val if self.evaluates_only else read("train")
+        _check_classes(recipe, train, val)
+        return train, val
+
+    def _take_heads(self, checkpoint: Checkpoint, classes: int) -> list[str]:
+        """A detector's trained heads: all of them to evaluate, those that fit to train; what the record has to say."""
+        try:
+            return load_heads(
+                self.model,
+                checkpoint,
+                task="detection",
+                encoder_prefix=encoder_prefix(self.recipe.detection),
+                whole=self.evaluates_only,
+            )
+        except UserError as e:
+            way = "schedule.iterations=0 only evaluates, for which recipe and classes must be the checkpoint's"
+            raise UserError(f"{e}; {self.val.json} has {classes} classes; {way}") from e
 
     def param_groups(self) -> list[dict[str, Any]]:
         """As ViTDet trains: layer decay in the encoder; norms of torch's and positions without weight decay, but for ViT-H."""
@@ -104,12 +136,19 @@ class DetectionTask(Task[DetectionRecipe]):
 
     def evaluator(self) -> DetectionEvaluator:
         kind = LvisEvaluator if is_lvis(self.val) else DetectionEvaluator
-        return kind(self.val, [r["image_id"] for r in self.val_records], with_masks=self.recipe.detection.with_masks)
+        config = self.recipe.detection
+        return kind(self.val, self.val_records, with_masks=config.with_masks, pictures=config.pictures)
 
 
 def _check_classes(recipe: DetectionRecipe, train: CocoSplit, val: CocoSplit) -> None:
-    if train.category_ids != val.category_ids:
-        raise UserError(f"{train.json} and {val.json} have different categories: both must list the same ids")
+    if train is not val and train.json.resolve() == val.json.resolve():
+        raise UserError(f"{train.json} is the json of both training and validation: figures on it would mean nothing")
+    for ours, theirs in itertools.zip_longest(*(zip(s.category_ids, s.classes, strict=True) for s in (train, val))):
+        if ours != theirs:
+            said = ", ".join("none" if each is None else f"{each[0]} ({each[1]})" for each in (ours, theirs))
+            raise UserError(
+                f"{train.json} and {val.json} have different categories: both must list the same ids: {said}"
+            )
     wanted = recipe.detection.classes
     if wanted is not None and wanted != len(train.classes):
         raise UserError(

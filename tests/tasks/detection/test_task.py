@@ -71,7 +71,7 @@ def test_limits_take_the_first_images(coco: Path) -> None:
     assert [item["image_id"] for item in task.val_records] == [10, 11, 12]
     assert [item["image_id"] for item in task.train_records] == [10, 11]
     assert (task.data.train_count, task.data.val_count) == (2, 3)
-    assert task.evaluator().image_ids == [10, 11, 12]
+    assert [record["image_id"] for record in task.evaluator().records] == [10, 11, 12]
 
 
 def test_broken_images_are_left_out_and_counted_when_asked_for(coco: Path) -> None:
