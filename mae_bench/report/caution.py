@@ -69,7 +69,8 @@ def _seeds(cells: Iterable[Cell]) -> Iterable[Caution]:
     every = sorted({seed for cell in cells for seed in cell.seeds})
     missing = [f"{cell.name} (has {_join(cell.seeds)})" for cell in cells if set(cell.seeds) != set(every)]
     if missing:
-        yield Caution("Missing seeds", f"Of seeds {_join(every)}: {_several(missing)}.")
+        count = f"{len(missing)} of {len(cells)} groups of runs lack some of the seeds {_join(every)}"
+        yield Caution("Missing seeds", f"{count}: {_several(missing)}.")
     elif len(every) == 1 and cells:
         text = f"Every figure is of seed {every[0]} alone: nothing says how far it would move with another."
         yield Caution("One seed", text)

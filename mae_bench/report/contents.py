@@ -27,7 +27,6 @@ _CHARTS = 60  # drawings of training curves
 _RUNS = 300  # runs whose provenance is given in full
 _SHEETS = 4  # pre-trainings whose reconstructions are drawn
 _SMALLEST = 0.75  # pixels a point of matplotlib's drawings
-_DENSE = {"detection": "Detection", "segmentation": "Segmentation"}
 
 
 @dataclass(frozen=True)
@@ -182,9 +181,9 @@ def _chart(cell: Cell) -> Chart:
 
 
 def _legend(validation: Sequence[curves.Line]) -> str:
-    """How validation looks: one evaluation is a point, several are a dashed line."""
+    """How validation looks: one evaluation is a ring, several are a dashed line."""
     most = max((len(line.points) for line in validation), default=0)
-    return "" if not most else " (point: validation)" if most == 1 else " (dashed: validation)"
+    return "" if not most else " (ring: validation)" if most == 1 else " (dashed: validation)"
 
 
 def _reconstructions(records: Sequence[Record], album: Album) -> tuple[Gallery, ...]:
@@ -209,13 +208,13 @@ def _reconstructions(records: Sequence[Record], album: Album) -> tuple[Gallery, 
 
 
 def _galleries(cells: Mapping[str, Cell], album: Album) -> tuple[Gallery, ...]:
-    """What the first seed of each detector and segmenter predicts."""
+    """What each detector and segmenter predicts: of its first seed that left pictures."""
     found = []
     for cell in cells.values():
-        first = cell.records[0]
-        if first.path is not None and (pictures := of_run(first.path.parent)):
-            kind = _DENSE.get(first.task, first.task)
-            found.append(Gallery(f"{kind}: {cell.name}, seed {first.seed}", tuple(album.take(pictures))))
+        for record in cell.records:
+            if record.path is not None and (pictures := of_run(record.path.parent)):
+                found.append(Gallery(f"{cell.name}, seed {record.seed}", tuple(album.take(pictures))))
+                break
     return tuple(found)
 
 

@@ -277,3 +277,8 @@ def test_device_and_peak_memory_of_the_accelerator() -> None:
     assert provenance.device(kind, 1).name == torch.cuda.get_device_name(0)
     block = torch.ones(64 << 20, dtype=torch.uint8, device=kind)
     assert (provenance.peak_memory_bytes(kind) or 0) >= block.nbytes
+
+
+def test_every_field_is_explained_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "records.md").read_text()
+    assert [name for name in record.schema()["properties"] if f"`{name}`" not in text] == []
