@@ -1,4 +1,4 @@
-"""Proof that heads learn and evaluators are joined up right: 8 embedded images, learnt by heart through the one loop."""
+"""Proof that heads learn and evaluators are joined up right: 4 embedded images, learnt by heart through the one loop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tasks.embedded import EmbeddedConfig, prepare
 from .conftest import small_recipe
 
 
-def eight_images(folder: Path) -> Path:
+def four_images(folder: Path) -> Path:
     """A COCO-layout folder whose validation set is its training set."""
-    config = EmbeddedConfig(pretrain_count=1, train_count=1, val_count=1, scene_train_count=8, scene_val_count=1)
+    config = EmbeddedConfig(pretrain_count=1, train_count=1, val_count=1, scene_train_count=4, scene_val_count=1)
     root = prepare(config, folder) / "coco"
     shutil.rmtree(root / "val2017")
     shutil.copytree(root / "train2017", root / "val2017")
@@ -27,14 +27,15 @@ def eight_images(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
+def test_four_images_are_learnt_by_heart(tmp_path: Path) -> None:
+    """Every step sees all four. From the first step's 0 AP; what is left to learn after 80 steps is the last pixel of boxes."""
     recipe = small_recipe(
-        eight_images(tmp_path),
+        four_images(tmp_path),
         img_size=96,
         scale_range=[1.0, 1.0],
         flip=False,
-        channels=48,
-        box_convs=2,
+        channels=32,
+        box_convs=1,
         mask_convs=2,
         box_fc=256,
         anchor_sizes=[8, 16, 32, 64, 96],
@@ -42,11 +43,13 @@ def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
         rpn_pre_nms_topk=[200, 100],
         rpn_post_nms_topk=[100, 50],
     )
-    recipe.optimizer.lr, recipe.optimizer.clip_grad = 2e-3, 1.0
-    recipe.schedule.iterations, recipe.schedule.warmup_iterations = 150, 15
+    recipe.optimizer.lr, recipe.optimizer.clip_grad = 3e-3, 1.0
+    recipe.schedule.iterations, recipe.schedule.warmup_iterations = 80, 8
     recipe.train.batch_size = 4
     recipe.train.cache_images = True
     (tmp_path / "run").mkdir()
     metrics = fit(DetectionTask(recipe), tmp_path / "run").progress.last
-    assert metrics["box_ap"] > 50
-    assert metrics["mask_ap"] > 50
+    assert metrics["box_ap50"] > 80
+    assert metrics["mask_ap50"] > 80
+    assert metrics["box_ap"] > 40
+    assert metrics["mask_ap"] > 25
