@@ -13,6 +13,7 @@ from mae_bench.tables import grid
 from mae_bench.tables.grid import plain
 from mae_bench.tables.model import Cell, Column, Row, Table
 
+LEGEND = "in a cell: the published figure, ours (bold), the difference; ✓ within the tolerance, ✗ outside"
 STYLE = """\
 :root { color-scheme: light dark }
 body { font: 16px/1.45 system-ui, sans-serif; margin: 1.5rem; max-width: 80rem }
@@ -38,7 +39,9 @@ def html(table: Table) -> str:
         lines.append(f"<h2>{_text(table.title)}</h2>")
     for part in table.parts or (table,):
         lines += ['<div class="scroll">', *_table(part), "</div>"]
-    said = [_text(note) for note in grid.notes(table)]
+    cells = [cell for part in table.parts or (table,) for row in part.rows for cell in row.cells]
+    said = [LEGEND] if any(cell.difference is not None for cell in cells) else []
+    said += [_text(note) for note in grid.notes(table)]
     said += [f"published figures, {_text(key)}: {_text(text)}" for key, text in grid.sources(table).items()]
     if said:
         lines += ['<ul class="notes">', *(f"<li>{text}</li>" for text in said), "</ul>"]
