@@ -50,6 +50,8 @@ def decode_rgb(content: bytes, scale: int = 1) -> Image.Image:
     with Image.open(io.BytesIO(content)) as image:
         if scale > 1:
             image.draft("RGB", (image.width // scale, image.height // scale))
+        if image.mode.startswith("I;16"):  # grey of 16 bits, which PIL would clip to white
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
         return image.convert("RGB")
 
 

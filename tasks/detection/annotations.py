@@ -239,7 +239,7 @@ def polygon_problem(polygons: Any) -> str | None:
 
 def run_problem(mask: Annotation, image: Annotation) -> str | None:
     """What is wrong with run lengths, compressed or not, or None. pycocotools decodes wrong ones to noise."""
-    size, counts = mask.get("size"), mask.get("counts")
+    size, counts = mask.get("size"), mask.get("counts", "")
     wanted = [image["height"], image["width"]]
     if size is None or list(size) != wanted:
         return f"has run lengths of size {size}, its image is {wanted} (height, width)"

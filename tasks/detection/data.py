@@ -84,7 +84,7 @@ def _records(content: Content, images: Path, names: Sequence[str], classes: Mapp
     """What detectron2's `load_coco_json` makes of the json."""
     objects = defaultdict(list)
     for a in content.annotations:
-        each = {key: a[key] for key in ("iscrowd", "bbox", "segmentation") if key in a}
+        each: Record = {key: a[key] for key in ("iscrowd", "bbox", "segmentation") if key in a}
         each |= {"category_id": classes[a["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
         objects[a["image_id"]].append(each)
     return [
