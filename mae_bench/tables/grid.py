@@ -141,15 +141,25 @@ def _columns(table: Table, lines: Sequence[Sequence[str]]) -> list[list[int]]:
     if sum(widths) + 1 <= WIDTH:
         return [list(range(len(widths)))]
     left = stubs(table)
-    found: list[list[int]] = [list(range(left))]
-    for i, column in enumerate(table.columns, start=left):
-        last = found[-1]
-        ours_begin = not column.in_paper and len(last) > left and table.columns[last[-1] - left].in_paper
-        too_wide = len(last) > left and sum(widths[j] for j in [*last, i]) + 1 > WIDTH
-        if ours_begin or too_wide:
-            found.append(list(range(left)))
-        found[-1].append(i)
+    names = list(range(left))
+    room = WIDTH - 1 - sum(widths[:left])
+    found: list[list[int]] = []
+    for ours in (False, True):
+        columns = [i for i, column in enumerate(table.columns, start=left) if column.in_paper != ours]
+        found += [[*names, *part] for part in _parts(columns, widths, room)]
     return found
+
+
+def _parts(columns: Sequence[int], widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns in as few parts as there is room for, each of as many columns if that is possible."""
+    parts: list[list[int]] = []
+    for i in columns:
+        if not parts or sum(widths[j] for j in [*parts[-1], i]) > room:
+            parts.append([])
+        parts[-1].append(i)
+    each = -(-len(columns) // len(parts)) if parts else 0
+    even = [list(columns[k : k + each]) for k in range(0, len(columns), each or 1)]
+    return even if all(len(part) == 1 or sum(widths[j] for j in part) <= room for part in even) else parts
 
 
 def plain(text: str) -> str:

@@ -19,10 +19,11 @@ STYLE = """\
 body { font: 16px/1.45 system-ui, sans-serif; margin: 1.5rem; max-width: 80rem }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
-caption { text-align: left; font-weight: 600; padding: .4rem 0 }
+caption { text-align: left; font-weight: 600; padding: .4rem 0; display: block; position: sticky; left: 0;
+  max-width: calc(100vw - 3rem); width: max-content }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; vertical-align: top }
 th[scope=row], thead th.stub { text-align: left }
-thead th { border-bottom: 2px solid currentColor; vertical-align: bottom; white-space: normal }
+thead th { border-bottom: 2px solid currentColor; vertical-align: bottom; white-space: normal; min-width: 4.5em }
 td span { display: block }
 .published, .missing { opacity: .75 }
 .ours { font-weight: 600 }

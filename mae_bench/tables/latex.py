@@ -76,7 +76,13 @@ def document(table: Table) -> str:
 
 
 def _float(part: Table, *, last: bool, table: Table) -> list[str]:
-    lines = [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{escape(part.title)}}}", rf"\label{{tab:{part.name}}}"]
+    title = re.sub(r"^(Table|Figure) ", r"the paper's \1 ", part.title)  # LaTeX numbers it anew
+    lines = [
+        r"\begin{table}[htbp]",
+        r"\centering\footnotesize",
+        rf"\caption{{{escape(title)}}}",
+        rf"\label{{tab:{part.name}}}",
+    ]
     for block in blocks(part, grid(part)):
         lines += [
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
@@ -85,7 +91,7 @@ def _float(part: Table, *, last: bool, table: Table) -> list[str]:
         ]
     if last:
         said = [*notes(table), *(f"published figures, {key}: {text}" for key, text in sources(table).items())]
-        lines += [r"\begin{minipage}{\linewidth}\footnotesize\raggedright"]
+        lines += [r"\begin{minipage}{\linewidth}\raggedright"]
         lines += [rf"{escape(text)}\par" for text in said]
         lines += [r"\end{minipage}"]
     return [*lines, r"\end{table}"]

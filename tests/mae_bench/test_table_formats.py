@@ -166,7 +166,7 @@ def test_latex_has_booktabs_rules_and_a_minus_sign() -> None:
     assert text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") > 0
     assert "$-$0.9" in text
     assert "83.6 $\\pm$ 0.1 (n=3)" in text
-    assert "\\caption{Table 3: image classification" in text
+    assert "\\caption{the paper'{}s Table 3: image classification" in text
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
