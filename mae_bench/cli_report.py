@@ -65,7 +65,8 @@ def check(
         print_json(show.as_dict(verdict))
     else:
         print_rows(show.rows(verdict))
-        print(f"{baseline}: written, {len(cells)} cells" if update else show.summary(verdict))
+        count = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
+        print(f"{baseline}: written, {count}" if update else show.summary(verdict))
     if not update and verdict.code != HOLDS:
         raise typer.Exit(verdict.code)
 

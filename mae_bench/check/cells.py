@@ -102,7 +102,8 @@ def _by_seed(records: Sequence[Record]) -> tuple[Record, ...]:
 
 
 def _device(record: Record) -> str:
-    threads = f", {record.host.threads} threads" if record.host and record.device.type == "cpu" else ""
+    n = record.host.threads if record.host and record.device.type == "cpu" else None
+    threads = "" if n is None else f", {n} thread{'' if n == 1 else 's'}"
     return f"{record.device.count} x {record.device.name}{threads}, {record.precision}"
 
 

@@ -42,13 +42,13 @@ def summary(verdict: Verdict) -> str:
 
 
 def sentence(finding: Finding) -> str:
-    """What happened to one figure: ``top1 66.1, was 68.6 (-2.5, may move 1)``."""
+    """What happened to one figure: ``top1 66.1, was 68.6: -2.5, may move 1``."""
     text = f"{plain(finding.metric)} {number(finding.now)}"
     if finding.held is not None:
         text += f", was {number(finding.held)}"
     if finding.change is not None and math.isfinite(finding.change):
-        text += f" ({change(finding)}, may move {number(finding.allowed)})"
-    return text + (f": {plain(finding.note)}" if finding.note else "")
+        text += f": {change(finding)}, may move {number(finding.allowed)}"
+    return text + (f"; {plain(finding.note)}" if finding.note else "")
 
 
 def as_markdown(verdict: Verdict) -> str:

@@ -102,7 +102,7 @@ def collect_contents(runs: Path) -> Contents:
     if album.unreadable:
         left_out.append(f"pictures that cannot be read: {', '.join(album.unreadable[:10])}")
     return Contents(
-        folder=runs.resolve().name,
+        folder=runs.absolute().name,
         records=tuple(records[:_RUNS]),
         cells=cells,
         jobs=tuple(jobs),

@@ -263,7 +263,7 @@ def test_junit_is_xml_whatever_names_hold(tmp_path: Path) -> None:
     failed = next(case for case in suite if case.find("failure") is not None)
     assert failed.get("name") == "top1"
     assert 'M,A:E% ::error::<b>"&' in str(failed.get("classname"))
-    assert str(failed.find("failure").get("message")).startswith("top1 60, was 68 (-8")  # type: ignore[union-attr]
+    assert str(failed.find("failure").get("message")).startswith("top1 60, was 68: -8")  # type: ignore[union-attr]
 
 
 def test_annotations_are_one_line_each_at_the_line_of_the_baseline(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_annotations_are_one_line_each_at_the_line_of_the_baseline(tmp_path: Pat
     assert found["file"] == "b.yaml"
     assert "top1: {value: 68.0}" in path.read_text().splitlines()[int(found["line"]) - 1]
     assert "M%2CA%3AE%25 %3A%3Aerror%3A%3A<b>" in found["title"]
-    assert message.startswith("top1 60, was 68 (-8")
+    assert message.startswith("top1 60, was 68: -8")
 
 
 def test_the_summary_page_gets_the_table(tmp_path: Path) -> None:
