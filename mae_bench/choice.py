@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from backbones.errors import UserError, unknown
 from mae_bench.options import Options, check_used, load_recipes
@@ -27,9 +28,18 @@ TABLES = {
 }
 
 
+# Protocols that take a user's own data set, and whose recipe that is: --data NAME=DIR with a name that no recipe has.
+OWN_DATA = {"detection": "coco", "detection_fpn": "coco"}
+
+
 def from_tasks(tasks: Sequence[str], arch: str, start: str, options: Options) -> Plan:
     """The plan of ``--tasks``: protocols (the recipe is chosen by architecture and data) or recipe names."""
-    names = [name for task in tasks for name in _choose(task, arch, options.data)]
+    own = _own(options.data)
+    names = [name for task in tasks for name in _choose(task, arch, options.data, own)]
+    if own:
+        protocols = {name.split("/")[0] for name in names} & OWN_DATA.keys()
+        renamed = [f"{protocol}:data.name={own}" for protocol in sorted(protocols)]
+        options = replace(options, overrides=[*renamed, *options.overrides])
     recipes = load_recipes(names, options)
     check_used(options, [recipe for recipe, _ in recipes.values()])
     entries = [e for n in names for e in seeded(n, recipes[n][0], start, options.seeds)]
@@ -47,7 +57,15 @@ def table_of(recipe: Recipe) -> str | None:
     return "table6" if bare(recipe.data.name) in {data.name for data in TRANSFER} else table
 
 
-def _choose(task: str, arch: str, data: Mapping[str, str]) -> list[str]:
+def _own(data: Mapping[str, str]) -> str | None:
+    """The one name in `data` that no shipped recipe has: a user's own data set."""
+    if not any(data):
+        return None
+    strangers = set(data) - {describe(name)["data"] for name in recipe_names()} - {""}
+    return strangers.pop() if len(strangers) == 1 else None
+
+
+def _choose(task: str, arch: str, data: Mapping[str, str], own: str | None) -> list[str]:
     """The shipped recipes of protocol `task` for `arch`, one for each data set that was given."""
     if "/" in task or task.endswith((".yaml", ".yml")):
         find("recipe", task)
@@ -58,7 +76,7 @@ def _choose(task: str, arch: str, data: Mapping[str, str]) -> list[str]:
     fitting = [d for n in recipe_names() if n.startswith(f"{task}/") and (d := describe(n))["arch"] == arch]
     if not fitting:
         raise UserError(f"no shipped {task} recipe for {arch}: give one by name, `mae-bench list recipes` shows them")
-    named = [d for d in fitting if d["data"] in data]
+    named = [d for d in fitting if d["data"] in data or (own and d["data"] == OWN_DATA.get(task))]
     chosen = _defaults(task, arch, named or [d for d in fitting if "" in data or d["data"] == "embedded"])
     if not chosen:
         wanted = " or ".join(f"--data {name}=DIR" for name in dict.fromkeys(d["data"] for d in fitting))

@@ -206,8 +206,9 @@ def _downstream(
             results[entry.recipe_name, entry.recipe.seed] = step.name
             yield step
     for entry in of_results:
-        if tuned:
-            yield Step(entry, method, variant, source, after)
+        if source is not None and tuned:
+            if entry.recipe.encoder.img_size == source.img_size[0]:  # a model tuned at 224 is none of the 448's
+                yield Step(entry, method, variant, source, after)
         elif name := results.get((entry.start, entry.recipe.seed)):
             yield Step(entry, method, variant, after=name)
 
