@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch.multiprocessing
 from torch.utils.data import Dataset
+from torch.utils.data._utils import signal_handling
 
 from backbones.errors import RunFailed, UserError
 
@@ -68,12 +71,15 @@ _CAUSES = {
 }
 
 
-def explain_dead_worker(error: RuntimeError) -> str | None:
+DEATHS = (RuntimeError, OSError, EOFError)  # how a worker's death shows; the last two when it was handing over a batch
+
+
+def explain_dead_worker(error: Exception) -> str | None:
     """One line on the data worker whose death `error` tells of: its number, what ended it, the likely cause, the way out.
 
     None when it is another error. torch raises it wherever the parent is when the system reports the death.
     """
-    text = str(error)
+    text = str(error if isinstance(error, RuntimeError) else _reported_death())
     if late := re.search(r"DataLoader timed out after (\d+(?:\.\d+)?) seconds", text):
         return (
             f"no data worker gave a batch for {late[1]} s: look whether the data's file system answers, "
@@ -85,10 +91,24 @@ def explain_dead_worker(error: RuntimeError) -> str | None:
     how = re.search(r"killed by signal: ([^.]+)\.", text)
     if how is None:
         status = re.search(r"exit code (-?\d+)", text)
-        end = f"left with exit code {status[1]}" if status else "left unexpectedly"
-        return f"data worker (pid {pid[1]}) {end}: set train.workers=0 to see why"
+        if status:
+            return f"data worker (pid {pid[1]}) left with exit code {status[1]}: set train.workers=0 to see why"
+        # What torch says when it finds the worker gone before the system's report comes to it.
+        return f"data worker (pid {pid[1]}) was ended unexpectedly, {_CAUSES['Killed']}; dmesg says whether it was"
     cause = _CAUSES.get(how[1], "set train.workers=0 to see why")
     return f"data worker (pid {pid[1]}) was ended by a signal ({how[1]}), {cause}"
+
+
+def _reported_death() -> RuntimeError | None:
+    """The death of a worker that the system reports within a second."""
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        try:
+            signal_handling._error_if_any_worker_fails()
+            time.sleep(0.05)
+        except RuntimeError as e:
+            return e
+    return None
 
 
 @contextmanager
@@ -96,7 +116,20 @@ def dead_workers_explained() -> Iterator[None]:
     """`RunFailed` with `explain_dead_worker`'s line in place of torch's error."""
     try:
         yield
-    except RuntimeError as e:
+    except DEATHS as e:
         if said := explain_dead_worker(e):
+            hear_no_more_of_it()
             raise RunFailed(said) from e
         raise
+
+
+def hear_no_more_of_it() -> None:
+    """After a worker's death: torch would raise again for it, wherever we are, at every process of ours that ends.
+
+    The others end too: what hangs would not let this process leave. The next loader with workers listens anew.
+    """
+    with suppress(ValueError):  # not the main thread, which alone gets signals
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal_handling._SIGCHLD_handler_set = False
+    for worker in torch.multiprocessing.active_children():
+        worker.kill()

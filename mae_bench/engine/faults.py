@@ -14,7 +14,7 @@ from mae_bench.engine.finite import Skips
 from mae_bench.engine.trainer import Trainer
 from mae_bench.logs import RunLog, say
 from mae_bench.memory import Fits
-from tasks.loading import explain_dead_worker
+from tasks.loading import explain_dead_worker, hear_no_more_of_it
 
 MAX_RETURNS = 3
 
@@ -125,11 +125,12 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def leave_with_dead_worker(trainer: Trainer, run_dir: Path, error: RuntimeError) -> None:
+def leave_with_dead_worker(trainer: Trainer, run_dir: Path, error: Exception) -> None:
     """Saves, where no step is half taken, and raises `RunFailed`; returns when `error` tells of something else."""
     said = explain_dead_worker(error)
     if said is None:
         return
+    hear_no_more_of_it()
     step = trainer.progress.step
     if trainer.whole and trainer.good and trainer.plan.world == 1 and step:
         trainer.save(run_dir)

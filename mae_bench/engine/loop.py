@@ -38,6 +38,7 @@ from mae_bench.meters import Clock, Meter
 from mae_bench.run_state import Progress, write_status
 from mae_bench.seeding import Plan, seed_all
 from tasks.base import Task
+from tasks.loading import DEATHS
 from tasks.recipe import Recipe
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -134,7 +135,7 @@ def _train_through_faults(run: Run) -> None:
             halve_micro_batch(run.trainer, run.folder)
         except Diverged as fault:
             return_to_good(run.trainer, run.dataset, run.folder, run.log, fault)
-        except RuntimeError as e:
+        except DEATHS as e:
             leave_with_dead_worker(run.trainer, run.folder, e)
             raise
 

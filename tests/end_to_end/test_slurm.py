@@ -101,7 +101,7 @@ def test_what_starts_from_a_failed_pretraining_does_not_run(bench: Run, tmp_path
 
 LONG = [
     *("--scratch", "vit_micro_patch8", "--tasks", "finetune", *EMBEDDED, *FEW_STEPS),
-    *("--set", "schedule.epochs=250", "--set", "train.checkpoint_every_steps=5"),
+    *("--set", "schedule.epochs=50", "--set", "train.checkpoint_every_steps=5"),
 ]
 
 
