@@ -39,6 +39,7 @@ class Shown:
     svg: str
     ours: int  # cells with figures of ours
     published: int  # cells with published figures
+    compared: int  # cells with both
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def _shown(table: Table) -> Shown:
     drawn = ours + published and table.chart is not None
     svg = figures.draw(table, "svg").decode() if drawn else ""
     svg = _inline(svg) if svg else ""
-    return Shown(table.name, table.title, html(table), svg, ours, published)
+    compared = sum(cell.difference is not None for cell in cells)
+    return Shown(table.name, table.title, html(table), svg, ours, published, compared)
 
 
 def _inline(svg: str) -> str:

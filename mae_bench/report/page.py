@@ -54,6 +54,7 @@ def facts(contents: Contents) -> list[tuple[str, str]]:
     failed = sum(job.state == "failed" for job in contents.jobs) + sum(r.status == "failed" for r in contents.records)
     others = len(contents.jobs) + len(contents.records) - len(records) - failed
     ours = [table for table in contents.tables if table.ours]
+    compared, published = (sum(getattr(t, what) for t in contents.tables) for what in ("compared", "published"))
     days = sorted({time[:10] for record in contents.records for time in (record.started, record.finished)})
     hours = sum(record.device_hours or 0.0 for record in records)
     jobs = (
@@ -65,6 +66,7 @@ def facts(contents: Contents) -> list[tuple[str, str]]:
         ("Runs", jobs),
         ("Groups of seeds", str(len(contents.cells))),
         ("Tables and figures with own figures", f"{len(ours)} of {len(contents.tables)}"),
+        ("Published figures with ours beside them", f"{compared} of {published}"),
         ("Protocols", _names({record.protocol for record in records})),
         ("Data", _names({record.data.name for record in records})),
         ("Devices", _names({f"{r.device.count} x {r.device.name}" for r in records})),

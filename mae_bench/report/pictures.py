@@ -13,7 +13,7 @@ from PIL import Image
 WIDTH = 960  # pixels; wider pictures are scaled down
 MOST_PIXELS = 60_000_000
 _BUDGET = 6_000_000  # bytes of all pictures of a page, as base64
-_PER_RUN = 6
+_PER_RUN = 8
 
 
 @dataclass(frozen=True)
