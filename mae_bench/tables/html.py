@@ -19,8 +19,8 @@ STYLE = """\
 body { font: 16px/1.45 system-ui, sans-serif; margin: 1.5rem; max-width: 80rem }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
-caption { text-align: left; font-weight: 600; padding: .4rem 0; display: block; position: sticky; left: 0;
-  max-width: calc(100vw - 3rem); width: max-content }
+caption { text-align: left; font-weight: 600; padding: .4rem 0 }
+caption span { position: sticky; left: 0; display: inline-block; max-width: calc(100vw - 3rem) }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; vertical-align: top }
 th[scope=row], thead th.stub { text-align: left }
 thead th { border-bottom: 2px solid currentColor; vertical-align: bottom; white-space: normal; min-width: 4.5em }
@@ -65,7 +65,7 @@ def _table(table: Table) -> list[str]:
         head.append(f'<th scope="col"{"" if column.in_paper else _CLASS_OWN}>{_text(column.heading)}</th>')
     return [
         f'<table id="table-{_text(table.name)}">',
-        f"<caption>{_text(table.title)}</caption>",
+        f"<caption><span>{_text(table.title)}</span></caption>",
         f"<thead><tr>{''.join(head)}</tr></thead>",
         "<tbody>",
         *(_row(table, row) for row in table.rows),

@@ -122,7 +122,8 @@ def _sign(char: str) -> str:
         return _SIGNS[char]
     if char.isascii():
         return char
-    letter, *accents = unicodedata.normalize("NFD", char)
-    if len(accents) == 1 and accents[0] in _ACCENTS and letter.isascii() and letter.isalpha():
-        return rf"\{_ACCENTS[accents[0]]}{{{letter}}}"
+    parts = unicodedata.normalize("NFD", char)
+    letter, accent = parts[0], parts[1:]
+    if accent in _ACCENTS and letter.isascii() and letter.isalpha():
+        return rf"\{_ACCENTS[accent]}{{{letter}}}"
     return f"U+{ord(char):04X}"

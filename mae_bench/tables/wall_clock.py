@@ -118,22 +118,19 @@ def _cells(timed: Sequence[Timed], case: Case | None) -> list[Cell]:
 
 def _measured(runs_dir: str | os.PathLike[str] | None) -> Iterable[Timed]:
     """Every ``speed.json``: hours computed from the rate of some steps. Of the same measurement the last by path counts."""
-    found: dict[tuple[object, ...], tuple[Path, Speed]] = {}
+    groups: dict[tuple[object, ...], dict[str, tuple[Path, Speed]]] = defaultdict(dict)
     for path, speed in speed_file.find(runs_dir) if runs_dir is not None else []:
         setting = (speed.device, speed.precision, speed.compiled, speed.epochs, speed.images, speed.batch_size)
-        found[(*setting, speed.arch)] = (path, speed)
-    groups: dict[tuple[object, ...], list[tuple[Path, Speed]]] = defaultdict(list)
-    for key, value in found.items():
-        groups[key[:-1]].append(value)
+        groups[setting][speed.arch] = (path, speed)
     for group in groups.values():
         figures: list[dict[Case, Measured]] = [{}, {}, {}]
-        for path, speed in group:
+        for path, speed in group.values():
             where = path.relative_to(runs_dir).as_posix() if runs_dir is not None else path.as_posix()
             for row in speed.rows:
                 case = Case(speed.arch, row.encoder_mask_tokens, row.decoder_depth)
-                for into, value in zip(figures, (row.hours, row.speedup, row.images_per_s), strict=True):
-                    into[case] = Measured((value,), (where,), ())
-        speed = group[0][1]
+                for into, figure in zip(figures, (row.hours, row.speedup, row.images_per_s), strict=True):
+                    into[case] = Measured((figure,), (where,), ())
+        _, speed = next(iter(group.values()))
         columns = (Column("hours, computed", "hours", False), Column("speed-up, measured", "speedup", False, unit="x"))
         rate = Column("images/s, measured", "images_per_s", False)
         yield Timed(

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -31,7 +32,7 @@ needs_pdflatex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pd
 
 
 def runs() -> list[Record]:
-    on_imagenet = {"arch": "vit_base_patch16", "img_size": 224, "data": IMAGENET}
+    on_imagenet: dict[str, Any] = {"arch": "vit_base_patch16", "img_size": 224, "data": IMAGENET}
     found = [make(seed=s, metrics={"top1": top1}, **on_imagenet) for s, top1 in enumerate((83.5, 83.6, 83.65))]
     found.append(make(metrics={"top1": 85.0}, **{**on_imagenet, "arch": "vit_large_patch16"}))
     found.append(make(metrics={"top1": 87.0}, **{**on_imagenet, "arch": "vit_huge_patch14"}))
@@ -60,7 +61,7 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag in ("td", "th"):
             self.cells.append({"class": found.get("class", ""), "sort": found.get("data-sort", ""), "text": ""})
-        if tag == "span":
+        if tag == "span" and "caption" not in self.open:
             self.spans.append((found["class"], ""))
 
     def handle_endtag(self, tag: str) -> None:
@@ -69,7 +70,7 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if {"td", "th"} & set(self.open):
             self.cells[-1]["text"] += data
-        if "span" in self.open:
+        if "span" in self.open and "caption" not in self.open:
             name, text = self.spans[-1]
             self.spans[-1] = (name, text + data)
 
