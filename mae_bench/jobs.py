@@ -29,7 +29,6 @@ from mae_bench.ablations import said_of
 from mae_bench.disk import writing
 from mae_bench.engine import FitResult, create_accelerator, fit
 from mae_bench.engine.lock import RunLock
-from mae_bench.engine.signals import stop_signals
 from mae_bench.flops import step_flops_per_image
 from mae_bench.logs import say
 from mae_bench.optim import check
@@ -37,6 +36,7 @@ from mae_bench.recipes import as_dict, recipe_hash, short_name
 from mae_bench.record import FILE_NAME, Data, Init, Metrics, Record, read, write
 from mae_bench.run_state import read_json, write_status
 from mae_bench.seeding import seed_all
+from mae_bench.signals import stop_signals
 from mae_bench.status import JOB_FILE
 from tasks import create_task
 from tasks.base import Task

@@ -29,7 +29,6 @@ from mae_bench.engine.faults import (
     resume,
     return_to_good,
 )
-from mae_bench.engine.signals import StopSignals, stop_signals
 from mae_bench.engine.trainer import Trainer
 from mae_bench.evaluation import evaluate
 from mae_bench.logs import RunLog
@@ -37,6 +36,7 @@ from mae_bench.memory import DeviceMemory, Fits
 from mae_bench.meters import Clock, Meter
 from mae_bench.run_state import Progress, write_status
 from mae_bench.seeding import Plan, seed_all
+from mae_bench.signals import StopSignals, stop_signals
 from tasks.base import Task
 from tasks.loading import DEATHS
 from tasks.recipe import Recipe
