@@ -20,6 +20,7 @@ from mae_bench.cli import app
 from mae_bench.figures import Point, curves
 from mae_bench.tables.files import choose_format
 from mae_bench.tables.model import Table
+from tests.mae_bench.records import IMAGENET, make
 from tests.mae_bench.test_ablation_tables import run as pretrained
 from tests.mae_bench.test_tables_protocols import LARGE, SMALL, partial
 
@@ -47,7 +48,7 @@ def test_curves_hold_all_points_with_the_deviation_over_seeds() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["fig5", "fig7", "fig9"])
+@pytest.mark.parametrize("name", ["fig5", "fig7", "fig8", "fig9", "table4_schedule"])
 def test_figures_are_drawn_with_published_figures_alone(name: str) -> None:
     table = tables.build(name, [])
     shown = texts(figures.draw(table, "svg"))
@@ -55,6 +56,16 @@ def test_figures_are_drawn_with_published_figures_alone(name: str) -> None:
         for cell in row.cells:
             assert cell.published is None or f"{cell.published:.1f}" in shown
     assert table.title in shown
+
+
+def test_model_sizes_are_the_x_axis_of_figure_8_and_ours_have_their_own() -> None:
+    runs = [make("MAE", metrics={"top1": 60.0}), make("scratch", "scratch", metrics={"top1": 55.0})]
+    runs += [make("MAE", arch="vit_large_patch16", img_size=224, data=IMAGENET, metrics={"top1": 85.7})]
+    table = tables.build("fig8", runs)
+    shown = texts(figures.draw(table, "svg"))
+    assert {"86", "304", "632", "0.82", "embedded", "85.7", "82.3"} <= set(shown)
+    (mine,) = [c for c in curves(table, [(0, table.columns[0])]) if c.ours]
+    assert mine.points == (Point(304.0, 85.7),)
 
 
 def test_a_png_is_large_enough_and_not_blank() -> None:
