@@ -117,9 +117,9 @@ def _path(line: Line, places: Points) -> str:
 
 def ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers from below `low` to above `high`."""
-    span = high - low
-    if span <= 0:
-        span = abs(high) or 1.0
+    span, size = high - low, max(abs(low), abs(high))
+    if span <= 1e-9 * size or span < 1e-100:  # a constant, as far as digits go
+        span = size if size > 1e-100 else 1.0
     step = 10.0 ** math.floor(math.log10(span / 3))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 4.5)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_bench import record
@@ -96,6 +96,15 @@ def test_what_a_baseline_was_taken_from_holds_against_it(
     )
     verdict = compare(update(path, cells), cells)
     assert (verdict.code, verdict.counts) == (0, {"holds": 2})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(min_size=1, max_size=200))
+def test_a_name_may_be_any_text(tmp_path_factory: pytest.TempPathFactory, method: str) -> None:
+    cells = cells_of(seeds(68.0, method=method))
+    path = tmp_path_factory.mktemp("named") / "b.yaml"
+    assert compare(update(path, cells), cells).code == 0
+    assert compare(update(path, cells), cells).counts == {"holds": 2}  # found again, not added
 
 
 def test_speeds_are_compared_on_the_same_hardware_only(tmp_path: Path) -> None:

@@ -274,6 +274,16 @@ def page() -> Iterator[browser.Page]:
 
 
 @pytest.mark.slow
+def test_the_browser_tells_of_mistakes(page: browser.Page, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.html"
+    bad.write_text("<!DOCTYPE html><img src='file:///nowhere.png'><script>nonsense()</script>")
+    page.open(bad)
+    assert page.requests == [bad.as_uri(), "file:///nowhere.png"]
+    assert any("nonsense is not defined" in problem for problem in page.problems)
+    page.problems.clear()
+
+
+@pytest.mark.slow
 def test_in_a_browser_it_is_whole_and_safe(page: browser.Page, runs: Path) -> None:
     put(runs / "hostile", make(HOSTILE, recipe_name=HOSTILE, name=HOSTILE))
     out = runs.parent / "report.html"
