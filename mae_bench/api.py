@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from backbones.checkpoint import load_checkpoint
 from backbones.errors import UserError
 from mae_bench import ledger
@@ -16,6 +14,7 @@ from mae_bench.ablations import default_name, describe_pretraining
 from mae_bench.jobs import Job, make_folder, run_job
 from mae_bench.launchers import launch, local
 from mae_bench.launchers.base import Outcome, Settings
+from mae_bench.logs import processes
 from mae_bench.options import Options
 from mae_bench.planning import Request, Steps, plan
 from mae_bench.recipes import load_recipe
@@ -90,7 +89,7 @@ def run_request(request: Request, out: Path, launcher: Launcher) -> Outcome:
     make_folder(out)
     if launcher.only is not None:
         return local.only(launcher.only, steps, out)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         ledger.write_plan(out, steps)
     outcome = launch(launcher.name, request, steps, out, launcher.settings)
     outcome.tables, outcome.notes = steps.tables, steps.notes

@@ -61,6 +61,6 @@ def print_json(content: Any) -> None:
 
 def is_main() -> bool:
     """Whether this process prints: under torchrun only the first does."""
-    from accelerate import PartialState
+    from mae_bench.logs import processes
 
-    return bool(PartialState().is_main_process)
+    return bool(processes().is_main_process)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import rich.progress
+import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -152,7 +153,12 @@ def _stays(line: str, progress: Progress) -> bool:
     return step <= (progress.evaluated_at if content.get("kind") == "val" else progress.step)
 
 
+def processes() -> PartialState:
+    """Which of how many processes this is. Told of the CPU: else Accelerate takes processes without a GPU for single ones."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 def say(text: str, style: str | None = None) -> None:
     """A line on stderr, from the main process only."""
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         console.print(text, style=style, markup=False, soft_wrap=True)

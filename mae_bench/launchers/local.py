@@ -5,14 +5,12 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from accelerate import PartialState
-
 from backbones.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
 from mae_bench import ledger
 from mae_bench.jobs import describe, run_job
 from mae_bench.launchers.base import Outcome, Settings, blocked
-from mae_bench.logs import say
+from mae_bench.logs import processes, say
 from mae_bench.planning import Request, Step, Steps
 
 
@@ -46,7 +44,7 @@ def only(name: str, steps: Steps, out: Path) -> Outcome:
 
 def _run(step: Step, made: dict[str, Path], out: Path, outcome: Outcome) -> None:
     """Runs a step; what a user can mend, and what torch stops with (no memory left), is kept as its failure: the others run."""
-    main = PartialState().is_main_process
+    main = processes().is_main_process
     if main:
         ledger.clear_note(out, step.name)
 
@@ -58,7 +56,7 @@ def _run(step: Step, made: dict[str, Path], out: Path, outcome: Outcome) -> None
         record = run_job(step.job(_source(step, made)), place)
     except (UserError, RuntimeError, OSError) as e:
         if not isinstance(e, UserError):
-            if PartialState().num_processes > 1:
+            if processes().num_processes > 1:
                 raise  # the other processes wait for this one: only the launcher can stop them
             traceback.print_exc()
         outcome.failures[step.name] = " ".join(str(e).split()) or type(e).__name__
