@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from backbones import atomic
 from mae_bench.record import Record
@@ -38,10 +37,8 @@ def render(contents: Contents, runs: Path) -> str:
     )
     return environment.get_template("page.html.j2").render(
         contents=contents,
-        # Ours, or escaped where they are made: `tables.html`, `curves.draw`, matplotlib's SVG writer.
-        safe=Markup,
-        style=Markup((_HERE / "page.css").read_text("utf-8")),
-        script=Markup((_HERE / "page.js").read_text("utf-8")),
+        style=(_HERE / "page.css").read_text("utf-8"),
+        script=(_HERE / "page.js").read_text("utf-8"),
         facts=facts(contents),
         results=results(contents),
         runs=[{"id": f"run-{i}", **provenance(r, runs)} for i, r in enumerate(contents.records)],
