@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -97,7 +99,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, base: str | None = 
             f"{path}: a recipe needs task: pretraining | classification | probing | detection | segmentation"
         )
     try:
-        config = OmegaConf.structured(recipe_schema(task))
+        config = _schema(task)
     except UserError as e:
         raise UserError(f"{path}: {e}") from e
     for layer in layers:
@@ -113,6 +115,12 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, base: str | None = 
         return at_batch_size(cast(Recipe, OmegaConf.to_object(config)))
     except OmegaConfBaseException as e:
         raise UserError(f"{path}: {_first_line(e)} ({e.full_key})") from e
+
+
+@lru_cache(maxsize=16)
+def _schema(task: str) -> DictConfig:
+    """A task's empty recipe, which merging copies; making one takes longer than reading a file."""
+    return cast(DictConfig, OmegaConf.structured(recipe_schema(task)))
 
 
 def _parse(key: str, value: str, where: str) -> dict[str, Any]:
@@ -174,7 +182,7 @@ def _keys(config: DictConfig, prefix: str = "") -> list[str]:
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:
     """Plain values, for records and ``config.yaml``."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(recipe)))
+    return asdict(recipe)
 
 
 def recipe_hash(recipe: Recipe) -> str:

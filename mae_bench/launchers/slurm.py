@@ -96,7 +96,7 @@ def _submit(
     }
     mine["gpus_per_node"] = mine["gpus_per_node"] or None  # 0: a cluster without GPUs
     extra = {"kill-on-invalid-dep": "yes", "requeue": True, **mine.pop("additional_parameters")}
-    if first.after in ids:
+    if first.after is not None and first.after in ids:
         mine["dependency"] = f"afterok:{ids[first.after]}"
     executor.update_parameters(job_name="mae-bench", additional_parameters=extra, **mine)
     with executor.batch():
