@@ -19,7 +19,7 @@ def set_patch_size(encoder: VisionTransformer, patch: int) -> None:
     new = nn.Conv2d(old.in_channels, old.out_channels, patch, patch, bias=old.bias is not None, device=old.weight.device)
     if not old.weight.is_meta:
         new.weight.data = resample_patch_embed(old.weight.data, [patch, patch], verbose=False)
-        if old.bias is not None:
+        if old.bias is not None and new.bias is not None:
             new.bias.data = old.bias.data.clone()
     encoder.patch_embed.proj = new
     encoder.patch_embed.patch_size = (patch, patch)

@@ -35,7 +35,7 @@ class RepeatedDataset(Dataset[Any]):
         return len(self._whole) + self._cells
 
     def __getitem__(self, index: int) -> Any:
-        return self.dataset[self.image(index)]  # type: ignore[index]
+        return self.dataset[self.image(index)]
 
     def image(self, index: int) -> int:
         """The image of a sample: drawn anew at every call where it stands for a fraction."""

@@ -192,7 +192,7 @@ def test_losses_of_a_step_are_detectron2s(cascade: bool, fed: bool) -> None:
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
         assert value > 0, name
-        torch.testing.assert_close(losses[name], value, atol=1e-6, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+        assert losses[name].item() == pytest.approx(value.item(), abs=1e-6, rel=1e-4), name
 
 
 def test_the_cascade_gives_a_loss_for_every_stage_and_a_gradient_to_every_parameter() -> None:

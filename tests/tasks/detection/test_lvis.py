@@ -231,6 +231,6 @@ def test_the_task_repeats_weighs_and_judges(folder: Path) -> None:
     torch.testing.assert_close(predictor.fed_loss_cls_weights, torch.arange(1.0, 11.0).sqrt())
     dataset = task.train_dataset()
     assert len(dataset) > len(task.train_records)  # type: ignore[arg-type]
-    losses = task.model.train()([dataset[0], dataset[len(dataset) - 1]])  # type: ignore[arg-type, index]
+    losses = task.model.train()([dataset[0], dataset[len(dataset) - 1]])  # type: ignore[arg-type]
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert isinstance(task.evaluator(), lvis.LvisEvaluator)
