@@ -79,7 +79,7 @@ def test_html_marks_published_ours_difference_and_tolerance() -> None:
     parsed = Page(tables.render(tables.build("table3", runs()), "html"))
     assert not parsed.open
     assert ("published", "83.6") in parsed.spans
-    assert ("ours", "83.6 ± 0.1 (n=3)") in parsed.spans
+    assert ("ours", "83.6 ± 0.08 (n=3)") in parsed.spans
     assert ("difference within", "0.0") in parsed.spans
     assert ("difference outside", "-0.9") in parsed.spans
     assert ("difference", "+0.1") in parsed.spans  # no tolerance is published for ViT-H
@@ -166,7 +166,7 @@ def test_latex_has_booktabs_rules_and_a_minus_sign() -> None:
     assert text.startswith("% needs \\usepackage{booktabs}\\usepackage{graphicx}\n")
     assert text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") > 0
     assert "$-$0.9" in text
-    assert "83.6 $\\pm$ 0.1 (n=3)" in text
+    assert "83.6 $\\pm$ 0.08 (n=3)" in text
     assert "\\caption{the paper'{}s Table 3: image classification" in text
 
 
