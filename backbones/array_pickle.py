@@ -1,4 +1,4 @@
-"""Pickles of numpy arrays, as detectron2's model zoo publishes its weights (``model_final_*.pkl``); read without running code.
+"""Pickles of numpy arrays, as detectron2's model zoo has its weights (``model_final_*.pkl``), read without running code.
 
 Files of ``torch.save`` are `backbones.tensor_files`'s, which asks here first.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import collections
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from backbones.atomic import replacing
 from backbones.errors import UserError
 
 # How torch.save begins a file that is no zip: a pickled magic number (torch/serialization.py, MAGIC_NUMBER).
@@ -45,6 +47,13 @@ def read_arrays(path: Path) -> Any:
         raise UserError(f"{path} is refused: it wants to run {e}, and only arrays are read") from e
     except Exception as e:  # on arbitrary bytes the unpickler raises nearly anything
         raise UserError(f"{path} is not a checkpoint or is cut short: {type(e).__name__}") from e
+
+
+def save_arrays(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes such a file atomically, with the entries by which detectron2 knows its own (`DetectionCheckpointer`)."""
+    content = {"model": {k: v.detach().cpu().numpy() for k, v in tensors.items()}, "__author__": "mae-bench"}
+    with replacing(path) as temporary, open(temporary, "wb") as f:
+        pickle.dump(content, f, protocol=4)
 
 
 class _Refused(Exception):

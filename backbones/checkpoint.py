@@ -147,8 +147,13 @@ class Checkpoint:
         return _settings(self.metadata).get(key, default)
 
 
-def build_encoder(arch: str, img_size: int, drop_path: float, checkpoint: Checkpoint | None) -> VisionTransformer:
-    """The encoder of a task: from `checkpoint`, which must be of architecture `arch`, or from scratch."""
+def build_encoder(
+    arch: str, img_size: int, drop_path: float, checkpoint: Checkpoint | None, *, positions: str = "resample"
+) -> VisionTransformer:
+    """The encoder of a task: from `checkpoint`, which must be of architecture `arch`, or from scratch.
+
+    `positions` is `Checkpoint.encoder`'s: transfer resamples fixed ones, pre-training at another size has that size's own.
+    """
     if checkpoint is None:
         return create_encoder(arch, img_size=img_size, drop_path=drop_path)
     if checkpoint.arch != arch:
@@ -156,7 +161,7 @@ def build_encoder(arch: str, img_size: int, drop_path: float, checkpoint: Checkp
             f"{checkpoint.path} holds a {checkpoint.arch}, the recipe wants a {arch}: "
             f"give another recipe or --set encoder.arch={checkpoint.arch}"
         )
-    return checkpoint.encoder(img_size=img_size, drop_path=drop_path, positions="resample")
+    return checkpoint.encoder(img_size=img_size, drop_path=drop_path, positions=positions)
 
 
 def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] | None = None) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Checkpoints in other layouts: timm's, the official MAE code's, Hugging Face's. Reading is `backbones.layouts`'s.
+"""Checkpoints in other layouts: timm's, the official MAE code's, Hugging Face's, ViTDet's. Reading is `backbones.layouts`'s.
 
 What is written and read again is the same, bit for bit.
 """
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from backbones.array_pickle import save_arrays
 from backbones.atomic import write_json
 from backbones.encoder import parse_arch
 from backbones.errors import UserError, unknown
-from backbones.layouts import OFFICIAL_DECODER_HEADS, block_count, rename
+from backbones.layouts import OFFICIAL_DECODER_HEADS, REL_POS, block_count, rename
 from backbones.relative import beit_of_tables
 from backbones.tensor_files import save_pickle, save_tensors
 
@@ -47,14 +48,17 @@ _HF_DECODER = (
     (r"^", "decoder."),
 )
 
+_VITDET_HEADS = rf"backbone\.simfp_|proposal_generator\.|roi_heads\.|{REL_POS}$"
+
 
 def save_as(checkpoint: Checkpoint, path: str | os.PathLike[str], layout: str) -> Path:
     """Writes a checkpoint in another layout.
 
     Args:
-        path: ``.pth`` or ``.safetensors`` for ``timm`` and ``mae``; a folder for ``hf``.
-        layout: ``timm`` (encoder and head), ``mae`` (the official code's: encoder, decoder and head under ``model``) or
-            ``hf`` (``ViTMAEForPreTraining`` where there is a decoder, else ``ViTModel``; config.json beside the weights).
+        path: ``.pth`` or ``.safetensors`` for ``timm`` and ``mae``; ``.pth`` or ``.pkl`` for ``vitdet``; a folder for ``hf``.
+        layout: ``timm`` (encoder and head), ``mae`` (the official code's: encoder, decoder and head under ``model``),
+            ``hf`` (``ViTMAEForPreTraining`` where there is a decoder, else ``ViTModel``; config.json beside the weights) or
+            ``vitdet`` (a whole detector as detectron2's `SimpleFeaturePyramid` on its `ViT`, with RPN and heads, has it).
 
     Raises:
         UserError: unknown layout, another suffix, or an encoder that this layout has no names for.
@@ -192,4 +196,50 @@ def _split_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-WRITERS: dict[str, Callable[[Checkpoint, Path], None]] = {"timm": _write_timm, "mae": _write_mae, "hf": _write_hf}
+def _write_vitdet(checkpoint: Checkpoint, path: Path) -> None:
+    state = vitdet_state(checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".pkl":
+        save_arrays(path, state)
+    elif path.suffix == ".pth":
+        save_pickle(path, {"model": state})
+    else:
+        raise UserError(f"--out {path}: give a name that ends in .pth or .pkl, which detectron2 reads")
+
+
+def vitdet_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """A detector under detectron2's names.
+
+    Its ViT keeps a position for the class token, which it does not use: zero, as in ViTDet's files, which began with MAE's.
+    """
+    _check_detector(checkpoint)
+    state = {f"backbone.net.{name}": tensor for name, tensor in checkpoint.state.items()}
+    positions = checkpoint.state["pos_embed"]
+    state["backbone.net.pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+    for name, tensor in checkpoint.heads.items():
+        state[f"backbone.net.{name}" if re.fullmatch(REL_POS, name) else name] = tensor
+    return state
+
+
+def _check_detector(checkpoint: Checkpoint) -> None:
+    architecture = checkpoint.architecture
+    if checkpoint.task != "detection":
+        raise UserError(f"{checkpoint.path} holds no trained detector: detectron2 starts from --to mae")
+    if other := [name for name in checkpoint.heads if not re.match(_VITDET_HEADS, name)]:
+        raise UserError(
+            f"{checkpoint.path} has {other[0]}, for which ViTDet's detector has no place: only simple pyramids"
+        )
+    if architecture.relative_bias or architecture.layer_scale or architecture.positions == "none":
+        raise UserError(f"{checkpoint.path} has LayerScale, BEiT's bias or no positions, unlike detectron2's ViT")
+    if architecture.grid[0] != architecture.grid[1]:
+        raise UserError(
+            f"{checkpoint.path} has positions of a grid that is no square, which detectron2's ViT cannot read"
+        )
+
+
+WRITERS: dict[str, Callable[[Checkpoint, Path], None]] = {
+    "timm": _write_timm,
+    "mae": _write_mae,
+    "hf": _write_hf,
+    "vitdet": _write_vitdet,
+}

@@ -43,9 +43,17 @@ def inspect(
 def convert(
     checkpoint: Checkpoint,
     to: Annotated[
-        str, typer.Option("--to", metavar="timm|mae|hf", help="Layout: timm's, the official code's, Hugging Face's.")
+        str,
+        typer.Option(
+            "--to", metavar="timm|mae|hf|vitdet", help="timm's, the official code's, Hugging Face's, detectron2's."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="A .pth or .safetensors file; for hf a folder.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="PATH", help="A .pth or .safetensors file; for hf a folder; for vitdet .pth or .pkl."
+        ),
+    ],
 ) -> None:
     """Write a checkpoint in another project's layout."""
     from backbones.checkpoint import load_checkpoint

@@ -105,7 +105,7 @@ def create_model(recipe: PretrainingRecipe, checkpoint: Checkpoint | None = None
         UserError: values that make no model, or a checkpoint of another architecture.
     """
     config, mae = recipe.encoder, recipe.mae
-    encoder = build_encoder(config.arch, config.img_size, config.drop_path, checkpoint)
+    encoder = build_encoder(config.arch, config.img_size, config.drop_path, checkpoint, positions="regenerate")
     _check(mae, encoder.patch_embed.grid_size)
     return MaskedAutoencoder(
         encoder,

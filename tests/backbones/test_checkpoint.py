@@ -143,6 +143,8 @@ def test_fixed_positions_are_made_anew_for_another_image_size_but_resampled_in_t
     checkpoint = load_checkpoint(tmp_path / "e.safetensors")
     other = checkpoint.encoder(img_size=size)
     assert torch.equal(other.pos_embed, sincos_2d(128, other.patch_embed.grid_size, prefix_tokens=1))
+    onwards = build_encoder(ARCH, 96, 0.0, checkpoint, positions="regenerate").pos_embed  # pre-training goes on so
+    assert torch.equal(onwards, sincos_2d(128, (12, 12), prefix_tokens=1))
     transfer = build_encoder(ARCH, 96, 0.0, checkpoint).pos_embed
     assert torch.equal(transfer[:, 1:], resample_grid(encoder.pos_embed[:, 1:], (6, 6), (12, 12)))
 

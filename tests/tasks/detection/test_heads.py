@@ -13,14 +13,18 @@ from torch import Tensor, nn
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
+from detectron2.checkpoint import DetectionCheckpointer
+
 from backbones.checkpoint import build_encoder, load_checkpoint
 from backbones.encoder import create_encoder
 from backbones.errors import UserError
 from backbones.heads import load_heads
+from backbones.layouts_out import save_as, vitdet_state
 from backbones.tensor_files import save_tensors
 from tasks.detection.model import ENCODER_PREFIX, Detector, build_detector
 
 from .conftest import small_config
+from .test_against_detectron2 import small
 
 ARCH, SIZE = "vit_micro_patch8", 48
 
@@ -82,6 +86,39 @@ def test_every_tensor_comes_back_bit_for_bit(tmp_path: Path, layout: str, with_m
         assert torch.equal(again.state_dict()[name], tensor), name
     assert len(notes) == 1
     assert re.fullmatch(r"\d+ tensors of the detection heads are the checkpoint's", notes[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("suffix", "cascade"), [("pkl", False), ("pth", True)])
+def test_what_is_written_for_detectron2_its_own_model_reads_whole(tmp_path: Path, suffix: str, cascade: bool) -> None:
+    """And we read it again, bit for bit."""
+    theirs, config = small(cascade, fed=False)
+    model = build_detector(create_encoder(ARCH, img_size=SIZE), config, 7)
+    run = load_checkpoint(as_run(model, tmp_path))
+    written = save_as(run, tmp_path / "out" / f"model_final.{suffix}", "vitdet")
+    theirs.load_state_dict(vitdet_state(run), strict=True)
+    for parameter in theirs.parameters():
+        nn.init.zeros_(parameter)
+    DetectionCheckpointer(theirs).load(str(written))  # restores what it knows the names of
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(tensor, vitdet_state(run)[name]), name
+    again = load_checkpoint(written)
+    assert again.layout == "vitdet"
+    for ours, read in ((run.state, again.state), (run.heads, again.heads)):
+        assert ours.keys() == read.keys()
+        assert all(torch.equal(ours[k], read[k]) for k in ours)
+
+
+def test_only_detectors_of_vitdet_are_written_for_detectron2(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "encoder.safetensors", create_encoder(ARCH, img_size=SIZE).state_dict())
+    with pytest.raises(UserError, match="holds no trained detector"):
+        save_as(load_checkpoint(tmp_path), tmp_path / "m.pth", "vitdet")
+    other = load_checkpoint(as_run(trained(pyramid="fpn"), tmp_path))
+    with pytest.raises(UserError, match="only simple pyramids"):
+        save_as(other, tmp_path / "m.pth", "vitdet")
+    run = load_checkpoint(as_run(trained(), tmp_path))
+    with pytest.raises(UserError, match=r"ends in \.pth or \.pkl"):
+        save_as(run, tmp_path / "m.safetensors", "vitdet")
 
 
 @each_layout

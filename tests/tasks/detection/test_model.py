@@ -47,8 +47,10 @@ def sample(objects: int, *, masks: bool = True) -> dict[str, Any]:
     return {"image": image, "instances": target, "image_id": 1, "height": 2 * height, "width": 2 * width}
 
 
-@pytest.mark.parametrize("size", [(96, 96), (64, 96), (72, 40)])
-def test_the_dense_encoder_computes_what_detectron2s_vit_computes(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("window", "size"), [(5, (96, 96)), (5, (64, 96)), (5, (72, 40)), (14, (232, 232)), (14, (112, 176))]
+)
+def test_the_dense_encoder_computes_what_detectron2s_vit_computes(window: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     theirs = ViT(
         img_size=96,
@@ -59,7 +61,7 @@ def test_the_dense_encoder_computes_what_detectron2s_vit_computes(size: tuple[in
         norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
         use_rel_pos=True,
         rel_pos_zero_init=False,
-        window_size=5,
+        window_size=window,
         window_block_indexes=(0, 1, 2),
         pretrain_img_size=48,
     ).eval()
@@ -67,7 +69,7 @@ def test_the_dense_encoder_computes_what_detectron2s_vit_computes(size: tuple[in
     assert all(state[f"blocks.{i}.attn.rel_pos_h"].abs().max() > 0 for i in range(4))
     state["pos_embed"] = state["pos_embed"][:, 1:]  # ours drops the unused class token
     encoder = create_encoder("vit_micro_patch8", img_size=48)
-    ours = DenseEncoder(encoder, img_size=96, window_size=5, global_blocks=[3], rel_pos=True).eval()
+    ours = DenseEncoder(encoder, img_size=96, window_size=window, global_blocks=[3], rel_pos=True).eval()
     ours.encoder.load_state_dict(state)
     images = torch.randn(2, 3, *size)
     with torch.no_grad():
