@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from detectron2.solver.build import get_default_optimizer_params
 
 import tasks
-from backbones.checkpoint import load_checkpoint
+from backbones.checkpoint import Checkpoint, load_checkpoint
 from backbones.encoder import create_encoder
 from backbones.errors import UserError
+from backbones.tensor_files import save_tensors
 from mae_bench.recipes import load_recipe, recipe_names
 from tasks.detection.model import ENCODER_PREFIX
 from tasks.detection.task import DetectionTask
@@ -154,3 +156,44 @@ def test_real_coco_with_80_classes_crowds_and_skipping_ids_trains() -> None:
     dataset: Any = task.train_dataset()
     losses = task.model.train()([dataset[i] for i in (0, 1)])
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def detector_checkpoint(coco: Path, folder: Path) -> Checkpoint:
+    """A finished run's file."""
+    trained = DetectionTask(small_recipe(coco))
+    save_tensors(folder / "model.safetensors", trained.export(trained.model)["model"], {"arch": "vit_micro_patch8"})
+    return load_checkpoint(folder / "model.safetensors")
+
+
+def test_evaluation_only_takes_all_heads_and_needs_no_training_set(coco: Path, tmp_path: Path) -> None:
+    checkpoint = detector_checkpoint(coco, tmp_path)
+    shutil.rmtree(coco / "train2017")
+    (coco / "annotations" / "instances_train2017.json").unlink()
+    recipe = small_recipe(coco)
+    recipe.schedule.iterations = 0
+    task = DetectionTask(recipe, checkpoint)
+    assert (task.data.train_count, task.data.val_count) == (0, 5)
+    state = task.model.state_dict()
+    for name, tensor in checkpoint.heads.items():
+        if name in state:
+            torch.testing.assert_close(state[name], tensor, atol=0, rtol=0)
+    assert sum(name in state for name in checkpoint.heads) > 30
+
+
+def test_heads_of_other_classes_cannot_be_evaluated_but_train_as_far_as_they_fit(coco: Path, tmp_path: Path) -> None:
+    checkpoint = detector_checkpoint(coco, tmp_path)
+    for split in ("train", "val"):
+        edit_json(coco, split, lambda content: content["categories"].append({"id": 99, "name": "more"}))
+    recipe = small_recipe(coco)
+    notes = DetectionTask(recipe, checkpoint).data.notes
+    assert any("start afresh" in note for note in notes)
+    recipe.schedule.iterations = 0
+    with pytest.raises(UserError, match=r"does not fit this model.*instances_val2017\.json has 4 classes"):
+        DetectionTask(recipe, checkpoint)
+
+
+def test_one_json_for_training_and_validation_is_refused(coco: Path) -> None:
+    recipe = small_recipe(coco)
+    recipe.data.options = {"val_json": "annotations/instances_train2017.json", "val_images": "train2017"}
+    with pytest.raises(UserError, match=r"instances_train2017\.json is the json of both training and validation"):
+        DetectionTask(recipe)
