@@ -190,7 +190,14 @@ def expected_log(out: Path) -> list[int]:
 
 def table(counts: dict[str, dict[str, int]]) -> str:
     """Markdown."""
-    heads = "fault", "injected", "runs", "other exit codes", "runs with other weights", "logs with a step twice or missing"
+    heads = (
+        "fault",
+        "injected",
+        "runs",
+        "other exit codes",
+        "runs with other weights",
+        "logs with a step twice or missing",
+    )
     head = f"| {' | '.join(heads)} | files left |"
     rows = [f"| {name} | " + " | ".join(str(n) for n in count.values()) + " |" for name, count in counts.items()]
     return "\n".join([head, "|---" * 7 + "|", *rows])

@@ -13,7 +13,13 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from backbones.attention import choose_attention
 from backbones.features import Feature, image_features
 from tasks.data import normalise
-from tasks.loading import CollateOrFail, SampleOrFailed, dead_workers_explained, leave_signals_to_parent, raise_if_failed
+from tasks.loading import (
+    CollateOrFail,
+    SampleOrFailed,
+    dead_workers_explained,
+    leave_signals_to_parent,
+    raise_if_failed,
+)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

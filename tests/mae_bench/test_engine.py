@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +236,58 @@ def test_no_iterations_only_evaluates(tmp_path: Path) -> None:
     result = run(tmp_path, settings)
     assert result.progress.step == 0
     assert result.progress.last["images"] == 7
+
+
+def test_an_evaluation_that_does_not_fit_is_repeated_in_smaller_batches(tmp_path: Path) -> None:
+    class Narrow(Closeness):
+        def update(self, model: nn.Module, batch: Any) -> None:
+            if len(batch[1]) > 2:
+                torch.empty(1 << 50)  # what no machine has: torch's own error of the CPU's allocator
+            super().update(model, batch)
+
+    class NarrowTask(LineTask):
+        def evaluator(self) -> Evaluator:
+            return Narrow()
+
+    result = fit(NarrowTask(recipe(eval_batch_size=8)), tmp_path)
+    assert result.progress.last == run(tmp_path / "b", recipe(eval_batch_size=2)).progress.last
+    assert result.progress.inference_s_per_image is not None
+
+
+def test_memory_that_is_short_after_some_steps_costs_no_step(tmp_path: Path) -> None:
+    """From the step on that did not fit, the run is one of smaller micro batches that was resumed there."""
+    settings = recipe(checkpoint_every_steps=5, keep_checkpoints=99)
+
+    class Short(LineTask):
+        steps = 0
+
+        def prepare_batch(self, batch: Any) -> Any:
+            self.steps += 1
+            if self.steps > 5 and len(batch[1]) > 3:
+                torch.empty(1 << 50)
+            return batch
+
+    short = fit(Short(settings), tmp_path / "short")
+    assert short.progress.recovered == {"oom_halvings": 1}
+    assert [line["step"] for line in log(tmp_path / "short")] == list(range(1, 13))
+    run(tmp_path / "resumed", settings)
+    for path in checkpoints(tmp_path / "resumed" / "checkpoints")[1:]:
+        path.unlink()
+    settings.train.micro_batch_size = 3
+    resumed = run(tmp_path / "resumed", settings)
+    assert resumed.resumed_from == 5
+    assert torch.equal(weights(short), weights(resumed))
+
+
+def test_one_bad_step_is_left_out_of_the_logged_loss(tmp_path: Path) -> None:
+    class Once(LineTask):
+        steps = 0
+
+        def prepare_batch(self, batch: Any) -> Any:
+            self.steps += 1
+            return [batch[0], batch[1] * torch.nan] if self.steps == 3 else batch
+
+    result = fit(Once(recipe(log_every_steps=4)), tmp_path)
+    assert result.progress.recovered == {"skipped_steps": 1}
+    assert all(math.isfinite(line["loss"]) for line in log(tmp_path))
+    assert result.progress.notes[0].startswith("loss or gradient not finite at step 2 (image ")

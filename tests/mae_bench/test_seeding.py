@@ -169,3 +169,15 @@ def test_an_unreadable_sample_comes_out_of_the_loader_as_its_one_line(workers: i
     assert bad == Failed("13.jpg: unreadable image")
     with pytest.raises(UserError, match=r"^13\.jpg: unreadable image$"):
         raise_if_failed(bad)
+
+
+def test_a_reshuffled_epoch_keeps_its_images_and_what_came_before() -> None:
+    plan = Plan.make(40, 4, None, 0, 1, seed=0)
+    again = plan.reshuffled_at([13])
+    assert torch.equal(plan.epoch_order(0), again.epoch_order(0))
+    assert torch.equal(plan.epoch_order(2), again.epoch_order(2))
+    before, after = plan.epoch_order(1), again.epoch_order(1)
+    assert torch.equal(before[:12], after[:12])
+    assert not torch.equal(before[12:16], after[12:16])
+    assert sorted(before.tolist()) == sorted(after.tolist())
+    assert not torch.equal(after, plan.reshuffled_at([13, 13]).epoch_order(1))
