@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -69,7 +70,16 @@ def cluster(folder: Path) -> Iterator[Mapping[str, str]]:
     try:
         for command in (["slurmctld", "-D"], ["slurmd", "-D", "-N", host]):
             log = open(folder / f"{command[0]}.out", "wb")  # noqa: SIM115 (the daemon's)
-            daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
+            daemons.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=_end_with_parent,
+                )
+            )
         _wait_for_node(environment, folder)
         yield environment
     finally:
@@ -82,6 +92,11 @@ def cluster(folder: Path) -> Iterator[Mapping[str, str]]:
                 daemon.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 os.killpg(daemon.pid, signal.SIGKILL)
+
+
+def _end_with_parent() -> None:
+    """Also when the tests are killed, no daemon stays (prctl's PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _path() -> str:
