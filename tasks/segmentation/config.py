@@ -22,6 +22,7 @@ class SegmentationConfig:
     image_suffix: str | None = None  # such as .jpg; default: all of tasks.segmentation.folders.SUFFIXES
     map_suffix: str = ".png"  # the map of a/x.jpg is a/x.png
     num_classes: int | None = None  # default: lines of classes.txt, or 150 for the data set ade20k
+    class_names: list[str] | None = None  # in order of label, in place of classes.txt
     reduce_zero_label: bool = True  # map value 0 is unlabelled and class i has value i + 1
 
     resize_scale: list[int] = field(default_factory=lambda: [2048, 512])  # most on the long side, on the short one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,12 +70,12 @@ def _is_image(path: Path, suffix: str | None) -> bool:
     return path.name.endswith(suffix) if suffix else path.suffix.lower() in SUFFIXES
 
 
-def class_names(root: Path, data_name: str, num_classes: int | None) -> list[str]:
-    """Names of the classes, in order of label.
+def class_names(root: Path, data_name: str, num_classes: int | None, told: Sequence[str] | None = None) -> list[str]:
+    """Names of the classes, in order of label: `told`, else those of ``classes.txt``, else ADE20K's for the data set ade20k.
 
-    Their number is `num_classes`, else that of the lines of ``classes.txt``, else ADE20K's 150 for the data set ade20k.
+    Their number is `num_classes` where it is given; names that are another number then give way to "0", "1", ….
     """
-    names = _read_class_list(root / CLASS_LIST)
+    names = _checked(list(told), "segmentation.class_names") if told else _read_class_list(root / CLASS_LIST)
     if names is None and data_name == "ade20k":
         names = list(ADE_CLASSES)
     if num_classes is None:
@@ -96,13 +97,14 @@ def _read_class_list(path: Path) -> list[str] | None:
         raise UserError(f"{path}: the list of classes is not UTF-8 ({e.reason}): save it as such") from e
     if lines and lines[0].startswith("Idx"):
         lines = [line.split("\t")[-1] for line in lines[1:]]
-    names = [line.strip() for line in lines]
-    if not names:
+    if not lines:
         raise UserError(f"{path}: the list of classes is empty")
+    return _checked([line.strip() for line in lines], str(path))
+
+
+def _checked(names: list[str], where: str) -> list[str]:
     if len(names) > IGNORE:
-        raise UserError(
-            f"{path} names {len(names)} classes: at most {IGNORE} are possible, as {IGNORE} means unlabelled"
-        )
+        raise UserError(f"{where} names {len(names)} classes: at most {IGNORE} are possible: {IGNORE} means unlabelled")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{path} names {twice[0]!r} twice: every class needs a name of its own")
+        raise UserError(f"{where} names {twice[0]!r} twice: every class needs a name of its own")
     return names

@@ -42,7 +42,7 @@ class Segmenter(nn.Module):
         """Losses in training mode, predictions otherwise."""
         if self.training:
             return self._losses(batch)
-        if batch["inputs"] and isinstance(batch["inputs"][0], list):
+        if not isinstance(batch["inputs"][0], Tensor):
             return self._merged_predictions(batch)
         return self._predictions(batch)
 
@@ -72,7 +72,7 @@ class Segmenter(nn.Module):
     def _merged_predictions(self, batch: dict[str, Any]) -> list[Any]:
         """One prediction an image from lists of its views: the class of the largest mean probability (mmseg's SegTTAModel)."""
         views = zip(batch["inputs"], batch["data_samples"], strict=True)
-        merged = self._probable({"inputs": images, "data_samples": samples} for images, samples in views)
+        merged = self._probable({"inputs": list(images), "data_samples": list(samples)} for images, samples in views)
         for sample in merged:
             sample.pred_sem_seg.data = sample.seg_logits.data.argmax(dim=0, keepdim=True)
         return merged
@@ -118,6 +118,8 @@ def build_segmenter(encoder: VisionTransformer, config: SegmentationConfig, img_
             **_heads(config, common, width),
             train_cfg=ConfigDict(),
             test_cfg=_inference(config, img_size),
+            # The pyramid's coarsest level pools that many patches into one.
+            least_patches=1 if config.head == "linear" else round(1 / min(_rescales(config))),
         )
     # Not net.init_weights(): the encoder has its weights already.
     net.decode_head.init_weights()

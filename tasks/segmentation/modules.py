@@ -82,12 +82,24 @@ class PatchwiseEncoderDecoder(EncoderDecoder):
     """mmseg's `EncoderDecoder` whose logits lie where they belong for images and windows of partial patches.
 
     mmseg stretches the map of ceil(H / patch) patches over H pixels; here the padding is stretched too, and cut off again.
+
+    Args:
+        least_patches: along each side that neck and head need; smaller images are padded to it.
+        settings: of `EncoderDecoder`.
     """
+
+    def __init__(self, *, least_patches: int = 1, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.least_patches = least_patches
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
         """Normalised images (N, 3, H, W) -> logits (N, classes, H, W)."""
-        patch, (height, width) = self.backbone.patch_size, inputs.shape[-2:]
-        padded = F.pad(inputs, (0, -width % patch, 0, -height % patch))
+        height, width = inputs.shape[-2:]
+        padded = F.pad(inputs, (0, self._padding(width), 0, self._padding(height)))
         # A torch.Size is what mmseg's heads resize their logits to.
         logits: Tensor = super().encode_decode(padded, [{**batch_img_metas[0], "img_shape": padded.shape[-2:]}])
         return logits[..., :height, :width]
+
+    def _padding(self, pixels: int) -> int:
+        patch = self.backbone.patch_size
+        return max(self.least_patches, -(-pixels // patch)) * patch - pixels

@@ -34,7 +34,7 @@ class SegmentationTask(Task[SegmentationRecipe]):
         super().__init__(recipe)
         encoder_config, config = recipe.encoder, recipe.segmentation
         root = folders.layout_root(data_root(recipe.data.name, embedded_root(recipe.data, folders.ADE_FOLDER)), config)
-        self.class_names = folders.class_names(root, recipe.data.name, config.num_classes)
+        self.class_names = folders.class_names(root, recipe.data.name, config.num_classes, config.class_names)
         notes = self._find_files(root)
         self.data = DataInfo(
             name=recipe.data.name,
