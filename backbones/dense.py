@@ -35,7 +35,7 @@ class DenseEncoder(nn.Module):
             brings such a bias (BEiT) keeps it in any case.
         shared_bias: the same kind of bias, without class token, in two tables: one that all window blocks share, one that
             all global blocks share (Li et al. 2021). Zero-initialised.
-        out_blocks: blocks whose outputs are returned. Default: the last.
+        out_blocks: blocks whose outputs are returned; those behind are dropped. Default: the last.
         class_token: keep the class token (and registers) among the tokens (global attention only), as mmseg's MAE does.
         grad_checkpointing: recompute blocks in the backward pass.
     """
@@ -71,15 +71,19 @@ class DenseEncoder(nn.Module):
         own_bias = hasattr(encoder.blocks[0].attn, "rel_bias")
         if own_bias and rel_pos:
             raise UserError("this encoder has a relative position bias of its own (BEiT): set rel_pos off")
+        self.out_blocks = sorted(out_blocks) if out_blocks is not None else [depth - 1]
+        # Parameters of blocks behind the last that is read would never get a gradient, which DDP waits for.
+        encoder.blocks = encoder.blocks[: self.out_blocks[-1] + 1]
         self.encoder = encoder
         self.patch_size: int = encoder.patch_embed.patch_size[0]
         self.embed_dim: int = encoder.embed_dim
         self.prefix_tokens = encoder.num_prefix_tokens if class_token else 0
-        self.out_blocks = sorted(out_blocks) if out_blocks is not None else [depth - 1]
         self.grad_checkpointing = grad_checkpointing
         size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         grid = (-(-size[0] // self.patch_size), -(-size[1] // self.patch_size))
-        self.windows = [0 if window_size == 0 or i in global_blocks else window_size for i in range(depth)]
+        self.windows = [
+            0 if window_size == 0 or i in global_blocks else window_size for i in range(len(encoder.blocks))
+        ]
         if rel_pos:
             for block, window in zip(encoder.blocks, self.windows, strict=True):
                 _add_rel_pos(block, (window, window) if window else grid)
@@ -107,8 +111,6 @@ class DenseEncoder(nn.Module):
             if i in self.out_blocks:
                 patches = x[:, self.prefix_tokens :]
                 maps.append(patches.transpose(1, 2).unflatten(2, grid))
-            if i == self.out_blocks[-1]:
-                break
         return maps
 
     def _shared_bias(self, window: int, grid: tuple[int, int]) -> Tensor | None:

@@ -94,7 +94,12 @@ def test_map_covers_an_image_of_any_size(kwargs: dict[str, object], height: int,
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"window_size": 2, "rel_pos": True}, {"rel_pos_bias": True, "class_token": True, "out_blocks": [0, 3]}]
+    "kwargs",
+    [
+        {"window_size": 2, "rel_pos": True},
+        {"rel_pos_bias": True, "class_token": True, "out_blocks": [0, 3]},
+        {"window_size": 2, "rel_pos": True, "out_blocks": [0, 1]},
+    ],
 )
 def test_every_parameter_gets_a_gradient(kwargs: dict[str, object]) -> None:
     dense = build(**kwargs).train()

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from backbones.checkpoint import Checkpoint, load_checkpoint
+from backbones.dense import DenseEncoder
 from backbones.encoder import create_encoder
 from backbones.errors import UserError
 from backbones.layouts_out import save_as
@@ -357,6 +358,19 @@ def test_features_are_those_of_the_project_s_own_model(tmp_path: Path, write: Ca
         model.norm = nn.Identity()
     theirs, ours = written.tokens(images), model.forward_features(images)
     torch.testing.assert_close(ours[:, -theirs.shape[1] :], theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("write", [mmseg("MAE"), mmseg("BEiT"), vitdet], ids=lambda write: write.__name__)
+@torch.no_grad()
+def test_features_of_the_dense_encoder_are_those_of_the_project_s_own_model(
+    tmp_path: Path, write: Callable[[Path], Written]
+) -> None:
+    written = write(tmp_path)
+    encoder = load_checkpoint(written.path).encoder()
+    dense = DenseEncoder(encoder, img_size=SIZE, class_token=encoder.cls_token is not None).eval()
+    images = torch.randn(2, 3, SIZE, SIZE)
+    (features,) = dense(images)
+    torch.testing.assert_close(features.flatten(2).mT, written.tokens(images), rtol=1e-4, atol=1e-4)
 
 
 def tear(path: Path) -> Path:
