@@ -1,6 +1,6 @@
 """Which json and which folder of images a data set's split has, in the layouts that COCO jsons come in. Reads no json.
 
-``--data NAME=DIR`` is enough for COCO 2017 and 2014, for jsons in DIR or ``annotations/`` whose names say ``train`` and ``val``,
+``--data NAME=DIR`` is enough for COCO 2017 and 2014, for jsons in DIR or ``annotations/`` whose names say train and val,
 and for Roboflow's ``train/_annotations.coco.json``. ``data.options`` names what a layout does not tell: ``train_json``,
 ``val_json``, ``train_images``, ``val_images``; relative to DIR or to the current folder.
 """

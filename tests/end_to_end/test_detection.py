@@ -55,7 +55,7 @@ def killed_in_training() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, number, *rest, **more)
 
-    Trainer.step = faulty  # type: ignore[method-assign]
+    Trainer.step = faulty  # type: ignore[method-assign, assignment]
 
 
 def killed_in_evaluation() -> None:
