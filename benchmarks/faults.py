@@ -188,19 +188,15 @@ def expected_log(out: Path) -> list[int]:
     return sorted(even + odd)
 
 
-def table(counts: dict[str, dict[str, int]]) -> str:
-    """Markdown."""
-    heads = (
-        "fault",
-        "injected",
-        "runs",
-        "other exit codes",
-        "runs with other weights",
-        "logs with a step twice or missing",
-    )
-    head = f"| {' | '.join(heads)} | files left |"
-    rows = [f"| {name} | " + " | ".join(str(n) for n in count.values()) + " |" for name, count in counts.items()]
-    return "\n".join([head, "|---" * 7 + "|", *rows])
+HEADS = (
+    *("fault", "injected", "runs", "other exit codes", "runs with other weights"),
+    *("logs with a step twice or missing", "files left"),
+)
+
+
+def print_row(*cells: object) -> None:
+    """A row of a Markdown table, at once."""
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def main() -> None:
@@ -223,8 +219,16 @@ def main() -> None:
         seconds = time.monotonic() - began
     names = options.faults.split(",") if options.faults else list(FAULTS)
     draw = random.Random(options.seed)
-    counts = {name: inject(FAULTS[name], options.times, seconds, wanted, draw) for name in names}
-    print(json.dumps(counts, indent=1) if options.json else table(counts))
+    counts = {}
+    if not options.json:
+        print_row(*HEADS)
+        print_row(*["---"] * len(HEADS))
+    for name in names:
+        counts[name] = inject(FAULTS[name], options.times, seconds, wanted, draw)
+        if not options.json:
+            print_row(name, *counts[name].values())
+    if options.json:
+        print(json.dumps(counts, indent=1))
 
 
 if __name__ == "__main__":
