@@ -93,7 +93,8 @@ def run_request(request: Request, out: Path, launcher: Launcher) -> Outcome:
         ledger.write_plan(out, steps)
     outcome = launch(launcher.name, request, steps, out, launcher.settings)
     outcome.tables, outcome.notes = steps.tables, steps.notes
-    _measure_speed(steps, out, outcome)
+    if launcher.name != "slurm":  # that would be the machine that submits
+        _measure_speed(steps, out, outcome)
     return outcome
 
 
@@ -102,8 +103,11 @@ def _measure_speed(steps: Steps, out: Path, outcome: Outcome) -> None:
     from mae_bench.speed import measure
 
     for arch in steps.speed:
+        folder = out / "speed" / arch
+        if (folder / "speed.json").is_file():
+            continue
         try:
-            measure(arch, out=out / "speed" / arch)
+            measure(arch, out=folder)
         except (UserError, RuntimeError) as e:
             outcome.failures[f"speed/{arch}"] = " ".join(str(e).split())
 
