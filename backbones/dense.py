@@ -147,7 +147,8 @@ def attend_on_grid(attn: Any, x: Tensor, grid: tuple[int, int], window: int = 0,
     """timm's attention on tokens (N, [1 +] h*w, C), with `bias` (heads, T, T) or the block's own relative positions if any."""
     size = (window, window) if window else grid
     if bias is None and hasattr(attn, "rel_bias"):
-        bias = bias_of_tables(attn.rel_bias, getattr(attn, "rel_bias_cls", None), size)
+        prefix_tokens = x.shape[1] - grid[0] * grid[1]
+        bias = bias_of_tables(attn.rel_bias, getattr(attn, "rel_bias_cls", None), size, prefix_tokens)
     decomposed = bias is None and hasattr(attn, "rel_pos_h")
     if not window and not decomposed:
         return attn(x) if bias is None else attend(attn, x, bias)

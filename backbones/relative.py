@@ -6,7 +6,7 @@ it. The decomposed relative positions of ViTDet are in `backbones.decomposed`.
 
 from __future__ import annotations
 
-import math
+from math import isqrt, prod
 from typing import Any
 
 import torch
@@ -25,10 +25,10 @@ def add_bias_tables(attn: Any, grid: tuple[int, int], class_token: bool) -> None
         attn.register_parameter("rel_bias_cls", nn.Parameter(torch.zeros(attn.num_heads, 3)))
 
 
-def bias_of_tables(table: Tensor, table_cls: Tensor | None, grid: tuple[int, int]) -> Tensor:
-    """The additive bias (heads, T, T) of [1 +] h * w tokens, rows queries, columns keys.
+def bias_of_tables(table: Tensor, table_cls: Tensor | None, grid: tuple[int, int], prefix_tokens: int = 1) -> Tensor:
+    """The additive bias (heads, T, T) of [prefix_tokens +] h * w tokens, rows queries, columns keys.
 
-    A table of another grid is resampled, as absolute positions are.
+    A table of another grid is resampled, as absolute positions are. Registers are treated as the class token is.
     """
     h, w = grid
     size = (2 * h - 1, 2 * w - 1)
@@ -42,9 +42,9 @@ def bias_of_tables(table: Tensor, table_cls: Tensor | None, grid: tuple[int, int
     if table_cls is None:
         return bias
     to_patch, from_patch, to_itself = table_cls.unbind(1)
-    first_row = torch.cat([to_itself[:, None], to_patch[:, None].expand(-1, h * w)], dim=1)
-    rest = torch.cat([from_patch[:, None, None].expand(-1, h * w, 1), bias], dim=2)
-    return torch.cat([first_row[:, None], rest], dim=1)
+    first = torch.cat([to_itself[:, None].expand(-1, prefix_tokens), to_patch[:, None].expand(-1, h * w)], dim=1)
+    rest = torch.cat([from_patch[:, None, None].expand(-1, h * w, prefix_tokens), bias], dim=2)
+    return torch.cat([first[:, None].expand(-1, prefix_tokens, -1), rest], dim=1)
 
 
 def tables_of_beit(table: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ def tables_of_beit(table: Tensor) -> tuple[Tensor, Tensor]:
 
     Its last three rows are class token to patch, patch to class token, class token to itself (unilm/beit/modeling_finetune.py).
     """
-    size = math.isqrt(table.shape[0] - 3)
+    size = isqrt(table.shape[0] - 3)
     offsets, cls = table[: size * size], table[size * size :]
     return offsets.t().reshape(-1, size, size).contiguous(), cls.t().contiguous()
 
@@ -69,7 +69,9 @@ class RelativeAttention(Attention):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
         """(N, 1 + h*w, C) -> the same."""
-        bias = bias_of_tables(self.rel_bias, getattr(self, "rel_bias_cls", None), self.grid)
+        bias = bias_of_tables(
+            self.rel_bias, getattr(self, "rel_bias_cls", None), self.grid, x.shape[1] - prod(self.grid)
+        )
         return attend(self, x, bias if attn_mask is None else bias + attn_mask)
 
 

@@ -132,6 +132,17 @@ def test_combinations_that_make_no_sense_are_named(kwargs: dict[str, object], wo
         build(**kwargs)
 
 
+def test_registers_bear_the_class_token_s_bias() -> None:
+    table, table_cls = torch.randn(2, 3, 3), torch.randn(2, 3)
+    bias, single = bias_of_tables(table, table_cls, (2, 2), 3), bias_of_tables(table, table_cls, (2, 2))
+    assert bias.shape == (2, 7, 7)
+    for i in range(7):
+        for j in range(7):
+            assert torch.equal(bias[:, i, j], single[:, max(0, i - 2), max(0, j - 2)])
+    dense = DenseEncoder(variant(reg_tokens=4), img_size=32, class_token=True, rel_pos_bias=True)  # type: ignore[arg-type]
+    assert dense(torch.randn(1, 3, 32, 32))[0].shape == (1, 128, 4, 4)
+
+
 def test_bias_is_looked_up_by_offset_from_query_to_key() -> None:
     h, w = 2, 3
     table, table_cls = torch.randn(2, 2 * h - 1, 2 * w - 1), torch.randn(2, 3)
