@@ -63,9 +63,11 @@ def _planned(name: str, begun: list[JobStatus], note: Mapping[str, Any], queue: 
     waits = queue.get(str(slurm)) == "PENDING" or (slurm is None and note.get("state") == "queued")
     if waits and all(job.state != "done" for job in mine):
         return [replace(job, state="queued", slurm=slurm) for job in mine or [JobStatus(name, "queued")]]
-    if mine:  # a process that was killed could not say so itself: its launcher noted it
-        killed = {"state": "failed", "error": note.get("error")} if note.get("state") == "failed" else {}
-        return [replace(job, slurm=slurm, **(killed if job.state == "interrupted" else {})) for job in mine]
+    if mine and note.get("state") == "failed":  # a process that was killed could not say so itself: its launcher did
+        error = note.get("error")
+        return [replace(job, state="failed", error=error) if job.state == "interrupted" else job for job in mine]
+    if mine:
+        return [replace(job, slurm=slurm) for job in mine]
     if str(slurm) in queue:
         return [JobStatus(name, "running", slurm=slurm)]
     state = note.get("state")
