@@ -78,6 +78,7 @@ class LoadMap(LoadAnnotations):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
+        self.reduce_zero_label: bool | None
         self._classes = classes
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
@@ -92,7 +93,7 @@ class LoadMap(LoadAnnotations):
 
     def _labels(self, path: str, values: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Classes from 0, 255 where there is none: where the file has 255 (65535 in 16 bits) or, reduced, 0."""
-        unlabelled = (values == IGNORE) | (values == 65535) | (self.reduce_zero_label & (values == 0))
+        unlabelled = (values == IGNORE) | (values == 65535) | (bool(self.reduce_zero_label) & (values == 0))
         largest = int(np.max(values, where=~unlabelled, initial=0))
         most = self._classes if self.reduce_zero_label else self._classes - 1
         if largest > most:
@@ -101,7 +102,7 @@ class LoadMap(LoadAnnotations):
                 f"(segmentation.reduce_zero_label={str(self.reduce_zero_label).lower()}): set "
                 f"segmentation.num_classes, mend {CLASS_LIST}, or mend the map"
             )
-        classes = np.where(unlabelled, IGNORE, values - int(self.reduce_zero_label))
+        classes = np.where(unlabelled, IGNORE, values - int(bool(self.reduce_zero_label)))
         return classes.astype(np.uint8)
 
 
