@@ -32,7 +32,7 @@ def attend_decomposed(qkv: Tensor, table_h: Tensor, table_w: Tensor, grid: tuple
     q, k, v = qkv.contiguous().unbind(0)
     rows, columns = (relative(t, n).to(q.dtype) for t, n in zip((table_h, table_w), grid, strict=True))
     if q.device.type == "cpu":
-        out: Tensor = _Tiled.apply(q, k, v, rows, columns)  # type: ignore[no-untyped-call]
+        out: Tensor = _Tiled.apply(q, k, v, rows, columns)
         return out.flatten(2)
     return _folded(q, k, v, rows, columns).transpose(1, 2).flatten(2)
 
@@ -93,7 +93,7 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         q, k, v, rows, columns, out = ctx.saved_tensors
         scale, grid = q.shape[-1] ** -0.5, (len(rows), len(columns))
         exact = torch.promote_types(q.dtype, torch.float32)
