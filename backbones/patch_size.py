@@ -16,7 +16,9 @@ def set_patch_size(encoder: VisionTransformer, patch: int) -> None:
     old: nn.Conv2d = encoder.patch_embed.proj
     if old.kernel_size == (patch, patch):
         return
-    new = nn.Conv2d(old.in_channels, old.out_channels, patch, patch, bias=old.bias is not None, device=old.weight.device)
+    new = nn.Conv2d(
+        old.in_channels, old.out_channels, patch, patch, bias=old.bias is not None, device=old.weight.device
+    )
     if not old.weight.is_meta:
         new.weight.data = resample_patch_embed(old.weight.data, [patch, patch], verbose=False)
         if old.bias is not None and new.bias is not None:

@@ -50,7 +50,7 @@ class Evaluator(ABC):
     def metrics(self, results: list[Any]) -> dict[str, float]:
         """Metrics over everybody's results, percentages as the papers print them."""
 
-    def write(self, results: list[Any], folder: Path) -> None:
+    def write(self, results: list[Any], folder: Path) -> None:  # noqa: B027 (nothing is what most have to write)
         """Files of the last evaluation for people and other programs, such as predictions in the field's format and pictures.
 
         Called on the main process, after `metrics`, with the same results. `folder` is there.

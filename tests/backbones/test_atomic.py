@@ -19,9 +19,14 @@ def test_the_file_is_the_new_one_and_alone(tmp_path: Path, durable: bool) -> Non
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
     place = tmp_path / "a.txt"
     place.write_text("old")
-    with pytest.raises(RuntimeError), replacing(place) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with replacing(place) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert place.read_text() == "old"
     assert list(tmp_path.iterdir()) == [place]
 
