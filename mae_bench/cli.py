@@ -17,6 +17,7 @@ import typer
 from backbones.errors import Interrupted, RunFailed, UserError, unknown
 from mae_bench import cli_checkpoints, cli_data, cli_report, cli_runs, cli_tables
 from mae_bench.cli_common import BAD_INPUT, FAILED, INTERRUPTED, Json, debugging, print_json, print_rows, set_debug
+from mae_bench.signals import stop_signals
 
 app = typer.Typer(
     name="mae-bench",
@@ -84,7 +85,8 @@ def main() -> None:
     # slows small models eightfold as soon as anything else runs on the machine; a short spin costs an idle one little.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        app()
+        with stop_signals():  # from the first import on: a job that is stopped early is asked for again, too
+            app()
     except UserError as e:
         if debugging():
             traceback.print_exc()

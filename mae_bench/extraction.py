@@ -80,7 +80,7 @@ def extract(
         with files:
             _fill(files, encoder, wanted, images, batch_size=batch_size, workers=workers, precision=precision)
             files.commit()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         raise Interrupted(f"nothing was written to {out}: run the same command again") from None
     write_json(sidecar(files.path), about)
     return about

@@ -40,11 +40,12 @@ def inspect(path: str | Path) -> dict[str, Any]:
         "method": checkpoint.method,
         "encoder": _encoder(checkpoint),
         "head": _head(checkpoint),
+        "trained_for": checkpoint.task,
         "decoder": _decoder(checkpoint) if checkpoint.decoder else None,
         "parameters": {
             "encoder": _count(checkpoint.state),
             "decoder": _count(checkpoint.decoder),
-            "head": _count(checkpoint.head),
+            "head": _count(checkpoint.head) + _count(checkpoint.heads),
         },
         "left_aside": list(checkpoint.aside),
         "pretraining": checkpoint.metadata.get("pretraining"),
@@ -147,7 +148,7 @@ def lines(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("layout", f"{card['layout']}; row {card['method']!r} of the tables"),
         ("encoder", _encoder_line(encoder)),
         ("positions", _position_line(encoder)),
-        ("head", "none" if head is None else _head_line(head)),
+        ("head", _head_line(head) if head is not None else _dense_line(card)),
         ("decoder", "none" if decoder is None else _decoder_line(decoder)),
         ("parameters", ", ".join(f"{name} {count:,}" for name, count in card["parameters"].items() if count)),
     ]
@@ -176,6 +177,12 @@ def _position_line(encoder: dict[str, Any]) -> str:
     if not encoder["relative_bias"]:
         return text
     return "relative (BEiT's bias)" if encoder["positions"] == "none" else f"{text}, and relative (BEiT's bias)"
+
+
+def _dense_line(card: dict[str, Any]) -> str:
+    """What is known of a detector's or segmenter's heads: `mae-bench run` evaluates them and trains on from them."""
+    trained = card["trained_for"]
+    return "none" if trained is None else f"whole model for {trained}, evaluated with --set schedule.iterations=0"
 
 
 def _head_line(head: dict[str, Any]) -> str:

@@ -218,6 +218,10 @@ class CocoDataset(Dataset[Record]):
     def __len__(self) -> int:
         return len(self.records)
 
+    def name(self, index: int) -> str:
+        """The image's path, for messages."""
+        return str(self.records[index]["file_name"])
+
     def __getitem__(self, index: int) -> Record:
         record = self.records[index]
         augmented = T.AugInput(self._pixels(index))

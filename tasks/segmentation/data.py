@@ -62,6 +62,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def name(self, index: int) -> str:
+        """The image's path, for messages."""
+        return str(self.pairs[index].image)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self._cache is None:
             return self._augment(self._read(index))

@@ -214,3 +214,14 @@ def test_names_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UserError, match="cannot be fetched") as caught:
         load_checkpoint("hf:facebook/vit-mae-base")
     assert "\n" not in str(caught.value)
+
+
+def test_a_whole_detector_says_what_it_was_trained_for(tmp_path: Path) -> None:
+    encoder = {
+        f"backbone.net.dense.encoder.{k}": v for k, v in create_encoder(ARCH, img_size=SIZE).state_dict().items()
+    }
+    heads = {"proposal_generator.rpn_head.conv.weight": torch.zeros(3), "roi_heads.box_head.fc1.bias": torch.zeros(2)}
+    torch.save({k: v for k, v in encoder.items() if ".head." not in k} | heads, tmp_path / "model.pth")
+    card = inspect(tmp_path / "model.pth")
+    assert (card["trained_for"], card["parameters"]["head"], card["left_aside"]) == ("detection", 5, [])
+    assert "detection, evaluated with" in dict(lines(card))["head"]

@@ -36,7 +36,9 @@ def save_turned(path: Path, orientation: int) -> None:
     Image.fromarray(COLOURS).save(path, exif=exif)
 
 
-@pytest.mark.parametrize("image", [Image.fromarray(GREY), Image.fromarray(GREY.astype(np.uint16) * 256 + 7)], ids=["8", "16"])
+@pytest.mark.parametrize(
+    "image", [Image.fromarray(GREY), Image.fromarray(GREY.astype(np.uint16) * 256 + 7)], ids=["8", "16"]
+)
 def test_grey_of_8_and_16_bits_becomes_three_equal_bands(tmp_path: Path, image: Image.Image) -> None:
     image.save(tmp_path / "a.png")
     pixels = read_pixels(record(tmp_path / "a.png"))

@@ -197,3 +197,8 @@ def test_one_json_for_training_and_validation_is_refused(coco: Path) -> None:
     recipe.data.options = {"val_json": "annotations/instances_train2017.json", "val_images": "train2017"}
     with pytest.raises(UserError, match=r"instances_train2017\.json is the json of both training and validation"):
         DetectionTask(recipe)
+
+
+def test_images_are_known_by_name_for_messages(coco: Path) -> None:
+    dataset: Any = DetectionTask(small_recipe(coco)).train_dataset()
+    assert Path(dataset.name(0)).parent == coco / "train2017"

@@ -194,3 +194,8 @@ def test_eight_images_are_learnt_by_heart(tmp_path: Path, monkeypatch: pytest.Mo
     """Heads learn and the evaluator is joined up right: nothing but the right classes in the right places gets there."""
     monkeypatch.setenv("MAE_BENCH_CACHE", str(tmp_path / "cache"))
     assert overfit(tmp_path, steps=200).progress.last["mIoU"] > 60
+
+
+def test_images_are_known_by_name_for_messages(ade: Path, recipe: RecipeMaker) -> None:
+    dataset = SegmentationTask(recipe(ade)).train_dataset()
+    assert dataset.name(0) == str(ade / "images" / "training" / "training_0.jpg")  # type: ignore[attr-defined]
