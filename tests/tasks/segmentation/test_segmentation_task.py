@@ -21,6 +21,7 @@ from mae_bench.evaluation import evaluate
 from mae_bench.recipes import load_recipe
 from mae_bench.seeding import seed_all
 from tasks.segmentation.config import SegmentationRecipe
+from tasks.segmentation.mm import IoUMetric
 from tasks.segmentation.model import ENCODER_PREFIX
 from tasks.segmentation.task import SegmentationTask
 
@@ -199,3 +200,19 @@ def test_eight_images_are_learnt_by_heart(tmp_path: Path, monkeypatch: pytest.Mo
 def test_images_are_known_by_name_for_messages(ade: Path, recipe: RecipeMaker) -> None:
     dataset = SegmentationTask(recipe(ade)).train_dataset()
     assert dataset.name(0) == str(ade / "images" / "training" / "training_0.jpg")  # type: ignore[attr-defined]
+
+
+def test_figures_of_a_models_predictions_are_those_of_mmsegs_own_metric(ade: Path, recipe: RecipeMaker) -> None:
+    """mmseg's `IoUMetric` fed, as its runner feeds it, with the very samples that a model gives on every validation image."""
+    task = SegmentationTask(recipe(ade))
+    model, dataset = task.model.eval(), task.val_dataset()
+    evaluator, metric = task.evaluator(), IoUMetric()
+    metric.dataset_meta = {"classes": task.class_names}
+    for i in range(len(dataset)):  # type: ignore[arg-type]
+        batch = task.collate()([dataset[i]])
+        evaluator.update(model, batch)
+        with torch.no_grad():
+            metric.process(batch, [sample.to_dict() for sample in model(batch)])
+    ours = evaluator.metrics(evaluator.results())
+    for name, value in metric.compute_metrics(metric.results).items():
+        assert ours[name] == pytest.approx(value, abs=0.00501)  # mmseg rounds to two places
