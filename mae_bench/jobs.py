@@ -40,6 +40,7 @@ from mae_bench.signals import stop_signals
 from mae_bench.status import JOB_FILE
 from tasks import create_task
 from tasks.base import Task
+from tasks.loading import dead_workers_explained
 from tasks.recipe import Recipe
 
 T = TypeVar("T")
@@ -131,7 +132,9 @@ def _run(
     job = _with_counts(job, task)  # before the model is compiled or wrapped
     started = _now()
     try:
-        result = fit(task, run_dir, name=job.name, accelerator=accelerator, check_owner=check_owner)
+        # Twice: torch may report a worker's death just while the first is leaving for another error of the same death.
+        with dead_workers_explained(), dead_workers_explained():
+            result = fit(task, run_dir, name=job.name, accelerator=accelerator, check_owner=check_owner)
     except BaseException as e:
         if accelerator.is_main_process:
             state = "interrupted" if isinstance(e, (Interrupted, KeyboardInterrupt)) else "failed"

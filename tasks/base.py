@@ -66,12 +66,14 @@ class Task(ABC, Generic[RecipeT]):
         data: what is known of the data set.
         primary_metric: the metric that tables show, higher is better; empty when there is no evaluation.
         selection: which of the models that came by the metrics of the end are of, for the record.
+        parts_may_diverge: the model is several that train side by side: one whose gradient is not finite holds up no other.
     """
 
     model: nn.Module
     data: DataInfo
     primary_metric: str = ""
     selection: str = "last epoch"
+    parts_may_diverge: bool = False
 
     def __init__(self, recipe: RecipeT) -> None:
         self.recipe = recipe

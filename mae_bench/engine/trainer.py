@@ -131,7 +131,8 @@ class Trainer:
         norm = None
         if self._clip is not None:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._clip)
-        bad = self.guard.check_gradient(bad, norm)
+        if not self.task.parts_may_diverge:
+            bad = self.guard.check_gradient(bad, norm)
         taken = self.guard.step(step, bad)
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None and taken:

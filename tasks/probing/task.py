@@ -62,6 +62,8 @@ class ProbingTask(Task[ProbingRecipe]):
     Both see images under the evaluation transform, so the probe's heads, unlike Table 10's, meet no augmentation.
     """
 
+    parts_may_diverge = True  # each head by itself: it gets no figures then
+
     def __init__(self, recipe: ProbingRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
         if recipe.method not in METHODS:

@@ -33,7 +33,7 @@ class Deadly(Dataset[Any]):
 
 
 def read(how: signal.Signals | None, **options: Any) -> None:
-    with dead_workers_explained():
+    with dead_workers_explained(), dead_workers_explained():  # as a job does it, and why twice: `mae_bench.jobs`
         for _ in DataLoader(Deadly(how), num_workers=1, worker_init_fn=leave_signals_to_parent, **options):
             pass
 
