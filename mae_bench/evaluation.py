@@ -82,6 +82,8 @@ def evaluate(
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             evaluator.write(results, folder)
+            if not any(folder.iterdir()):
+                folder.rmdir()
     return Evaluation(metrics, timer.seconds_per_image())
 
 

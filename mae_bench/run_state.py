@@ -67,12 +67,17 @@ def read_status(run_dir: Path) -> dict[str, Any]:
     status = read_json(run_dir / "status.json")
     if not isinstance(status, dict):
         return {}
-    if status.get("state") == "running" and status.get("host") == socket.gethostname() and not _alive(status["pid"]):
+    if (
+        status.get("state") == "running"
+        and status.get("host") == socket.gethostname()
+        and not is_running(status["pid"])
+    ):
         status["state"] = "interrupted"
     return status
 
 
-def _alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this host has that number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -24,7 +24,7 @@ from backbones.atomic import write_json
 from backbones.errors import RunFailed, UserError
 from mae_bench.disk import writing
 from mae_bench.logs import say
-from mae_bench.run_state import read_json
+from mae_bench.run_state import is_running, read_json
 
 BEAT_SECONDS = 20.0
 WATCH_SECONDS = 90.0  # longer than the minute for which NFS may show an old file
@@ -65,7 +65,7 @@ class Owner:
             return False
         if self.namespace != _namespace():
             return None
-        return self.born == _born(self.pid) and _running(self.pid)
+        return self.born == _born(self.pid) and is_running(self.pid)
 
 
 class RunLock:
@@ -188,13 +188,3 @@ def _namespace() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
-
-
-def _running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
