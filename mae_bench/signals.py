@@ -46,6 +46,15 @@ class StopSignals:
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
     """Handlers for the time of the block; inside another such block they are that one's. A thread gets none."""
+    try:
+        with _handlers() as stop:
+            yield stop
+    except KeyboardInterrupt:  # which the command line's library would turn into a code of its own
+        raise Interrupted("stopped at once: the same command goes on from the last checkpoint") from None
+
+
+@contextmanager
+def _handlers() -> Iterator[StopSignals]:
     global _active
     if _active is not None or threading.current_thread() is not threading.main_thread():
         yield _active or StopSignals()
@@ -54,8 +63,6 @@ def stop_signals() -> Iterator[StopSignals]:
     before = {s: signal.signal(s, stop.handle) for s in STOP}
     try:
         yield stop
-    except KeyboardInterrupt:  # which the command line's library would turn into a code of its own
-        raise Interrupted("stopped at once: the same command goes on from the last checkpoint") from None
     finally:
         _active = None
         for s, old in before.items():

@@ -405,7 +405,9 @@ def test_a_data_worker_that_dies_is_named_and_nothing_is_lost(case: Case, undist
     assert case.run("--set", "train.workers=1", hook=hook) == 1
     (line,) = (line for line in case.err.splitlines() if line.startswith("error: "))
     assert "data worker (pid " in line
-    assert "ended by a signal (Killed), most likely by the system, for want of memory" in line
+    # The first where torch had the system's report of it, the second where it found the worker gone before that.
+    assert "ended by a signal (Killed)" in line or "ended unexpectedly" in line
+    assert "most likely by the system, for want of memory" in line
     assert "the same command goes on" in line
     assert case.run() == 0
     assert case.weights() == undisturbed.weights()
