@@ -92,6 +92,18 @@ def main() -> None:
             traceback.print_exc()
         print(f"error: {e}", file=sys.stderr)
         sys.exit(FAILED if isinstance(e, RunFailed) else BAD_INPUT)
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+    ) as e:  # a dead data worker shows wherever the process is, also on its way out
+        from tasks.loading import explain_dead_worker
+
+        said = explain_dead_worker(e)
+        if said is None:
+            raise
+        print(f"error: {said}; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
