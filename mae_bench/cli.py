@@ -92,24 +92,27 @@ def main() -> None:
             traceback.print_exc()
         print(f"error: {e}", file=sys.stderr)
         sys.exit(FAILED if isinstance(e, RunFailed) else BAD_INPUT)
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-    ) as e:  # a dead data worker shows wherever the process is, also on its way out
-        from tasks.loading import explain_dead_worker
-
-        said = explain_dead_worker(e)
-        if said is None:
-            raise
-        print(f"error: {said}; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(FAILED)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Interrupted as e:
         print(f"interrupted: {e}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception as e:
+        said = _dead_worker(e)
+        if said is None:
+            raise
+        print(f"error: {said}; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def _dead_worker(error: Exception) -> str | None:
+    """What to say where `error` tells of a data worker's death, which shows wherever the process is, also on its way out."""
+    loading = sys.modules.get("tasks.loading")  # not imported: no workers, and other errors need not wait for torch
+    if loading is None or not isinstance(error, loading.DEATHS):
+        return None
+    said: str | None = loading.explain_dead_worker(error)
+    return said
 
 
 if __name__ == "__main__":
