@@ -194,6 +194,8 @@ def recipe_hash(recipe: Recipe) -> str:
     for key in ("label_share", "label_list"):  # keys that came later: without them a recipe is the one that it was
         if content["data"][key] is None:
             content["data"].pop(key)
+    if not content["data"]["allow"]:
+        content["data"].pop("allow")
     if content["train"]["reference_batch_size"] is None:
         content["train"].pop("reference_batch_size")
     for key in _RUNTIME:

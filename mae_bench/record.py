@@ -62,6 +62,8 @@ class Data:
     fingerprint: str
     split: str = "val"
     notes: list[str] = field(default_factory=list)
+    account: dict[str, Any] = field(default_factory=dict)  # by split: `tasks.datasets.account`
+    class_names: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Raw = dict[str, Any]
 
@@ -31,4 +31,12 @@ def _second(raw: Raw) -> Raw:
     return {**raw, **{name: value for name, value in added.items() if name not in raw}}
 
 
-_NEXT: dict[int, Callable[[Raw], Raw]] = {1: _second}
+def _third(raw: Raw) -> Raw:
+    """Version 3 says of the data what was found, used and left out for which reason, and the classes in their order."""
+    data = raw.get("data")
+    if not isinstance(data, dict):
+        return raw
+    return {**raw, "data": {"account": {}, "class_names": [], **data}}
+
+
+_NEXT: dict[int, Callable[[Raw], Raw]] = {1: _second, 2: _third}

@@ -97,7 +97,11 @@ def require(task: str) -> None:
 
 def create_task(recipe: Recipe, checkpoint: Checkpoint | None = None) -> Task[Any]:
     """The task of a resolved recipe, its encoder from `checkpoint` (`backbones.checkpoint.Checkpoint`) or from scratch."""
+    from tasks.datasets.account import check_allowed
+    from tasks.datasets.manifest import CHECKS
+
     require(recipe.task)
+    check_allowed(recipe.data.allow, CHECKS)
     if recipe.task not in LABELLED and (recipe.data.label_share is not None or recipe.data.label_list is not None):
         raise UserError(f"data.label_share and data.label_list are for {' and '.join(LABELLED)}, not for {recipe.task}")
     if checkpoint is not None:

@@ -29,6 +29,8 @@ class DataInfo:
     fingerprint: str  # sha256 over the files' relative paths and sizes
     split: str = "val"
     notes: list[str] = field(default_factory=list)  # such as "3 unreadable images left out"
+    account: dict[str, Any] = field(default_factory=dict)  # split -> `Account.to_json` (`tasks.datasets.account`)
+    class_names: list[str] = field(default_factory=list)  # class index -> name; the order is part of a head
 
 
 class Evaluator(ABC):

@@ -35,6 +35,8 @@ class DataConfig:
     # pil: the official pipeline to the pixel, at about a third of the speed. The crops are the same.
     decoder: str = "fast"
     skip_broken: bool = False  # leave out unreadable training images and count them, instead of stopping
+    # Reasons by name (`tasks.datasets.account`) for which images and labels may be left out, counted, instead of stopping.
+    allow: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -1,0 +1,155 @@
+"""The samples of a split whatever layout they lie in, and what they tell without knowing it: `check_alone`, `check_pair`.
+
+What a reader found and did not take is `tasks.datasets.account`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backbones.errors import UserError
+
+VAL_IN_TRAIN = "val_in_train"
+CLASS_NAMES = "class_names"
+CHECKS = (VAL_IN_TRAIN, CLASS_NAMES)
+"""What ``data.allow`` takes beside the reasons of an account: validation images that are training images too; a head whose
+classes have other names than the data's, taken in the order of both."""
+
+_SAMPLE = 64  # validation images whose content is looked for among the training images
+_CANDIDATES = 16  # training images that each is compared with
+
+
+def place_of(*parts: Hashable) -> int:
+    """Where a sample lies as a number: equal for the same parts, such as (device, inode) or (archive's inode, offset)."""
+    return hash(parts)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One split's samples, column by column.
+
+    Attributes:
+        where: the split, for messages: ``train (DIR/train)``.
+        class_names: class index -> name.
+        class_counts: (C,) samples of each class; of dense data, samples that show it.
+        places: (N,) `place_of` each sample: the same bytes have the same, whatever name leads to them.
+        name: row -> path under the data folder or in its archive.
+        content: row -> the file's bytes; None where looking is no use.
+        sizes: (N,) bytes of each file; None where finding out takes longer than a listing.
+    """
+
+    where: str
+    class_names: list[str]
+    class_counts: NDArray[np.int64]
+    places: NDArray[np.int64]
+    name: Callable[[int], str]
+    content: Callable[[int], bytes] | None = None
+    sizes: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @cached_property
+    def present(self) -> list[str]:
+        """Names of the classes that have samples."""
+        return [self.class_names[i] for i in np.flatnonzero(self.class_counts)]
+
+
+def check_alone(manifest: Manifest) -> list[str]:
+    """Notes on one split: samples that lie at the same place, how the classes are balanced.
+
+    Raises:
+        UserError: all samples are of one class (or there is none): nothing can be told apart.
+    """
+    if len(manifest.present) < 2:
+        only = f"all of one class, {manifest.present[0]!r}" if manifest.present else "of no class"
+        raise UserError(
+            f"{manifest.where}: {len(manifest):,} images {only}: telling classes apart needs two: a folder a class, right "
+            "under the split's"
+        )
+    first, count = _twice(manifest)
+    return [f"{manifest.where}: {count:,} of {len(manifest):,} are there twice, such as {first}"] if count else []
+
+
+def check_pair(train: Manifest, val: Manifest, allow: Collection[str] = ()) -> list[str]:
+    """Notes on what two splits are to each other: samples in common, classes that only one of them has.
+
+    Args:
+        allow: ``data.allow``.
+
+    Raises:
+        UserError: a validation sample lies where a training sample does, and ``val_in_train`` is not allowed.
+    """
+    notes = []
+    common = np.flatnonzero(np.isin(val.places, train.places))
+    if len(common):
+        said = f"{len(common):,} of {len(val):,} are training images too, such as {val.name(int(common[0]))}"
+        if VAL_IN_TRAIN not in allow:
+            raise UserError(
+                f"{val.where}: {said}: give images that training does not see, or say that it is meant with --set "
+                f"data.allow=[{VAL_IN_TRAIN}]"
+            )
+        notes.append(f"{val.where}: {said}")
+    elif found := same_content(train, val):
+        (row, twin), looked = found[0], min(_SAMPLE, len(val))
+        notes.append(
+            f"{val.where}: {len(found)} of {looked} looked at have the very bytes of a training image, such as "
+            f"{val.name(row)} and {train.name(twin)}"
+        )
+    if unseen := [name for name in train.present if name not in set(val.present)]:
+        notes.append(
+            f"{val.where}: {len(unseen)} of {len(train.present)} classes have no validation image, such as {unseen[0]!r}"
+        )
+    return notes
+
+
+def same_content(train: Manifest, val: Manifest) -> list[tuple[int, int]]:
+    """(validation row, training row) of files with the same bytes, among some validation files spread over the split.
+
+    Compared with training files of the same name, then of the same size: at most some 1,000 are read.
+    """
+    if train.content is None or val.content is None or not len(train) or not len(val):
+        return []
+    rows = [k * len(val) // min(_SAMPLE, len(val)) for k in range(min(_SAMPLE, len(val)))]
+    wanted = {_base(val.name(row)) for row in rows}
+    named: dict[str, list[int]] = defaultdict(list)
+    for i in range(len(train)):
+        if (base := _base(train.name(i))) in wanted:
+            named[base].append(i)
+    found = []
+    for row in rows:
+        candidates = named[_base(val.name(row))][:_CANDIDATES]
+        if train.sizes is not None and val.sizes is not None:
+            candidates = [i for i in candidates if train.sizes[i] == val.sizes[row]]
+            equal = np.flatnonzero(train.sizes == val.sizes[row])[: _CANDIDATES - len(candidates)]
+            candidates += [int(i) for i in equal if int(i) not in candidates]
+        digest = _digest(val.content, row) if candidates else None
+        twin = next((i for i in candidates if digest and _digest(train.content, i) == digest), None)
+        if twin is not None:
+            found.append((row, twin))
+    return found
+
+
+def _twice(manifest: Manifest) -> tuple[str, int]:
+    """The first sample that lies where an earlier one does, and how many do."""
+    order = np.argsort(manifest.places, kind="stable")
+    again = order[1:][np.diff(manifest.places[order]) == 0]
+    return (manifest.name(int(again.min())), len(again)) if len(again) else ("", 0)
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _digest(content: Callable[[int], bytes], row: int) -> bytes | None:
+    try:
+        return hashlib.sha256(content(row)).digest()
+    except (OSError, ValueError):  # said by whoever decodes a sample of them
+        return None
