@@ -50,6 +50,7 @@ class Checkpoint:
         metadata: what our own files say of themselves.
         target_normalised: whether the decoder predicts normalised pixels; None where nothing tells.
         decoder_heads: attention heads of the decoder.
+        foreign: names of objects in the file that only code of theirs could make; they were passed over, nothing was run.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Checkpoint:
     metadata: dict[str, Any] = field(default_factory=dict)
     target_normalised: bool | None = None
     decoder_heads: int = OFFICIAL_DECODER_HEADS
+    foreign: tuple[str, ...] = ()
 
     @property
     def arch(self) -> str:
@@ -203,6 +205,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] |
         metadata=file.metadata or {},
         target_normalised=_normalised(file, told),
         decoder_heads=_decoder_heads(file, told),
+        foreign=file.foreign,
     )
 
 

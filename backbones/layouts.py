@@ -286,8 +286,12 @@ def _separate_positions(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def block_count(state: Mapping[str, Tensor], prefix: str = "blocks.") -> int:
-    """How many Transformer blocks tensors under our names have, counting to the last one's number."""
-    return 1 + max((int(k.removeprefix(prefix).split(".")[0]) for k in state if k.startswith(prefix)), default=-1)
+    """How many Transformer blocks tensors under our names have, counting to the last one's number.
+
+    Numbers beyond 999 are no block's: whoever checks the names finds them left over.
+    """
+    numbers = (re.match(re.escape(prefix) + r"([0-9]{1,3})\.", name) for name in state)
+    return 1 + max((int(m[1]) for m in numbers if m), default=-1)
 
 
 def _is_square(count: int) -> bool:

@@ -5,12 +5,11 @@ What the names mean is `backbones.layouts`'s, what they make together `backbones
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,24 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from backbones.array_pickle import is_array_pickle, read_arrays
 from backbones.atomic import replacing
+from backbones.checkpoints.inert_pickle import Inert
+from backbones.checkpoints.torch_files import TensorReader, is_readable, what_it_is
 from backbones.errors import UserError
+from backbones.plain_files import load_json, open_plain, parse_json
 
 _METADATA = "mae_bench"
 # What training scripts put their weights under; timm, too, prefers the averaged weights to the raw ones, and a
 # self-distilled model is evaluated by its teacher.
-_WRAPPERS = ("teacher", "model_ema", "state_dict_ema", "model", "state_dict")
+_WRAPPERS = (
+    *("teacher", "target_encoder", "model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict"),
+    *("model_state", "module", "net", "network", "encoder", "backbone"),
+)
+_MAX_WRAPPERS = 8
+_MAX_ENTRIES = 100  # among which tensors are looked for under a name that is not known
+_MAX_PARTS = 20_000  # modules, parameters and buffers of a whole model that was pickled
+# What wrappers of modules put among the names; DDP's and torch.compile's own prefixes are `backbones.layouts`'s.
+_WRAPPED_MODULES = re.compile(r"(?:(?<=\.)|^)(?:_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "encoder.safetensors")
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -42,6 +51,7 @@ class TensorFile:
         metadata: what `save_tensors` wrote beside them; None when the file is not ours.
         config: the ``config.json`` beside the file (Hugging Face), else empty.
         args: the command line that a training script saved along (official MAE, timm, DINO), else empty.
+        foreign: names of objects in the file that only code of theirs could make; they were passed over, nothing was run.
     """
 
     path: Path
@@ -51,13 +61,14 @@ class TensorFile:
     metadata: dict[str, Any] | None = None
     config: dict[str, Any] = field(default_factory=dict)
     args: dict[str, Any] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
 
 
 def read_tensors(path: Path) -> TensorFile:
     """Reads a file, or the weights of a folder (Hugging Face model, finished run).
 
     Raises:
-        UserError: no such file, not a checkpoint, cut short, or a pickle that would run code.
+        UserError: no such file, not a checkpoint, cut short, or without named tensors.
     """
     path = _resolve(path)
     if path.name in _INDICES:
@@ -65,8 +76,7 @@ def read_tensors(path: Path) -> TensorFile:
     if path.suffix == ".safetensors":
         tensors, metadata = _read_safetensors(path)
         return TensorFile(path, sha256_file(path), tensors, metadata=metadata, config=_config_beside(path))
-    content, wrapper, args = _read_pickle(path)
-    return TensorFile(path, sha256_file(path), content, wrapper, config=_config_beside(path), args=args)
+    return replace(_read_pickle(path), sha256=sha256_file(path), config=_config_beside(path))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -127,10 +137,7 @@ def _config_beside(path: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path} is not readable as JSON: {e}") from e
+    content = load_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object")
     return content
@@ -138,63 +145,117 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_shards(index: Path) -> TensorFile:
     """All files that a Hugging Face index names, as one."""
-    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
-    if not names:
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise UserError(f"{index} names no files: give a whole Hugging Face model folder")
-    files = [index.parent / Path(str(name)).name for name in names]
+    files = [index.parent / Path(name).name for name in sorted(set(places.values()))]
     for file in files:
         if not file.is_file():
             raise UserError(f"{index} names {file.name}, which is not there: fetch the whole folder")
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= _read_safetensors(file)[0] if file.suffix == ".safetensors" else _read_pickle(file)[0]
+        tensors |= _read_safetensors(file)[0] if file.suffix == ".safetensors" else _read_pickle(file).tensors
     digest = hashlib.sha256("\n".join(sha256_file(file) for file in files).encode()).hexdigest()
     return TensorFile(index, digest, tensors, config=_config_beside(index))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     try:
+        open_plain(path).close()
         with safetensors.safe_open(path, framework="pt") as f:
-            metadata = json.loads((f.metadata() or {}).get(_METADATA, "null"))
+            metadata = parse_json((f.metadata() or {}).get(_METADATA, "null"))
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+    except UserError:
+        raise
     except Exception as e:
-        raise UserError(f"{path} is not a checkpoint or is cut short: {_first_line(e)}") from e
-    return _named(path, tensors), metadata if isinstance(metadata, dict) else None
+        raise UserError(f"{path} is not a checkpoint or is cut short: {_first_line(e)}{what_it_is(path)}") from e
+    return _bare_names(path, tensors), metadata if isinstance(metadata, dict) else None
 
 
-def _read_pickle(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
-    """Tensors, the keys they lay under, and the saved command line, of a ``torch.save`` file or a pickle of arrays."""
-    content = read_arrays(path) if is_array_pickle(path) else _read_torch(path)
-    args = content.get("args") if isinstance(content, dict) else None
-    wrappers = []
-    while isinstance(content, dict) and (key := next((k for k in _WRAPPERS if isinstance(content.get(k), dict)), None)):
-        wrappers.append(key)
-        content = content[key]
-    return _named(path, content), ".".join(wrappers), vars(args) if isinstance(args, argparse.Namespace) else {}
+def _read_pickle(path: Path) -> TensorFile:
+    """The tensors of a ``torch.save`` file or a pickle of arrays, and the keys that they lay under."""
+    with TensorReader(path) as reader:
+        content, wrapper = _unwrapped(path, reader.content)
+        found = {k: v for k, v in content.items() if isinstance(k, str) and is_readable(v)}
+        if not found:
+            raise UserError(
+                f"{path} holds no named tensors{_instead(content, reader.foreign)}: give a model's state dict"
+            )
+        tensors = _bare_names(path, reader.read(found))
+        args = _mapping(reader.content).get("args")
+    args = args.state if isinstance(args, Inert) and args.name == "argparse.Namespace" else None
+    return TensorFile(path, "", tensors, wrapper, args=args if isinstance(args, dict) else {}, foreign=reader.foreign)
 
 
-def _read_torch(path: Path) -> Any:
-    try:
-        # The official and timm's training checkpoints hold the command line's arguments; a Namespace is mere data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # on arbitrary bytes the unpickler raises nearly anything
-        if code := re.search(r"GLOBAL (\S+)", str(e)):
-            raise UserError(f"{path} is refused: it wants to run {code[1]}, and only tensors are read") from e
-        raise UserError(f"{path} is not a checkpoint or is cut short: {_first_line(e)}") from e
+def _instead(content: dict[Any, Any], foreign: tuple[str, ...]) -> str:
+    """What stands where tensors should, in brackets."""
+    kinds = {v.name: None for v in content.values() if isinstance(v, Inert)} or dict.fromkeys(foreign)
+    return f" ({', '.join(list(kinds)[:3])}, which is not run)" if kinds else ""
 
 
-def _named(path: Path, content: Any) -> dict[str, Tensor]:
-    named = content.items() if isinstance(content, dict) else ()
-    tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
-    if not tensors:
+def _unwrapped(path: Path, content: Any) -> tuple[dict[Any, Any], str]:
+    """The innermost mapping that holds the tensors, and the keys on the way to it."""
+    content = _mapping(content)
+    keys: list[str] = []
+    while (key := _next_wrapper(content)) is not None:
+        if len(keys) == _MAX_WRAPPERS:
+            raise UserError(f"{path} is no checkpoint: {'.'.join(keys)} goes on without end")
+        keys.append(key)
+        content = _mapping(content[key])
+    return content, ".".join(keys)
+
+
+def _next_wrapper(content: dict[Any, Any]) -> str | None:
+    known = next((key for key in _WRAPPERS if _mapping(content.get(key))), None)
+    if known is not None or any(is_readable(v) for v in content.values()):
+        return known
+    # By any other name, if there is but one that holds tensors.
+    inside = {k: _mapping(v) for k, v in list(content.items())[:_MAX_ENTRIES] if isinstance(k, str)}
+    holding = [k for k, m in inside.items() if any(isinstance(n, str) and is_readable(v) for n, v in m.items())]
+    return holding[0] if len(holding) == 1 else None
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    """A dict, a dict of another class, or the tensors of a whole pickled module by their names; empty where it is none."""
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, Inert):
+        return {}
+    return value.items or _module_state(value)
+
+
+def _module_state(module: Inert) -> dict[str, Any]:
+    """What `torch.nn.Module.state_dict` would give: parameters and buffers of the module and of those in it."""
+    state: dict[str, Any] = {}
+    waiting, budget = [("", module)], _MAX_PARTS  # a module may hold itself
+    while waiting:
+        prefix, module = waiting.pop()
+        parts, children, passing = (_part(module, key) for key in ("_parameters", "_modules", "_buffers"))
+        budget -= 1 + len(parts) + len(children) + len(passing)
+        if budget < 0:
+            return {}
+        left_out = module.state.get("_non_persistent_buffers_set") if isinstance(module.state, dict) else None
+        kept = {k: v for k, v in passing.items() if not (isinstance(left_out, list) and k in left_out)}
+        state |= {f"{prefix}{name}": tensor for name, tensor in (parts | kept).items() if is_readable(tensor)}
+        waiting += [(f"{prefix}{name}.", child) for name, child in children.items() if isinstance(child, Inert)]
+    return state
+
+
+def _part(module: Inert, key: str) -> dict[str, Any]:
+    part = module.state.get(key) if isinstance(module.state, dict) else None
+    return {k: v for k, v in part.items() if isinstance(k, str)} if isinstance(part, dict) else {}
+
+
+def _bare_names(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what activation checkpointing and FSDP put among them."""
+    bare = {_WRAPPED_MODULES.sub("", name): tensor for name, tensor in tensors.items()}
+    if len(bare) != len(tensors):
+        raise UserError(f"{path} holds the same tensors with and without a wrapper's name: give one of the two")
+    if not bare:
         raise UserError(f"{path} holds no named tensors: give a model's state dict")
-    return tensors
+    return bare
 
 
 def _first_line(error: Exception) -> str:
-    # torch's first lines say how to load the file all the same, which is no advice for a broken one.
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    if "weights_only" in text:
-        text = ""
+    text = str(error).strip()
     return f"{type(error).__name__} {text.splitlines()[0][:120]}" if text else type(error).__name__

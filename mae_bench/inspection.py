@@ -48,6 +48,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
             "head": _count(checkpoint.head) + _count(checkpoint.heads),
         },
         "left_aside": list(checkpoint.aside),
+        "not_run": list(checkpoint.foreign),
         "pretraining": checkpoint.metadata.get("pretraining"),
         "tasks": _tasks(checkpoint),
     }
@@ -155,6 +156,9 @@ def lines(card: dict[str, Any]) -> list[tuple[str, str]]:
     if card["left_aside"]:
         first = ", ".join(card["left_aside"][:3])
         rows.append(("left aside", f"{len(card['left_aside'])} tensors that nothing is made of: {first} …"))
+    if card["not_run"]:
+        first = ", ".join(card["not_run"][:5])
+        rows.append(("passed over", f"{first}: objects that only code could make; none was run"))
     return [*rows, *((f"for {task}", text) for task, text in card["tasks"].items())]
 
 

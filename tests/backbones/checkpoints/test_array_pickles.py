@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from backbones.array_pickle import is_array_pickle
 from backbones.checkpoint import load_checkpoint
 from backbones.encoder import create_encoder
 from backbones.errors import UserError
@@ -53,7 +52,6 @@ def test_numpy_2s_own_names_are_known(tmp_path: Path) -> None:
 def test_files_of_torch_are_not_taken_for_such(tmp_path: Path, legacy: bool) -> None:
     path = tmp_path / "m.pkl"
     torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=not legacy)
-    assert not is_array_pickle(path)
     assert torch.equal(read_tensors(path).tensors["a"], torch.ones(2))
 
 
@@ -76,28 +74,21 @@ class Calls:
 
 
 @pytest.mark.parametrize("suffix", ["pkl", "pth"])
-def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, suffix: str) -> None:
+def test_a_pickle_that_runs_code_does_not_run(tmp_path: Path, suffix: str) -> None:
     target = tmp_path / "touched"
     path = pickled(tmp_path / f"bad.{suffix}", {"model": ARRAYS, "x": Runs(target)})
-    with pytest.raises(UserError, match=r"refused: it wants to run posix\.mkdir") as caught:
-        read_tensors(path)
-    assert "\n" not in str(caught.value)
+    file = read_tensors(path)
+    assert file.tensors.keys() == ARRAYS.keys()
+    assert file.foreign == ("posix.mkdir",)
     assert not target.exists()
     pickle.loads(path.read_bytes())  # the file is what it claims to be
     assert target.exists()
 
 
 @pytest.mark.parametrize("call", [Calls(eval, "1"), Calls(np.load, "x"), Calls(getattr, {}, "get")])
-def test_nothing_but_what_arrays_need_is_found(tmp_path: Path, call: Calls) -> None:
-    with pytest.raises(UserError, match="refused"):
-        read_tensors(pickled(tmp_path / "bad.pkl", {"model": ARRAYS, "x": call}))
-
-
-def test_a_codec_by_name_is_refused(tmp_path: Path) -> None:
-    import _codecs
-
-    with pytest.raises(UserError, match="refused"):
-        read_tensors(pickled(tmp_path / "bad.pkl", {"model": ARRAYS, "x": Calls(_codecs.encode, "a", "rot13")}))
+def test_nothing_is_called(tmp_path: Path, call: Calls) -> None:
+    file = read_tensors(pickled(tmp_path / "bad.pkl", {"model": ARRAYS, "x": call}))
+    assert file.foreign == (f"{call.call[0].__module__}.{call.call[0].__name__}".replace("builtins", "__builtin__"),)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.99])

@@ -1,0 +1,108 @@
+"""Files that somebody else may have made: opened only when they are plain files, read only up to a limit.
+
+A FIFO, a device or a socket in the place of a file would wait for ever or never end; `open_plain` refuses them without opening
+them for long. `load_json` is the one door for JSON. Pickles, zips and safetensors have theirs in `backbones.checkpoints`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import IO, Any
+
+from backbones.errors import UserError
+
+JSON_LIMIT = 1 << 24  # bytes of a record, an index, a config or a state: no honest one is near
+_DEPTH_LIMIT = 100  # containers within containers
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Opens a plain file for reading; links are followed.
+
+    Raises:
+        UserError: it is a FIFO, a device, a socket or a folder.
+        OSError: as `open`.
+    """
+    # Without O_NONBLOCK opening a FIFO waits for a writer; for plain files it means nothing.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UserError(f"{path} is {_kind(os.fstat(descriptor).st_mode)}, not a file: it is not read")
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_plain(path: Path, limit: int) -> bytes:
+    """The bytes of a plain file.
+
+    Args:
+        limit: bytes; a larger file is refused.
+
+    Raises:
+        UserError: not a plain file, or larger.
+        OSError: as `open`.
+    """
+    with open_plain(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path} is larger than {limit / 2**20:,.0f} MiB: that is no such file")
+    return content
+
+
+def load_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        limit: bytes. Files beyond `JSON_LIMIT` (labels of data sets) are held to it alone, not to a depth.
+
+    Raises:
+        UserError: cannot be read, is no plain file, too large, no JSON, or nested too deeply.
+    """
+    try:
+        return parse_json(read_plain(path, limit))
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from e
+    except ValueError as e:
+        raise UserError(f"{path} is not readable as JSON: {e}") from e
+
+
+def parse_json(content: bytes | str, **options: Any) -> Any:
+    """`json.loads` that raises nothing but ValueError, also on what is nested too deeply."""
+    try:
+        parsed = json.loads(content, **options)
+    except RecursionError as e:
+        raise ValueError("nested too deeply") from e
+    if len(content) <= JSON_LIMIT and _is_deeper(parsed, _DEPTH_LIMIT):
+        # What is done with it (copies, comparisons, YAML) goes as deep as it does.
+        raise ValueError("nested too deeply")
+    return parsed
+
+
+def _is_deeper(content: Any, limit: int) -> bool:
+    level = [content]
+    for _ in range(limit):
+        level = [
+            item
+            for value in level
+            if isinstance(value, (dict, list))
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFDIR: "a folder",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no plain file")
