@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones.errors import UserError
-from backbones.tensor_files import read_tensors
 from backbones.patches import patchify
+from backbones.tensor_files import read_tensors
 
 
 @runtime_checkable
