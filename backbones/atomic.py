@@ -63,3 +63,11 @@ def write_text(path: Path, content: str, *, durable: bool = False) -> None:
 def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
     """`content` as indented JSON; not-a-number is refused."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable=durable)
+
+
+def read_json(path: Path) -> Any:
+    """The content, or None when there is no such file or it is no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {
-    "ours": "backbones.dense.DenseEncoder",
+    "ours": "backbones.vit.dense.DenseEncoder",
     "detectron2": "detectron2.modeling.backbone.vit.ViT",
 }
 PRECISIONS = ("fp32", "bf16")
@@ -36,8 +36,8 @@ def ours(arch: str, img_size: int) -> Any:
     sys.path.insert(0, str(ROOT))
     from torch import nn
 
-    from backbones.dense import DenseEncoder
-    from backbones.encoder import create_encoder
+    from backbones.vit.dense import DenseEncoder
+    from backbones.vit.encoder import create_encoder
 
     class Last(nn.Module):
         def __init__(self) -> None:

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import torch
 
-from mae_bench import api, cli
+from mae_bench import api
+from mae_bench.cli import main as cli
 
 STEPS = 20
 COMMAND = [

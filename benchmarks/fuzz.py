@@ -34,9 +34,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from backbones.encoder import create_encoder
+from backbones.checkpoints.tensor_files import read_tensors, save_tensors
 from backbones.errors import UserError
-from backbones.tensor_files import read_tensors, save_tensors
+from backbones.vit.encoder import create_encoder
 
 SECONDS = 10.0
 MEMORY = 2 << 30

@@ -29,14 +29,14 @@ from torch.utils.data import default_collate
 from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 
-from tasks import decoding
 from tasks.classification.config import AugmentationConfig
 from tasks.classification.transforms import train_crop as finetuning_crop
 from tasks.classification.transforms import train_transform as finetuning_transform
 from tasks.classification.transforms import with_posterize_to_black
-from tasks.data import IMAGENET_MEAN, IMAGENET_STD, normalise
-from tasks.decoding import decode_top, jpeg_frame, reduced, reduction, resize_crop
-from tasks.images import open_split, training_images
+from tasks.datasets import decoding
+from tasks.datasets.decoding import decode_top, jpeg_frame, reduced, reduction, resize_crop
+from tasks.datasets.images import open_split, training_images
+from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 from tasks.pretraining.config import CropConfig
 from tasks.pretraining.transforms import train_crop as pretraining_crop
 from tasks.pretraining.transforms import train_transform as pretraining_transform
@@ -148,7 +148,7 @@ class Stages:
 
 
 def stages_of_ours(dataset: Any, passes: int = 3) -> dict[str, float]:
-    """Milliseconds an image of each stage of `tasks.images.CroppedImages` of JPEGs, the least of some passes."""
+    """Milliseconds an image of each stage of `tasks.datasets.images.CroppedImages` of JPEGs, the least of some passes."""
     found = []
     for number in range(passes):
         seed(number)

@@ -57,9 +57,9 @@ def ours(sizes: Sizes, device: str, **_: Any) -> Peer:
     sys.path.insert(0, str(ROOT))
     from timm.models.vision_transformer import VisionTransformer
 
-    from backbones.attention import choose_attention
-    from backbones.encoder import initialise
-    from backbones.mae import MaskedAutoencoder
+    from backbones.mae.model import MaskedAutoencoder
+    from backbones.vit.attention import choose_attention
+    from backbones.vit.encoder import initialise
 
     encoder = VisionTransformer(
         sizes.img_size, sizes.patch, embed_dim=sizes.width, depth=sizes.depth, num_heads=sizes.heads, num_classes=0

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from backbones.masking import draw_masking
+from backbones.mae.masking import draw_masking
 
 GRID, PATCH = (14, 14), 8
 OUT = Path(__file__).parent / "pictures"

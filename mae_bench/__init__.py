@@ -14,11 +14,11 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     if name == "extract":
-        from mae_bench.extraction import extract
+        from mae_bench.checkpoint_tools.extract import extract
 
         return extract
     if name == "reconstruct":
-        from mae_bench.reconstruction import reconstruct
+        from mae_bench.checkpoint_tools.reconstruct import reconstruct
 
         return reconstruct
     raise AttributeError(f"module 'mae_bench' has no attribute {name!r}")
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
 
 def table(name: str, runs: str, format: str = "md") -> str:
     """A table of the paper from the records under `runs`, as ``md``, ``csv`` or ``json`` text (pictures: `mae-bench table`)."""
-    from mae_bench.record import find
+    from mae_bench.records.record import find
     from mae_bench.tables import build, render
 
     return render(build(name, find(runs), runs_dir=runs), format)

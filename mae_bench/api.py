@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backbones.checkpoint import load_checkpoint
+from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.errors import UserError
-from mae_bench import ledger
-from mae_bench.ablations import default_name, describe_pretraining
-from mae_bench.jobs import Job, make_folder, run_job
+from mae_bench.common.console import processes
+from mae_bench.jobs import ledger
+from mae_bench.jobs.job import Job
+from mae_bench.jobs.plan import Request, Steps, plan
+from mae_bench.jobs.run import make_folder, run_job
 from mae_bench.launchers import launch, local
 from mae_bench.launchers.base import Outcome, Settings
-from mae_bench.logs import processes
-from mae_bench.options import Options
-from mae_bench.planning import Request, Steps, plan
-from mae_bench.recipes import load_recipe
-from mae_bench.record import Record
+from mae_bench.recipes.load import load_recipe
+from mae_bench.recipes.options import Options
+from mae_bench.recipes.pretraining import default_name, describe_pretraining
+from mae_bench.records.record import Record
 from tasks import require
 
 
@@ -76,7 +77,7 @@ def make_request(
     suite: str | None = None,
     options: Options | None = None,
 ) -> Request:
-    """What `run` and `mae_bench.planning.plan` take."""
+    """What `run` and `mae_bench.jobs.plan.plan` take."""
     given = [checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint or []
     return Request([str(c) for c in given], scratch, tasks, suite, options or Options())
 

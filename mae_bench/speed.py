@@ -14,20 +14,22 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor
 
-from backbones.encoder import parse_arch
 from backbones.errors import UserError
-from backbones.mae import MaskedAutoencoder
-from mae_bench import provenance, speed_file
+from backbones.mae.model import MaskedAutoencoder
+from backbones.vit.arch import parse_arch
+from mae_bench.common.console import say
 from mae_bench.engine import Trainer, create_accelerator
-from mae_bench.flops import step_flops_per_image
-from mae_bench.jobs import make_folder
-from mae_bench.logs import say
-from mae_bench.recipes import describe, load_recipe, recipe_names
-from mae_bench.seeding import Plan
-from mae_bench.speed_file import Speed, Timing
-from mae_bench.tables import Table, published
-from mae_bench.tables.data_sets import IMAGENET
-from mae_bench.tables.model import Cell, Column, Measured, Row
+from mae_bench.engine.flops import step_flops_per_image
+from mae_bench.engine.sampler import Plan
+from mae_bench.jobs.run import make_folder
+from mae_bench.recipes.load import describe, load_recipe, recipe_names
+from mae_bench.records import provenance
+from mae_bench.records import speed as speed_file
+from mae_bench.records.speed import Speed, Timing
+from mae_bench.tables import Table
+from mae_bench.tables.definitions import published
+from mae_bench.tables.definitions.data_sets import IMAGENET
+from mae_bench.tables.table import Cell, Column, Measured, Row
 from tasks.base import Task
 from tasks.pretraining.config import PretrainingRecipe
 from tasks.pretraining.task import create_model, model_param_groups

@@ -11,7 +11,7 @@ from backbones.errors import UserError, unknown
 from tasks.recipe import Recipe
 
 if TYPE_CHECKING:  # torch takes seconds to import, and listing tasks needs none of it
-    from backbones.checkpoint import Checkpoint
+    from backbones.checkpoints.checkpoint import Checkpoint
     from tasks.base import Task
 
 
@@ -63,7 +63,7 @@ REGISTRY: dict[str, TaskSpec] = {
 
 
 LABELLED = ("classification", "probing")
-"""Tasks that can train on a part of the labels (`tasks.label_subset`)."""
+"""Tasks that can train on a part of the labels (`tasks.datasets.label_subset`)."""
 
 
 def _load(path: str) -> Any:
@@ -96,7 +96,7 @@ def require(task: str) -> None:
 
 
 def create_task(recipe: Recipe, checkpoint: Checkpoint | None = None) -> Task[Any]:
-    """The task of a resolved recipe, its encoder from `checkpoint` (`backbones.checkpoint.Checkpoint`) or from scratch."""
+    """The task of a resolved recipe, its encoder from `checkpoint` (a `Checkpoint`), or from scratch."""
     from tasks.datasets.account import check_allowed
     from tasks.datasets.manifest import CHECKS
 

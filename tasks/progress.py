@@ -1,4 +1,4 @@
-"""A progress bar on stderr for what tasks do outside the training loop, which has its own (`mae_bench.logs`)."""
+"""A progress bar on stderr for what tasks do outside the training loop, which has its own (`mae_bench.engine.run_log`)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backbones.architecture import Architecture
+from backbones.checkpoints.architecture import Architecture
 
 
 def why_not(task: str, architecture: Architecture) -> str:

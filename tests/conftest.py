@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae_bench import cli as command_line
+from mae_bench.cli import main as command_line
 
 REPO = Path(__file__).resolve().parent.parent
 

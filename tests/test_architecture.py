@@ -1,4 +1,4 @@
-"""Imports go one way, mae_bench -> tasks -> backbones; one task does not reach into another; nothing undeclared."""
+"""Imports go one way: mae_bench -> tasks -> backbones, within each of them down its floors, no task into another."""
 
 from __future__ import annotations
 
@@ -14,20 +14,35 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-MAY_IMPORT = {
-    "mae_bench": {"mae_bench", "tasks", "backbones"},
-    "tasks": {"tasks", "backbones"},
-    "backbones": {"backbones"},
+# Each package's rooms (folders, or files beside them) from the top floor down: a room may import those of lower floors.
+FLOORS: dict[str, list[list[str]]] = {
+    "mae_bench": [
+        ["__main__"],
+        ["cli", "__init__"],
+        ["api"],
+        ["launchers", "check", "report", "speed"],
+        ["jobs", "checkpoint_tools"],
+        ["tables", "engine"],
+        ["records"],
+        ["recipes"],
+        ["common"],
+    ],
+    "tasks": [
+        ["classification", "probing", "detection", "segmentation", "pretraining"],
+        ["features"],
+        ["__init__", "base", "datasets", "progress", "recipe", "suitability"],
+    ],
+    "backbones": [["checkpoints"], ["mae"], ["vit"], ["__init__", "atomic", "errors", "plain_files"]],
 }
-SHARED_BY_TASKS = {
-    "base",
-    "recipe",
-    "data",
-}  # modules of `tasks` that a task may import, beside its own folder
+# Rooms of one floor that may import one another: small modules that make up the contract between tasks and the engine.
+OPEN = {("tasks", 2), ("backbones", 3)}
+# Folders with an order of their own, as FLOORS: the files and folders in them.
+INNER: dict[str, list[list[str]]] = {
+    "mae_bench/tables": [["__init__"], ["fill", "formats"], ["of_recipe"], ["definitions"], ["table"]],
+}
+PACKAGES = tuple(FLOORS)  # from the top down
 EXTRAS = ["detectron2", "pycocotools", "fvcore", "mmseg", "mmcv", "mmengine", "cv2", "pyarrow", "submitit"]
-FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
-
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
 def imports(path: Path, root: Path = ROOT) -> Iterator[str]:
@@ -46,46 +61,74 @@ def imports(path: Path, root: Path = ROOT) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
+def room(path: Path, folder: Path) -> str:
+    """The folder below `folder`, or the file beside the folders, that `path` lies in."""
+    return path.relative_to(folder).parts[0].removesuffix(".py")
+
+
+def room_of_name(name: str, folder: str) -> str | None:
+    """The room of a dotted name below `folder` ("mae_bench/tables"); None where it lies elsewhere."""
+    parts, inside = name.split("."), folder.split("/")
+    if parts[: len(inside)] != inside:
+        return None
+    rest = parts[len(inside) :]
+    known = {each for floor in {**FLOORS, **INNER}[folder] for each in floor}
+    return rest[0] if rest and rest[0] in known else "__init__"
+
+
 def wrong_way(path: Path, root: Path = ROOT) -> set[str]:
-    allowed = MAY_IMPORT[path.relative_to(root).parts[0]]
-    return {name for name in imports(path, root) if name.split(".")[0] in MAY_IMPORT.keys() - allowed}
+    """Names that a file imports from a package above its own."""
+    above = PACKAGES[: PACKAGES.index(path.relative_to(root).parts[0])]
+    return {name for name in imports(path, root) if name.split(".")[0] in above}
 
 
-def into_another_task(path: Path, root: Path = ROOT) -> set[str]:
-    """Imports from a folder of `tasks` that is not the file's own; modules beside the folders are for all of them."""
-    parts = path.relative_to(root).parts
-    if parts[0] != "tasks" or len(parts) < 3:
-        return set()
-    others = {folder.name for folder in (root / "tasks").iterdir() if folder.is_dir()} - {parts[1]}
-    return {name for name in imports(path, root) if name.startswith("tasks.") and name.split(".")[1] in others}
+def upwards(path: Path, folder: str, floors: list[list[str]], root: Path = ROOT) -> set[str]:
+    """Names that a file below `folder` imports from a room of its own floor or of one above it."""
+    floor_of = {each: number for number, floor in enumerate(floors) for each in floor}
+    here = room(path, root / folder)
+    found = set()
+    for name in imports(path, root):
+        there = room_of_name(name, folder)
+        if there is None or there == here or (there == "__init__" and name.count(".") <= folder.count("/")):
+            continue  # `from mae_bench import tables` gives the folder's own name beside the one that is meant
+        same_floor = floor_of[there] == floor_of[here] and (folder, floor_of[here]) in OPEN
+        if floor_of[there] <= floor_of[here] and not same_floor:
+            found.add(name)
+    return found
 
 
-@each_file
-def test_imports_go_one_way(path: Path) -> None:
-    assert not wrong_way(path)
+def test_packages_import_one_way() -> None:
+    assert {str(path.relative_to(ROOT)): wrong for path in FILES if (wrong := wrong_way(path))} == {}
 
 
-@each_file
-def test_a_task_does_not_import_another_task(path: Path) -> None:
-    assert not into_another_task(path)
+@pytest.mark.parametrize("folder", [*FLOORS, *INNER])
+def test_rooms_import_the_floors_below_them(folder: str) -> None:
+    floors = {**FLOORS, **INNER}[folder]
+    files = [path for path in FILES if path.is_relative_to(ROOT / folder)]
+    unknown = {room(path, ROOT / folder) for path in files} - {each for floor in floors for each in floor}
+    assert unknown == set(), "a new room: give it its floor in FLOORS and a line in CONTRIBUTING.md"
+    assert {str(p.relative_to(ROOT)): wrong for p in files if (wrong := upwards(p, folder, floors))} == {}
 
 
-def test_both_rules_see_every_way_of_writing_an_import(tmp_path: Path) -> None:
-    for task in ("one", "two", "three"):
-        (tmp_path / "tasks" / task).mkdir(parents=True)
+def test_the_rules_see_every_way_of_writing_an_import(tmp_path: Path) -> None:
+    for folder in ("one", "two", "three"):
+        (tmp_path / "tasks" / folder).mkdir(parents=True)
     bad = tmp_path / "tasks" / "one" / "bad.py"
     bad.write_text(
         "def f():\n    import mae_bench.cli\n\nfrom .. import two\nfrom tasks.three.data import x\nimport tasks.base\n"
     )
     assert wrong_way(bad, tmp_path) == {"mae_bench.cli"}
-    assert into_another_task(bad, tmp_path) == {"tasks.two", "tasks.three.data", "tasks.three.data.x"}
+    floors = [["one", "two", "three"], ["__init__", "base"]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FLOORS, "tasks", floors)
+        assert upwards(bad, "tasks", floors, tmp_path) == {"tasks.two", "tasks.three.data", "tasks.three.data.x"}
 
 
 def test_every_package_that_we_import_is_declared() -> None:
     declared = {canonicalize_name(Requirement(line).name) for line in requires("mae-bench") or []}
     distributions = packages_distributions()
     modules = {name.split(".")[0] for path in FILES for name in imports(path)}
-    third_party = modules - sys.stdlib_module_names - MAY_IMPORT.keys() - {"detectron2"}  # tasks/detection/install.py
+    third_party = modules - sys.stdlib_module_names - set(PACKAGES) - {"detectron2"}  # tasks/detection/install.py
     undeclared = {
         module
         for module in third_party
@@ -101,7 +144,7 @@ def test_the_base_install_imports_without_any_extra() -> None:
 import sys
 for name in {EXTRAS!r}:
     sys.modules[name] = None  # makes `import name` fail
-import mae_bench, mae_bench.cli, tasks
+import mae_bench, mae_bench.cli.main, tasks
 for task in tasks.REGISTRY:
     tasks.recipe_schema(task)
 """

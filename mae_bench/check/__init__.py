@@ -5,7 +5,7 @@ no part here: a baseline is what this machine, or this team, measured before.
 """
 
 from mae_bench.check.baseline import Baseline, load, update
-from mae_bench.check.cells import Cell, cells_of
 from mae_bench.check.compare import Finding, Verdict, compare
+from mae_bench.records.groups import Cell, cells_of
 
 __all__ = ["Baseline", "Cell", "Finding", "Verdict", "cells_of", "compare", "load", "update"]

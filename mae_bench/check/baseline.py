@@ -20,7 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from backbones import atomic
 from backbones.errors import UserError
-from mae_bench.check.cells import Cell
+from mae_bench.records.groups import Cell
 
 VERSION = 1
 _HEADER = """\

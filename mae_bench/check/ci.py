@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from mae_bench.check import show
 from mae_bench.check.compare import Finding, Verdict
-from mae_bench.tables.grid import plain
+from mae_bench.common.text import plain
 
 _LIMIT = 10  # GitHub shows so many annotations of a kind a step
 

@@ -7,11 +7,14 @@ holds and the runs do not have is no pass: it could not be compared. Speeds of o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from backbones.errors import UserError
 from mae_bench.check.baseline import Baseline, Held, HeldCell
-from mae_bench.check.cells import SPEEDS, Cell, Figure
+from mae_bench.jobs.status import collect
+from mae_bench.records.groups import SPEEDS, Cell, Figure
 
 HOLDS, REGRESSED, NOT_COMPARED = 0, 1, 2  # exit codes
 DIGITS = 1e-5  # share of a figure that its six digits in the file do not show
@@ -164,3 +167,24 @@ def _new(cell: Cell) -> Finding:
     found = cell.figure(cell.primary)
     value, std = (None, None) if found is None else (found.value, found.std)
     return Finding(cell.name, cell.primary, "new", now=value, std=std, note="not in the baseline: --update takes it")
+
+
+def unfinished_cells(runs: Path, names: Iterable[str]) -> dict[str, str]:
+    """Name of a cell -> "failed: out of disk", "interrupted" and the like, for those that have an unfinished job."""
+    try:
+        jobs = [job for job in collect(runs) if job.state != "done"]
+    except UserError:  # records copied together, without the files of a run
+        return {}
+    found = {}
+    for name in names:
+        for job in jobs:
+            if job.name.rpartition("-s")[0] == _stem(name):
+                found[name] = f"{job.name} {job.state}" + (f": {job.error}" if job.error else "")
+    return found
+
+
+def _stem(cell: str) -> str:
+    """As `jobs.job_name` calls the cell's jobs, less the seed."""
+    recipe, _, rest = cell.partition(", ")
+    method = rest.split(", ")[0]
+    return f"{recipe}-{''.join(c if c.isalnum() or c in '._' else '-' for c in method)}"

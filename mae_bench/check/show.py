@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from mae_bench.check.compare import HOLDS, REGRESSED, Finding, Verdict
-from mae_bench.tables.grid import plain
-from mae_bench.tables.markdown import escape
+from mae_bench.common.text import plain
+from mae_bench.tables.formats.markdown import escape
 
 MISSING = "–"
 _RESULTS = {HOLDS: "holds", REGRESSED: "regressed"}

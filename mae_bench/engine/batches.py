@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from mae_bench.engine.sampler import Plan, PlanSampler, SeededDataset
 from mae_bench.engine.trainer import Trainer
-from mae_bench.seeding import Plan, PlanSampler, SeededDataset
-from tasks.loading import CollateOrFail, leave_signals_to_parent, raise_if_failed
+from tasks.datasets.loading import CollateOrFail, leave_signals_to_parent, raise_if_failed
 
 
 def steps(trainer: Trainer, dataset: Any, start: int, stop: int) -> Generator[tuple[int, list[Any]], None, None]:

@@ -4,7 +4,7 @@
 `torch.load` does not mind: checkpoint and checksum get their name in one go, and no power cut or kill leaves one of them
 without the other. Files without that line, of earlier versions, are read unchecked. Read with ``weights_only=True``
 (accelerate's own `save_state` keeps its counters in pickles that it reads without). Random states are not in it: see
-`mae_bench.seeding`.
+`mae_bench.engine.sampler`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from backbones.atomic import replacing
 from backbones.errors import RunFailed, UserError
-from mae_bench.disk import writing
+from mae_bench.common.disk import writing
 
 _MARK = b"\nsha256:"
 _TRAILER = len(_MARK) + 64 + 1

@@ -8,13 +8,14 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from backbones.errors import Interrupted, RunFailed
+from mae_bench.common.console import say
 from mae_bench.engine.batches import batch_names
 from mae_bench.engine.checkpoints import checkpoints, go_back, load_newest, read_checkpoint
 from mae_bench.engine.finite import Skips
+from mae_bench.engine.out_of_memory import Fits
+from mae_bench.engine.run_log import RunLog
 from mae_bench.engine.trainer import Trainer
-from mae_bench.logs import RunLog, say
-from mae_bench.memory import Fits
-from tasks.loading import explain_dead_worker, hear_no_more_of_it
+from tasks.datasets.loading import explain_dead_worker, hear_no_more_of_it
 
 MAX_RETURNS = 3
 

@@ -19,8 +19,10 @@ from accelerate.state import AcceleratorState, is_initialized
 from torch import nn
 
 from backbones.errors import Interrupted, UserError, unknown
+from mae_bench.common.signals import StopSignals, stop_signals
 from mae_bench.engine.batches import steps
 from mae_bench.engine.checkpoints import clean
+from mae_bench.engine.evaluate import evaluate
 from mae_bench.engine.faults import (
     Diverged,
     check_finite,
@@ -29,16 +31,16 @@ from mae_bench.engine.faults import (
     resume,
     return_to_good,
 )
+from mae_bench.engine.meters import Clock, Meter
+from mae_bench.engine.out_of_memory import DeviceMemory, Fits
+from mae_bench.engine.progress import Progress
+from mae_bench.engine.run_log import RunLog
+from mae_bench.engine.sampler import Plan
+from mae_bench.engine.seeding import seed_all
 from mae_bench.engine.trainer import Trainer
-from mae_bench.evaluation import evaluate
-from mae_bench.logs import RunLog
-from mae_bench.memory import DeviceMemory, Fits
-from mae_bench.meters import Clock, Meter
-from mae_bench.run_state import Progress, write_status
-from mae_bench.seeding import Plan, seed_all
-from mae_bench.signals import StopSignals, stop_signals
+from mae_bench.records.status_file import write_status
 from tasks.base import Task
-from tasks.loading import DEATHS
+from tasks.datasets.loading import DEATHS
 from tasks.recipe import Recipe
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}

@@ -16,14 +16,15 @@ from accelerate.utils import send_to_device
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from backbones.attention import choose_attention
 from backbones.errors import Interrupted
+from backbones.vit.attention import choose_attention
 from mae_bench.engine.checkpoints import save_checkpoint
 from mae_bench.engine.finite import FiniteGuard, Skips
-from mae_bench.memory import DeviceMemory, is_out_of_memory, release
-from mae_bench.optim import create_optimizer, create_schedule, total_steps
-from mae_bench.run_state import Progress
-from mae_bench.seeding import Plan, seed_all
+from mae_bench.engine.optimizer import create_optimizer, create_schedule, total_steps
+from mae_bench.engine.out_of_memory import DeviceMemory, is_out_of_memory, release
+from mae_bench.engine.progress import Progress
+from mae_bench.engine.sampler import Plan
+from mae_bench.engine.seeding import seed_all
 from tasks.base import Task
 from tasks.recipe import Recipe
 

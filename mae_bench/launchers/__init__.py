@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 from backbones.errors import unknown
+from mae_bench.jobs.plan import Request, Steps
 from mae_bench.launchers.base import Outcome, Settings
-from mae_bench.planning import Request, Steps
 
 LAUNCHERS = {
     "local": "this process, or the processes that torchrun started",

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mae_bench import ledger, record
-from mae_bench.planning import Request, Step, Steps
-from mae_bench.record import Record
+from mae_bench.jobs import ledger
+from mae_bench.jobs.plan import Request, Step, Steps
+from mae_bench.records import record
+from mae_bench.records.record import Record
 
 
 @dataclass

@@ -5,13 +5,13 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from backbones.checkpoint import Checkpoint, load_checkpoint
+from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
-from mae_bench import ledger
-from mae_bench.jobs import describe, run_job
+from mae_bench.common.console import processes, say
+from mae_bench.jobs import ledger
+from mae_bench.jobs.plan import Request, Step, Steps
+from mae_bench.jobs.run import describe, run_job
 from mae_bench.launchers.base import Outcome, Settings, blocked
-from mae_bench.logs import processes, say
-from mae_bench.planning import Request, Step, Steps
 
 
 def launch(_: Request, steps: Steps, out: Path, __: Settings) -> Outcome:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_bench import ledger
+from mae_bench.common.console import say
+from mae_bench.jobs import ledger
+from mae_bench.jobs.plan import Step, Steps
 from mae_bench.launchers.base import Outcome, blocked, settle
-from mae_bench.logs import say
-from mae_bench.planning import Step, Steps
 
 _POLL_SECONDS = 0.2
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from mae_bench import ledger, slurm_queue
+from mae_bench.common.console import say
+from mae_bench.jobs import ledger, slurm_queue
+from mae_bench.jobs.plan import Request, Step, Steps
 from mae_bench.launchers.base import Outcome, Settings, python, settle
 from mae_bench.launchers.slurm_job import SIGNAL, SlurmStep
-from mae_bench.logs import say
-from mae_bench.planning import Request, Step, Steps
 
 _DEFAULTS: dict[str, Any] = {"time": 1440, "signal_delay_s": 120}  # minutes; seconds to save in before the time is up
 _NUMBERS = ("nodes", "cpus_per_task", "gpus_per_node", "signal_delay_s", "array_parallelism")

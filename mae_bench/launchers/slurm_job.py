@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mae_bench import slurm_queue
-from mae_bench.cli_common import INTERRUPTED
+from mae_bench.common.exit_codes import INTERRUPTED
+from mae_bench.jobs import slurm_queue
 
 SIGNAL = "USR1"  # what Slurm sends before the time limit, to this process and to the command that it runs
 _LEAVE_SECONDS = 600

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from mae_bench.jobs.plan import Request, Step, Steps
 from mae_bench.launchers import pool
 from mae_bench.launchers.base import Outcome, Settings, command
-from mae_bench.planning import Request, Step, Steps
 
 
 def launch(request: Request, steps: Steps, out: Path, settings: Settings) -> Outcome:

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mae_bench.check.cells import Cell
-from mae_bench.record import Record
-from mae_bench.status import JobStatus
+from mae_bench.jobs.status import JobStatus
+from mae_bench.records.groups import Cell
+from mae_bench.records.record import Record
 
 _NAMED = 6  # runs or values that a line names; of more it says how many
 

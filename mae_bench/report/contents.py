@@ -11,17 +11,16 @@ from typing import Any
 import yaml
 
 from backbones.errors import UserError
-from mae_bench import figures
-from mae_bench.check.cells import Cell, cells_of
-from mae_bench.record import FILE_NAME, Record, find
+from mae_bench.common.text import plain
+from mae_bench.jobs.status import JobStatus, collect
+from mae_bench.records.groups import Cell, cells_of, place
+from mae_bench.records.record import FILE_NAME, Record, find
 from mae_bench.report import curves, reconstructions
 from mae_bench.report.caution import Caution, cautions
 from mae_bench.report.pictures import Album, Picture, of_run
-from mae_bench.status import JobStatus, collect
 from mae_bench.tables import Table, build, names
-from mae_bench.tables.counting import place
-from mae_bench.tables.grid import plain
-from mae_bench.tables.html import html
+from mae_bench.tables.formats import charts as figures
+from mae_bench.tables.formats.html import html
 
 _CHARTS = 60  # drawings of training curves
 _RUNS = 300  # runs whose provenance is given in full

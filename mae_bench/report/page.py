@@ -10,9 +10,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from backbones import atomic
-from mae_bench.record import Record
+from mae_bench.common.text import plain
+from mae_bench.records.record import Record
 from mae_bench.report.contents import Contents, collect_contents, recipe_key, results, run_name
-from mae_bench.tables.grid import plain
 
 _HERE = Path(__file__).parent
 _HEADLINE = 4  # devices and the like that the summary names

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from backbones.checkpoint import load_checkpoint
+from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.errors import UserError
-from mae_bench.panel_sheet import Sheet
-from mae_bench.reconstruction import COLUMNS, choose_target, draw_one, panels_of
-from mae_bench.record import Record
-from mae_bench.seeding import derive
-from tasks.images import open_split
+from mae_bench.checkpoint_tools.contact_sheet import Sheet
+from mae_bench.checkpoint_tools.reconstruct import COLUMNS, choose_target, draw_one, panels_of
+from mae_bench.engine.seeding import derive
+from mae_bench.records.record import Record
+from tasks.datasets.images import open_split
 
 LARGEST = 100 << 20  # bytes of a checkpoint that is small enough to be run for a page
 IMAGES = 4

@@ -1,11 +1,11 @@
 """The paper's tables, filled from records: `names`, `build`, `render`.
 
-Definitions are data (`definitions.py`), so are published figures (`mae_bench/published.yaml`); neither knows
+Definitions are data (`definitions.py`), so are published figures (`mae_bench/tables/definitions/published.yaml`); neither knows
 how a figure came about.
 """
 
-from mae_bench.tables.build import build, names
-from mae_bench.tables.model import Table
-from mae_bench.tables.render import FORMATS, render
+from mae_bench.tables.fill.methods import build, names
+from mae_bench.tables.formats.render import FORMATS, render
+from mae_bench.tables.table import Table
 
 __all__ = ["FORMATS", "Table", "build", "names", "render"]

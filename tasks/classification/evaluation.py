@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.base import Evaluator
-from tasks.data import normalise
+from tasks.datasets.transforms import normalise
 
 
 class AccuracyEvaluator(Evaluator):

@@ -1,10 +1,11 @@
-"""The head of a fine-tuned checkpoint on a classifier that is only evaluated. Files are read by `backbones.checkpoint`."""
+"""The head of a fine-tuned checkpoint on a classifier that is only evaluated. Files are read by
+`backbones.checkpoints.checkpoint`."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from backbones.checkpoint import Checkpoint
+from backbones.checkpoints.checkpoint import Checkpoint
 from backbones.errors import UserError
 from tasks.classification.model import Classifier
 

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from backbones.errors import UserError, unknown
-from backbones.finetune import freeze_below
+from backbones.vit.param_groups import freeze_below
 from tasks.classification.config import HeadConfig
 
 

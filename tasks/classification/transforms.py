@@ -16,9 +16,8 @@ from torchvision.transforms import functional as F
 
 from backbones.errors import unknown
 from tasks.classification.config import AugmentationConfig
-from tasks.data import IMAGENET_MEAN
-from tasks.decoding import Box, RandomCrop, RandomFlip, to_pil
-from tasks.transforms import eval_crop
+from tasks.datasets.decoding import Box, RandomCrop, RandomFlip, to_pil
+from tasks.datasets.transforms import IMAGENET_MEAN, eval_crop
 
 BICUBIC = InterpolationMode.BICUBIC
 

@@ -24,10 +24,10 @@ from detectron2.structures import BoxMode
 from PIL import ExifTags, ImageOps
 from torch.utils.data import Dataset
 
+from backbones.checkpoints.tensor_files import sha256_file
 from backbones.errors import UserError
-from backbones.tensor_files import sha256_file
-from tasks.data import fingerprint
-from tasks.decoding import read_rgb
+from tasks.datasets.decoding import read_rgb
+from tasks.datasets.roots import fingerprint
 from tasks.detection.annotations import Content, read_content
 from tasks.detection.config import DetectionConfig
 from tasks.detection.layout import find_images, find_json, no_json

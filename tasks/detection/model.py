@@ -13,8 +13,8 @@ from detectron2.utils.events import EventStorage
 from timm.models.vision_transformer import VisionTransformer
 
 from backbones.errors import UserError, unknown
-from backbones.patch_size import set_patch_size
-from tasks.data import IMAGENET_MEAN, IMAGENET_STD
+from backbones.vit.patch_size import set_patch_size
+from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from tasks.detection.config import DetectionConfig
 from tasks.detection.heads import proposals, roi_heads
 from tasks.detection.pyramid import SCALES, fpn, simple_pyramid
@@ -46,7 +46,7 @@ class Detector(GeneralizedRCNN):
 def build_detector(
     encoder: VisionTransformer, config: DetectionConfig, classes: int, image_counts: Sequence[int] = ()
 ) -> Detector:
-    """The whole detector; `encoder` is changed in place (`backbones.dense`).
+    """The whole detector; `encoder` is changed in place (`backbones.vit.dense`).
 
     Args:
         image_counts: training images of each class, for ``federated_loss``.

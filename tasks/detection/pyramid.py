@@ -14,7 +14,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from backbones.dense import DenseEncoder
+from backbones.vit.dense import DenseEncoder
 from tasks.detection.config import DetectionConfig
 
 SCALES = (4.0, 2.0, 1.0, 0.5)  # of the pyramid's levels against the encoder's map

@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.dense_heads import load_heads
 from backbones.errors import UserError
-from backbones.finetune import NoDecay, param_groups
-from backbones.heads import load_heads
+from backbones.vit.param_groups import NoDecay, param_groups
 from tasks.base import DataInfo, Task
-from tasks.data import data_root, embedded_root
+from tasks.datasets.embedded.root import embedded_root
+from tasks.datasets.roots import data_root
 from tasks.detection.config import DetectionRecipe
 from tasks.detection.data import (
     CocoDataset,

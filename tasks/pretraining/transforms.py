@@ -10,7 +10,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode, v2
 
 from backbones.errors import UserError, unknown
-from tasks.decoding import Box, RandomCrop, RandomFlip
+from tasks.datasets.decoding import Box, RandomCrop, RandomFlip
 from tasks.pretraining.config import CropConfig
 
 CROPS = ("random", "fixed", "none")

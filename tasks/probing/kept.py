@@ -27,15 +27,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from backbones.atomic import write_json
-from backbones.encoder import arch_of
 from backbones.errors import UserError, unknown
-from backbones.features import Feature
-from tasks.array_files import ArrayFiles
-from tasks.data import IMAGENET_MEAN, IMAGENET_STD, default_cache_root
-from tasks.features import PRECISIONS, feature_batches
-from tasks.images import ImageSet, TransformedImages
+from backbones.vit.encoder import arch_of
+from backbones.vit.features import Feature
+from tasks.datasets.cache_folder import default_cache_root
+from tasks.datasets.images import ImageSet, TransformedImages
+from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_crop
+from tasks.features.array_files import ArrayFiles
+from tasks.features.extract import PRECISIONS, feature_batches
 from tasks.progress import progress
-from tasks.transforms import eval_crop
 
 FORMAT = 1
 """To be raised with every change that alters features: old folders are then left alone."""

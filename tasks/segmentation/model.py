@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from backbones.errors import UserError, unknown
-from tasks.data import IMAGENET_MEAN, IMAGENET_STD
+from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.folders import IGNORE
 from tasks.segmentation.mm import MODELS, ConfigDict

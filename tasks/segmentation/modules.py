@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from backbones.dense import DenseEncoder
+from backbones.vit.dense import DenseEncoder
 from tasks.segmentation.mm import MODELS, BaseDecodeHead, EncoderDecoder
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from backbones.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.dense_heads import load_heads
 from backbones.errors import UserError
-from backbones.finetune import param_groups
-from backbones.heads import load_heads
+from backbones.vit.param_groups import param_groups
 from tasks.base import DataInfo, Evaluator, Task
-from tasks.data import data_root, embedded_root, fingerprint
+from tasks.datasets.embedded.root import embedded_root
+from tasks.datasets.roots import data_root, fingerprint
 from tasks.segmentation import data, folders
 from tasks.segmentation.config import SegmentationRecipe
 from tasks.segmentation.evaluation import SegmentationEvaluator

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones.checkpoint import load_checkpoint
-from backbones.encoder import create_encoder
-from backbones.layouts_out import save_as
-from backbones.mae import MaskedAutoencoder
-from backbones.masking import mask_from_noise
-from backbones.patches import patchify
+from backbones.checkpoints.checkpoint import load_checkpoint
+from backbones.checkpoints.write_layouts import save_as
+from backbones.mae.masking import mask_from_noise
+from backbones.mae.model import MaskedAutoencoder
+from backbones.mae.patches import patchify
+from backbones.vit.encoder import create_encoder
 from tests.golden.figures import draw_weights, tensor
 
 transformers = pytest.importorskip("transformers")

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from mae_bench import cli as command_line
+from mae_bench.cli import main as command_line
 
 Hook = Callable[[], None]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from backbones.checkpoint import load_checkpoint
-from mae_bench.record import find
+from backbones.checkpoints.checkpoint import load_checkpoint
+from mae_bench.records.record import find
 from tests.conftest import Result
 from tests.end_to_end.tiny import EMBEDDED
 

@@ -14,8 +14,8 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from backbones.encoder import create_encoder
-from mae_bench import evaluation
+from backbones.vit.encoder import create_encoder
+from mae_bench.engine import evaluate as evaluation
 from mae_bench.engine.trainer import Trainer
 from tests.end_to_end.forked import Child
 from tests.end_to_end.tiny import EMBEDDED, spawn

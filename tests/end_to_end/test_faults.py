@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from mae_bench import evaluation
 from mae_bench.engine import checkpoints as on_disk
+from mae_bench.engine import evaluate as evaluation
+from mae_bench.engine.sampler import Plan, SeededDataset
 from mae_bench.engine.trainer import Trainer
-from mae_bench.seeding import Plan, SeededDataset
 from tasks.pretraining.task import PretrainingTask
 from tests.conftest import Result
 from tests.end_to_end.forked import Child

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mae_bench.record import find
+from mae_bench.records.record import find
 from tests.conftest import Result
 from tests.end_to_end.tiny import EMBEDDED, FEW_STEPS, checkpoints, spawn
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mae_bench.record import find
+from mae_bench.records.record import find
 from tests.end_to_end import slurm_cluster
 from tests.end_to_end.tiny import EMBEDDED, FEW_STEPS
 

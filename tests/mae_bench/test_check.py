@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_bench import record
 from mae_bench.check import ci, show
 from mae_bench.check.baseline import load, update
-from mae_bench.check.cells import cells_of
 from mae_bench.check.compare import compare
-from mae_bench.record import Device, Metrics, Record
-from tests.mae_bench.records import EMBEDDED, make
+from mae_bench.records import record
+from mae_bench.records.groups import cells_of
+from mae_bench.records.record import Device, Metrics, Record
+from tests.mae_bench.made_records import EMBEDDED, make
 
 CELL = "finetune/vit_micro, MAE, vit_micro_patch8 48 px, embedded"
 

@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mae_bench import record
-from mae_bench.check.cells import cells_of
-from mae_bench.record import Command, Git, Host, Init, Metrics, Record
+from mae_bench.records import record
+from mae_bench.records.groups import cells_of
+from mae_bench.records.record import Command, Git, Host, Init, Metrics, Record
 from mae_bench.report import caution, curves, pictures, write_report
 from tests.mae_bench import browser
-from tests.mae_bench.records import make
+from tests.mae_bench.made_records import make
 
 HOSTILE = "<script>hacked = 1</script><img src=x onerror='hacked = 1'>\"'&{{ 7 * 7 }}"
 BASE = {"command": Command(argv=["mae-bench", "run", "--out", "a b"], folder="/home/me")}
@@ -145,7 +145,7 @@ def test_text_of_runs_is_text(tmp_path: Path) -> None:
 def test_a_record_of_version_1_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
     folder.mkdir(parents=True)
-    (folder / "record.json").write_bytes((Path(__file__).parent / "record_version_1.json").read_bytes())
+    (folder / "record.json").write_bytes((Path(__file__).parent / "records" / "record_version_1.json").read_bytes())
     assert "knn" not in (text := Elements(page_of(tmp_path / "runs")).text)
     assert "linear/vit_micro_patch4_cifar10" in text
 

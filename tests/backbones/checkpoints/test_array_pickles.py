@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from backbones.checkpoint import load_checkpoint
-from backbones.encoder import create_encoder
+from backbones.checkpoints.checkpoint import load_checkpoint
+from backbones.checkpoints.tensor_files import read_tensors
 from backbones.errors import UserError
-from backbones.tensor_files import read_tensors
+from backbones.vit.encoder import create_encoder
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

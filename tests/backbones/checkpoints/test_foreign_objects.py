@@ -19,8 +19,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from backbones.checkpoints.tensor_files import read_tensors
 from backbones.errors import UserError
-from backbones.tensor_files import read_tensors
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.5, 2.5, 3.5], dtype=torch.float16)}
 

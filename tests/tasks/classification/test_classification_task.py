@@ -14,12 +14,12 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.utils.data import DataLoader
 
-from backbones.encoder import create_encoder
 from backbones.errors import UserError
-from mae_bench.seeding import seed_all
+from backbones.vit.encoder import create_encoder
+from mae_bench.engine.seeding import seed_all
 from tasks.classification.config import AugmentationConfig, ClassificationRecipe, HeadConfig
 from tasks.classification.task import ClassificationTask
-from tasks.data import normalise
+from tasks.datasets.transforms import normalise
 from tasks.recipe import DataConfig, EncoderConfig, OptimizerConfig, ScheduleConfig
 from tests.golden.figures import arrays
 from tests.tasks.pictures import make_folders, save_picture, truncate

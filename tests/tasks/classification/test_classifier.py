@@ -9,9 +9,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from backbones.encoder import create_encoder
 from backbones.errors import UserError
-from mae_bench.recipes import load_recipe
+from backbones.vit.encoder import create_encoder
+from mae_bench.recipes.load import load_recipe
 from tasks.classification.config import ClassificationRecipe, HeadConfig
 from tasks.classification.model import Classifier
 from tests.golden.figures import arrays, draw_weights, figures, tensor

@@ -15,12 +15,12 @@ from timm.data import create_transform
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from backbones.checkpoint import load_checkpoint
+from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.errors import UserError
 from tasks.classification.config import ClassificationRecipe, HeadConfig
 from tasks.classification.task import ClassificationTask
-from tasks.data import normalise
-from tasks.imagenet import class_subset, synsets
+from tasks.datasets.imagenet import class_subset, synsets
+from tasks.datasets.transforms import normalise
 from tasks.recipe import DataConfig, EncoderConfig, OptimizerConfig, ScheduleConfig
 from tests.conftest import Result
 from tests.tasks.pictures import make_folders, save_picture

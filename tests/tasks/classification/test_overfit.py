@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mae_bench.engine import fit
-from mae_bench.recipes import load_recipe
-from mae_bench.seeding import seed_all
+from mae_bench.engine.seeding import seed_all
+from mae_bench.recipes.load import load_recipe
 from tasks import create_task
-from tasks.embedded import EmbeddedConfig, prepare
+from tasks.datasets.embedded import EmbeddedConfig, prepare
 
 
 @pytest.mark.slow

@@ -19,9 +19,9 @@ from backbones.errors import UserError
 from tasks.classification.config import AugmentationConfig
 from tasks.classification.robustness import ALEXNET_ERROR, CorruptionEvaluator, open_test_set
 from tasks.classification.transforms import eval_transform
-from tasks.imagenet import CORRUPTIONS, class_subset, synsets
+from tasks.datasets.imagenet import CORRUPTIONS, class_subset, synsets
 from tasks.recipe import DataConfig
-from tests.tasks.imagesets.layouts import write_tar
+from tests.tasks.datasets.layouts.layouts import write_tar
 
 SIZE = 32
 

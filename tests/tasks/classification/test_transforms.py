@@ -22,7 +22,7 @@ from tasks.classification.transforms import (
     train_transform,
     with_posterize_to_black,
 )
-from tasks.data import normalise
+from tasks.datasets.transforms import normalise
 from tests.golden.figures import arrays, figures, picture
 
 

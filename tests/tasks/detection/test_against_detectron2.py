@@ -24,9 +24,9 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNConvFCHead, F
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from backbones.encoder import create_encoder
 from backbones.errors import UserError
-from mae_bench.recipes import load_recipe
+from backbones.vit.encoder import create_encoder
+from mae_bench.recipes.load import load_recipe
 from tasks.detection.config import DetectionConfig
 from tasks.detection.model import ENCODER_PREFIX, build_detector
 

@@ -15,12 +15,12 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.checkpoint import DetectionCheckpointer
 
-from backbones.checkpoint import build_encoder, load_checkpoint
-from backbones.encoder import create_encoder
+from backbones.checkpoints.checkpoint import build_encoder, load_checkpoint
+from backbones.checkpoints.dense_heads import load_heads
+from backbones.checkpoints.tensor_files import save_tensors
+from backbones.checkpoints.write_layouts import save_as, vitdet_state
 from backbones.errors import UserError
-from backbones.heads import load_heads
-from backbones.layouts_out import save_as, vitdet_state
-from backbones.tensor_files import save_tensors
+from backbones.vit.encoder import create_encoder
 from tasks.detection.model import ENCODER_PREFIX, Detector, build_detector
 
 from .conftest import small_config

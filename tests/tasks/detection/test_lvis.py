@@ -21,12 +21,12 @@ from pycocotools.mask import encode
 from torch.utils.data import TensorDataset
 
 from backbones.errors import UserError
-from mae_bench.recipes import load_recipe
+from mae_bench.recipes.load import load_recipe
+from tasks.datasets.embedded import EmbeddedConfig, prepare
 from tasks.detection import lvis
 from tasks.detection.data import CocoSplit, read_split
 from tasks.detection.sampling import RepeatedDataset, repeat_factors
 from tasks.detection.task import DetectionTask
-from tasks.embedded import EmbeddedConfig, prepare
 
 from .conftest import small_recipe
 

@@ -15,9 +15,9 @@ from detectron2.modeling import ViT
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import nn
 
-from backbones.dense import DenseEncoder
-from backbones.encoder import create_encoder
 from backbones.errors import UserError
+from backbones.vit.dense import DenseEncoder
+from backbones.vit.encoder import create_encoder
 from tasks.detection.config import DetectionConfig
 from tasks.detection.model import ENCODER_PREFIX, Detector, build_detector
 

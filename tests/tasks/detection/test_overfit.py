@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from mae_bench.engine import fit
+from tasks.datasets.embedded import EmbeddedConfig, prepare
 from tasks.detection.task import DetectionTask
-from tasks.embedded import EmbeddedConfig, prepare
 
 from .conftest import small_recipe
 

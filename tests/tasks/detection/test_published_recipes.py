@@ -10,8 +10,8 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from mae_bench.optim import create_schedule
-from mae_bench.recipes import load_recipe, recipe_names
+from mae_bench.engine.optimizer import create_schedule
+from mae_bench.recipes.load import load_recipe, recipe_names
 from tasks.detection.task import DetectionTask
 
 from .conftest import small_recipe

@@ -12,11 +12,11 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from detectron2.layers.batch_norm import NaiveSyncBatchNorm
 from torch import nn
 
-from backbones.dense import DenseEncoder
-from backbones.encoder import create_encoder
 from backbones.errors import UserError
-from backbones.patch_size import set_patch_size
-from mae_bench.recipes import load_recipe
+from backbones.vit.dense import DenseEncoder
+from backbones.vit.encoder import create_encoder
+from backbones.vit.patch_size import set_patch_size
+from mae_bench.recipes.load import load_recipe
 from tasks.detection.config import DetectionConfig
 from tasks.detection.model import FPN_ENCODER_PREFIX, Detector, build_detector
 

@@ -17,11 +17,11 @@ from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from detectron2.solver.build import get_default_optimizer_params
 
 import tasks
-from backbones.checkpoint import Checkpoint, load_checkpoint
-from backbones.encoder import create_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
-from backbones.tensor_files import save_tensors
-from mae_bench.recipes import load_recipe, recipe_names
+from backbones.vit.encoder import create_encoder
+from mae_bench.recipes.load import load_recipe, recipe_names
 from tasks.detection.model import ENCODER_PREFIX
 from tasks.detection.task import DetectionTask
 

@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from backbones.checkpoint import load_checkpoint
+from backbones.checkpoints.checkpoint import load_checkpoint
+from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
-from backbones.tensor_files import save_tensors
-from tasks.data import IMAGENET_MEAN, IMAGENET_STD
+from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from tasks.pretraining.config import CropConfig, MAEConfig, PretrainingRecipe
 from tasks.pretraining.task import PretrainingTask
 from tasks.recipe import DataConfig, EncoderConfig, OptimizerConfig

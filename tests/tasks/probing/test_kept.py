@@ -16,14 +16,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backbones.encoder import create_encoder
 from backbones.errors import UserError
-from backbones.features import choose, image_features
-from tasks import features
-from tasks.data import normalise
-from tasks.images import ImageSet, open_split
+from backbones.vit.encoder import create_encoder
+from backbones.vit.features import choose, image_features
+from tasks.datasets.images import ImageSet, open_split
+from tasks.datasets.transforms import eval_crop, normalise
+from tasks.features import extract as features
 from tasks.probing.kept import Source, kept_features, share
-from tasks.transforms import eval_crop
 from tests.tasks.pictures import make_folders, truncate
 
 

@@ -13,12 +13,12 @@ import safetensors.torch
 import torch
 from torch.utils.data import DataLoader
 
-from backbones.encoder import create_encoder
-from backbones.tensor_files import save_tensors
-from mae_bench.recipes import load_recipe, recipe_names
-from mae_bench.seeding import SeededDataset
-from tasks import features
-from tasks.loading import CollateOrFail
+from backbones.checkpoints.tensor_files import save_tensors
+from backbones.vit.encoder import create_encoder
+from mae_bench.engine.sampler import SeededDataset
+from mae_bench.recipes.load import load_recipe, recipe_names
+from tasks.datasets.loading import CollateOrFail
+from tasks.features import extract as features
 from tasks.probing.task import KeptRows
 from tests.conftest import Result, data_folder
 from tests.end_to_end.tiny import EMBEDDED, spawn

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae_bench.recipes import load_recipe
+from mae_bench.recipes.load import load_recipe
 from tasks.segmentation.config import SegmentationRecipe
 
 RecipeMaker = Callable[..., SegmentationRecipe]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from backbones.encoder import create_encoder
+from backbones.vit.encoder import create_encoder
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.mm import mmseg
 from tasks.segmentation.model import Segmenter, build_segmenter

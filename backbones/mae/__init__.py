@@ -1,0 +1,1 @@
+"""The masked autoencoder: masking, targets, tokenizer, model."""

@@ -1,0 +1,1 @@
+"""The plain ViT encoder and its adaptations."""

@@ -1,0 +1,65 @@
+"""Picture files in and out: any image as a viewer shows it, a PNG written whole. Data sets read theirs in
+`tasks.datasets.images`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from backbones.atomic import check_writable, replacing
+from backbones.errors import UserError
+
+
+def load_image(path: Path, size: tuple[int, int]) -> Tensor:
+    """The largest centred part of an image with the shape of `size` (height, width), resized to it: uint8 (3, H, W).
+
+    As a viewer shows it: turned by its EXIF tag, transparency on white, 16 bits a channel scaled to 8.
+
+    Raises:
+        UserError: no such file, or unreadable.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder: give image files, such as {path}/*.jpg") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise UserError(f"{path}: unreadable image ({_one_line(e)}): give another one") from e
+    fitted = ImageOps.fit(upright, (size[1], size[0]), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits; Pillow would clip them at 255
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def check_png(out: Path) -> None:
+    """Refuses `out` before any work is done if no PNG can be written there."""
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out {out}: the picture is a PNG: give a name that ends in .png")
+    check_writable(out)
+
+
+def save_png(picture: Image.Image, out: Path, about: dict[str, object]) -> None:
+    """Atomically, with `about` as the PNG's text."""
+    text = PngInfo()
+    text.add_text("mae_bench", json.dumps(about))
+    with replacing(out) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=text, optimize=True)

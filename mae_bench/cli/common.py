@@ -1,0 +1,67 @@
+"""What the verbs of the command line share: options and printing. The verbs are in the files beside this one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a recipe's key, e.g. --set optimizer.blr=1e-3 (repeatable)."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with errors.")]
+
+
+_state = {"debug": False}
+
+
+def set_debug(on: bool, *, reset: bool = False) -> None:
+    """Turns tracebacks on; off again only with `reset`, so that the flag holds before and after the verb."""
+    _state["debug"] = on or (_state["debug"] and not reset)
+
+
+def debugging() -> bool:
+    """Whether errors come with a traceback."""
+    return _state["debug"]
+
+
+def print_tables(names: list[str], runs: Path) -> None:
+    """The tables of the records under `runs`, as markdown."""
+    from mae_bench.records.record import find
+    from mae_bench.tables import build, render
+
+    records = find(runs)
+    for name in names:
+        print(render(build(name, records, runs_dir=runs), "md"), end="\n\n")
+
+
+def print_rows(rows: list[dict[str, str]]) -> None:
+    """Aligned columns, plain text; a terminal gets them as wide as they are."""
+    if not rows:
+        return
+    headings = list(rows[0])
+    widths = {h: max(len(h), *(len(r[h]) for r in rows)) for h in headings}
+    print("  ".join(h.ljust(widths[h]) for h in headings).rstrip())
+    for row in rows:
+        print("  ".join(row[h].ljust(widths[h]) for h in headings).rstrip())
+
+
+def print_json(content: Any) -> None:
+    """As programs read it."""
+    print(json.dumps(content, indent=2))
+
+
+def is_main() -> bool:
+    """Whether this process prints: under torchrun only the first does."""
+    from mae_bench.common.console import processes
+
+    return bool(processes().is_main_process)
+
+
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder with records.")]

@@ -1,0 +1,28 @@
+"""The verbs that read finished runs as a whole: `report` (`mae_bench.report`) and `check` (`mae_bench.check`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backbones.errors import UserError
+from mae_bench.cli.common import Debug, Runs, set_debug
+
+
+def report(
+    runs: Runs,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The file to write.")],
+    debug: Debug = False,
+) -> None:
+    """Write everything under DIR as one HTML file: results, tables, figures, curves, pictures, provenance."""
+    set_debug(debug)
+    from mae_bench.report.page import summary, write_report
+
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out}: the report is HTML: give a name that ends in .html")
+    if not runs.is_dir():
+        raise UserError(f"--runs {runs}: no such folder")
+    contents = write_report(runs, out)
+    print(f"{summary(contents)}\n{out}")

@@ -1,0 +1,218 @@
+"""Verbs of the command line that run jobs and say where they stand: parsing and printing only. `cli` registers them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backbones.errors import UserError
+from mae_bench.cli.common import Debug, Json, Overrides, is_main, print_json, print_rows, print_tables, set_debug
+from mae_bench.common.exit_codes import FAILED, INTERRUPTED
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a wrong option needs none of it
+    from mae_bench.jobs.plan import Request
+    from mae_bench.launchers.base import Outcome
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name (`mae-bench list recipes`) or YAML file.")],
+    out: Annotated[Path, typer.Option("--out", help="Run directory; an interrupted run there goes on.")],
+    data: Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder of the data set.")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Pre-train a masked autoencoder by a recipe."""
+    set_debug(debug)
+    from mae_bench import api
+
+    folder = data.partition("=")[2] if data and "=" in data else data
+    record = api.pretrain(recipe, out, data=folder, overrides=overrides or [])
+    if not is_main():
+        return
+    if as_json:
+        print_json(record.to_dict())
+    else:
+        print(f"encoder: {out / 'encoder.safetensors'}\nrecord:  {out / 'record.json'}")
+
+
+def run(
+    out: Annotated[Path, typer.Option("--out", help="Folder for run directories; what is done there is kept.")],
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="[NAME=]CKPT",
+            help="Checkpoint file, or a run directory; repeatable. NAME is the method that tables show.",
+        ),
+    ] = None,
+    scratch: Annotated[
+        str | None, typer.Option("--scratch", metavar="ARCH", help="Start from random weights, e.g. vit_base_patch16.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option("--tasks", metavar="T1,T2", help="finetune, linear, detection, segmentation, or recipe names."),
+    ] = None,
+    suite: Annotated[str | None, typer.Option("--suite", metavar="S", help="A suite, e.g. quickstart.")] = None,
+    from_record: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RECORD", help="Run the job of this record.json again and compare the metrics."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", metavar="NAME=DIR", help="Folder of a data set, e.g. imagenet=/data/imagenet (repeatable)."
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[TASK:]KEY=VALUE",
+            help="Override a key in all recipes, or in a task's: --set finetune:schedule.epochs=5 (repeatable).",
+        ),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="0,1,2", help="Run every job with each seed.")] = None,
+    pretrain_seeds: Annotated[
+        str | None, typer.Option("--pretrain-seeds", metavar="0,1", help="Run a suite's pre-trainings with each seed.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the jobs, their data and cost; run nothing.")
+    ] = False,
+    launcher: Annotated[
+        str, typer.Option("--launcher", metavar="local|gpus|torchrun|slurm", help="How jobs get onto machines.")
+    ] = "local",
+    gpus: Annotated[
+        str | None, typer.Option("--gpus", metavar="0,1,2", help="For gpus: which ones (default: all there are).")
+    ] = None,
+    gpus_per_job: Annotated[
+        int | None, typer.Option("--gpus-per-job", metavar="N", help="For gpus and slurm: instead of the recipes' own.")
+    ] = None,
+    torchrun: Annotated[
+        list[str] | None,
+        typer.Option("--torchrun", metavar="KEY=VALUE,…", help="For torchrun: its options, e.g. nproc_per_node=8."),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slurm", metavar="KEY=VALUE,…", help="For slurm: sbatch's options, e.g. partition=gpu,time=4:00:00."
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="For slurm: stay until the queue is through.")] = False,
+    only: Annotated[str | None, typer.Option("--only", hidden=True, help="Run this job of the plan alone.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run tasks or a suite from checkpoints (or from scratch) and print the tables."""
+    set_debug(debug)
+    if from_record is not None:
+        if suite or tasks or checkpoint or scratch or overrides or seeds:
+            raise UserError(
+                "--from runs a record's job as it was: of the other options only --out and --data go with it"
+            )
+        return _again(from_record, out, data or [], as_json)
+    from mae_bench import api
+    from mae_bench.launchers.base import Settings
+    from mae_bench.recipes.options import Options, parse_data
+
+    options = Options(
+        parse_data(data or []),
+        overrides or [],
+        _parse_seeds("--seeds", seeds),
+        _parse_seeds("--pretrain-seeds", pretrain_seeds),
+    )
+    request = api.make_request(
+        checkpoint=checkpoint,
+        scratch=scratch,
+        tasks=[t.strip() for t in tasks.split(",") if t.strip()] if tasks else [],
+        suite=suite,
+        options=options,
+    )
+    if dry_run:
+        return _show_plan(request, out, as_json)
+    settings = Settings(
+        gpus=tuple(g.strip() for g in gpus.split(",") if g.strip()) if gpus else (),
+        gpus_per_job=gpus_per_job,
+        torchrun=_pairs("--torchrun", torchrun),
+        slurm=_pairs("--slurm", slurm),
+        wait=wait,
+    )
+    outcome = api.run_request(request, out, api.Launcher(launcher, settings, only))
+    if is_main():
+        _show_outcome(outcome, out, as_json)
+    if outcome.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if outcome.failures or outcome.not_run:
+        raise typer.Exit(FAILED)
+
+
+def _show_plan(request: Request, out: Path, as_json: bool) -> None:
+    from mae_bench.jobs import dry_run
+    from mae_bench.jobs.plan import plan
+
+    steps = plan(request)
+    lines = dry_run.forecast(steps, out)
+    if as_json:
+        print_json(dry_run.as_json(steps, lines))
+        return
+    print_rows(dry_run.as_rows(lines))
+    print("\n".join(dry_run.summary(steps, lines)))
+
+
+def _show_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
+    """Tables to stdout; what went wrong comes last, on stderr."""
+    if as_json:
+        print_json([r.to_dict() for r in outcome.records])
+    elif outcome.records or outcome.tables:
+        print_tables(outcome.tables, out)
+        print(f"Records and checkpoints: {out.resolve()}")
+    for note in outcome.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for name, job in outcome.queued.items():
+        print(f"queued: {name}: {job}", file=sys.stderr)
+    for name, reason in outcome.not_run.items():
+        print(f"not run: {name}: {reason}", file=sys.stderr)
+    for name, message in outcome.failures.items():
+        print(f"failed: {name}: {message}", file=sys.stderr)
+    if outcome.interrupted:
+        print("interrupted: the same command goes on from the last checkpoints", file=sys.stderr)
+
+
+def _again(path: Path, out: Path, data: list[str], as_json: bool) -> None:
+    from mae_bench.jobs.rerun import compare, rerun
+    from mae_bench.recipes.options import parse_data
+
+    old, new = rerun(path, out, parse_data(data))
+    if not is_main():
+        return
+    rows = compare(old, new)
+    if as_json:
+        print_json({"record": new.to_dict(), "metrics": rows})
+        return
+    print_rows(
+        [{k: "–" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in r.items()} for r in rows]
+    )
+    print(f"record: {out / 'record.json'}")
+
+
+def _parse_seeds(flag: str, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return list(dict.fromkeys(int(s) for s in text.split(",")))
+    except ValueError:
+        raise UserError(f"{flag} {text}: give whole numbers, such as 0,1,2") from None
+
+
+def _pairs(flag: str, items: list[str] | None) -> dict[str, str]:
+    """``a=b,c=d`` (repeatable) as a mapping; a bare ``c`` has no value."""
+    pairs = {}
+    for text in (part for item in items or [] for part in item.split(",")):
+        key, _, value = text.strip().partition("=")
+        if not key:
+            raise UserError(f"{flag} {text}: give KEY=VALUE, several separated by commas")
+        pairs[key] = value
+    return pairs

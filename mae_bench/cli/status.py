@@ -1,0 +1,136 @@
+"""The verb `status`: a table, live with ``--watch``. What it shows is found out by `mae_bench.jobs.status`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from mae_bench.cli.common import Json, print_json, print_rows
+from mae_bench.jobs.status import STATES, UNDER_WAY, JobStatus, collect
+
+_SHOWN = ("top1", "knn20_top1", "box_ap", "mask_ap", "mIoU")
+_COLOURS = {
+    "done": "green",
+    "running": "cyan",
+    "queued": "blue",
+    "failed": "red",
+    "interrupted": "yellow",
+    "not run": "red",
+}
+_REFRESH_SECONDS = 1.0
+
+
+def rows(jobs: Sequence[JobStatus]) -> list[dict[str, str]]:
+    """Plain cells: job, state, progress, images/s, time left, last metrics or what went wrong."""
+    return [
+        {
+            "job": job.name,
+            "state": job.state + (f" ({job.slurm})" if job.slurm and job.state in UNDER_WAY else ""),
+            "step": _progress(job),
+            "images/s": f"{job.images_per_s:.0f}" if job.images_per_s else "",
+            "left": duration(job.seconds_left) if job.state == "running" and job.seconds_left else "",
+            "result": job.error if job.state in ("failed", "not run") and job.error else _metrics(job),
+        }
+        for job in jobs
+    ]
+
+
+def summary(jobs: Sequence[JobStatus]) -> str:
+    """Such as ``3 done, 1 running``."""
+    counts = {state: sum(job.state == state for job in jobs) for state in STATES}
+    return ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+
+
+def watch_jobs(folder: Path, console: Console) -> list[JobStatus]:
+    """Shows the jobs until none is under way; lines, where there is no terminal, as soon as they change."""
+    jobs = collect(folder)
+    if not console.is_terminal:
+        return _watch_plain(folder, console, jobs)
+    with Live(table(jobs), console=console, auto_refresh=False) as live:
+        while any(job.state in UNDER_WAY for job in jobs):
+            time.sleep(_REFRESH_SECONDS)
+            jobs = collect(folder)
+            live.update(table(jobs), refresh=True)
+    return jobs
+
+
+def table(jobs: Sequence[JobStatus]) -> Table:
+    """The jobs as rich draws them; text of runs is no markup."""
+    shown = Table(caption=summary(jobs), caption_justify="left", expand=False)
+    for heading in rows([JobStatus("", "left")])[0]:
+        right = heading in ("images/s", "left", "step")
+        shown.add_column(heading, justify="right" if right else "left", overflow="fold", no_wrap=right)
+    for job, cells in zip(jobs, rows(jobs), strict=True):
+        shown.add_row(*map(escape, cells.values()), style=_COLOURS.get(job.state))
+    return shown
+
+
+def _watch_plain(folder: Path, console: Console, jobs: list[JobStatus]) -> list[JobStatus]:
+    said: dict[str, str] = {}
+    while True:
+        for job in jobs:
+            line = f"{job.name}: {job.state}"
+            if said.get(job.name) != line:
+                said[job.name] = line
+                detail = rows([job])[0]
+                console.print(
+                    " ".join(filter(None, [line, detail["step"], detail["result"]])), markup=False, soft_wrap=True
+                )
+        if not any(job.state in UNDER_WAY for job in jobs):
+            return jobs
+        time.sleep(_REFRESH_SECONDS)
+        jobs = collect(folder)
+
+
+def duration(seconds: float) -> str:
+    """Such as ``45 s``, ``12 min``, ``3 h 05``."""
+    minutes = round(seconds / 60)
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{minutes} min"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d}"
+    )
+
+
+def _progress(job: JobStatus) -> str:
+    if job.step is None or not job.total:
+        return ""
+    share = f" {100 * job.step // job.total} %" if job.state != "done" else ""
+    return f"{job.step}/{job.total}{share}"
+
+
+def _metrics(job: JobStatus) -> str:
+    metrics = {k: v for k, v in (job.metrics or {}).items() if k in _SHOWN}
+    return "  ".join(f"{k} {v:.1f}" for k, v in metrics.items() if v is not None)
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of a run.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing, until no job is running or queued.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show jobs done, running, queued, failed, interrupted and left."""
+    console = Console()
+    if as_json:
+        if watch:
+            watch_jobs(folder, Console(stderr=True))
+        print_json([asdict(job) for job in collect(folder)])
+    elif watch:
+        print(summary(watch_jobs(folder, console)))
+    elif console.is_terminal:
+        console.print(table(collect(folder)))
+    else:
+        jobs = collect(folder)
+        print_rows(rows(jobs))
+        print(summary(jobs))

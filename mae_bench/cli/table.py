@@ -1,0 +1,45 @@
+"""The verbs `table` and `speed` of the command line. Tables themselves are `mae_bench.tables`' subject."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backbones.atomic import check_writable, write_bytes
+from backbones.errors import UserError
+from mae_bench.cli.common import Debug, set_debug
+
+
+def table(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as table3; `mae-bench list tables` shows all.")],
+    runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder with records.")],
+    fmt: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="md|csv|json|latex|html|png|svg",
+            help="Default: by the ending of --out (.tex is latex), else md.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a file instead of printing.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Print a table of the paper (published figure, own figure, difference), or draw a figure to a file."""
+    set_debug(debug)
+    from mae_bench.records.record import find
+    from mae_bench.tables import build
+    from mae_bench.tables.formats.files import choose_format, contents
+
+    if not runs.is_dir():
+        raise UserError(f"--runs {runs}: no such folder")
+    fmt = choose_format(fmt, out)
+    if out is not None:
+        check_writable(out)
+    content = contents(build(name, find(runs), runs_dir=runs), fmt)
+    if out is None:
+        print(content.decode(), end="")
+    else:
+        write_bytes(out, content)
+        print(out)

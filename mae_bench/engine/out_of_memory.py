@@ -1,0 +1,69 @@
+"""Too little memory on the device: the micro batch halves, accumulation doubles, and the run remembers it.
+
+The effective batch stays, so that the run learns what it would have; only what depends on the micro batch itself changes
+(which random masks an image gets, and the statistics of a batch normalisation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from backbones.atomic import read_json, write_json
+from backbones.errors import RunFailed
+from mae_bench.common.disk import writing
+from mae_bench.engine.sampler import Plan
+
+_FILE = "memory.json"
+_MORE_MESSAGES = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "not enough memory: you tried to allocate")
+
+
+class DeviceMemory(Exception):
+    """A step did not fit and was not taken: gradients are gone, weights and optimiser are as they were."""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch, on a GPU or the CPU, says that memory was short (`torch.OutOfMemoryError` among them)."""
+    return should_reduce_batch_size(error) or any(text in str(error) for text in _MORE_MESSAGES)
+
+
+def release() -> None:
+    """Gives back what the caching allocator holds; call it outside `except`, whose traceback keeps activations."""
+    clear_device_cache(garbage_collection=True)
+
+
+@dataclass(frozen=True)
+class Fits:
+    """What was found to fit into the device's memory; kept beside the checkpoints, also for the processes to come."""
+
+    micro_batch_size: int | None = None
+    halvings: int = 0
+
+    @staticmethod
+    def read(run_dir: Path) -> Fits:
+        """What earlier starts found."""
+        found = read_json(run_dir / _FILE)
+        return Fits(**found) if isinstance(found, dict) else Fits()
+
+    def plan(self, plan: Plan, wanted: int | None) -> Plan:
+        """`plan` with micro batches of what the recipe wants, or of what fits."""
+        sizes = [size for size in (wanted, self.micro_batch_size) if size is not None]
+        return plan.with_micro_batch(min(sizes, default=None))
+
+    def halved(self, plan: Plan, run_dir: Path) -> Fits:
+        """Notes that micro batches of half the plan's size are to be taken.
+
+        Raises:
+            RunFailed: a micro batch of one image is too large.
+        """
+        if plan.micro_batch_size == 1:
+            raise RunFailed(
+                "the device's memory is too small for a micro batch of one image: use train.precision=bf16, a smaller "
+                "encoder.img_size or architecture, or another device; everything up to the last checkpoint is kept"
+            )
+        fits = replace(self, micro_batch_size=plan.micro_batch_size // 2, halvings=self.halvings + 1)
+        with writing(run_dir / _FILE):
+            write_json(run_dir / _FILE, {"micro_batch_size": fits.micro_batch_size, "halvings": fits.halvings})
+        return fits

@@ -1,0 +1,1 @@
+"""From a request to jobs, and a job from its start to its record."""

@@ -1,0 +1,239 @@
+"""A job: one recipe, one start (scratch or a checkpoint), one seed, in one run directory; done once. Plans are in `suites`.
+
+A job's identity is the hash of resolved recipe, checkpoint content, data fingerprint and seed: a finished one is not run
+again, an interrupted one goes on, a changed one gets another folder.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from backbones.atomic import read_json, write_json, write_text
+from backbones.checkpoints.tensor_files import save_tensors
+from backbones.errors import Interrupted, UserError
+from mae_bench.common.console import say
+from mae_bench.common.disk import writing
+from mae_bench.common.signals import stop_signals
+from mae_bench.engine import FitResult, create_accelerator, fit
+from mae_bench.engine.flops import step_flops_per_image
+from mae_bench.engine.optimizer import check
+from mae_bench.engine.seeding import seed_all
+from mae_bench.jobs.files import JOB_FILE
+from mae_bench.jobs.job import Job, _facts, job_id
+from mae_bench.jobs.lock import RunLock
+from mae_bench.recipes.load import as_dict, recipe_hash
+from mae_bench.records import provenance
+from mae_bench.records.record import FILE_NAME, Data, Init, Metrics, Record, read, write
+from mae_bench.records.status_file import write_status
+from tasks import create_task
+from tasks.base import Task
+from tasks.datasets.loading import dead_workers_explained
+
+T = TypeVar("T")
+
+
+def run_job(job: Job, place: Callable[[str], Path]) -> Record:
+    """Runs a job, or finds it done.
+
+    Args:
+        place: run directory of a job id.
+
+    Raises:
+        UserError: bad input, or the run directory belongs to another job.
+        Interrupted: a signal came; what was done is saved.
+    """
+    check(job.recipe)
+    with ExitStack() as held, stop_signals():
+        accelerator = create_accelerator(job.recipe)
+        seed_all(job.recipe.seed, "init")
+        task = create_task(job.recipe, job.checkpoint)
+        identity = job_id(job, task.data.fingerprint)
+        run_dir = place(identity)
+        # One process looks and claims; the others find what it left.
+        lock = _on_main(accelerator, lambda: _claim(run_dir, job, identity, held))
+        if (run_dir / FILE_NAME).is_file():
+            say(f"{job.name}: done already ({run_dir})")
+            return read(run_dir)
+        return _run(job, task, run_dir, identity, accelerator, lock.check if lock else lambda: None)
+
+
+def _on_main(accelerator: Accelerator, do: Callable[[], T]) -> T | None:
+    """`do`'s result on the main process, None on the others; its UserError is everybody's, so that none waits for ever."""
+    result, said = None, ""
+    if accelerator.is_main_process:
+        try:
+            result = do()
+        except UserError as e:
+            if accelerator.num_processes == 1:
+                raise
+            said = str(e)
+    if accelerator.num_processes > 1:
+        shared = [said]
+        broadcast_object_list(shared)
+        if shared[0]:
+            raise UserError(shared[0])
+    return result
+
+
+def _run(
+    job: Job, task: Task[Any], run_dir: Path, identity: str, accelerator: Accelerator, check_owner: Callable[[], None]
+) -> Record:
+    job = _with_counts(job, task)  # before the model is compiled or wrapped
+    started = _now()
+    try:
+        # Twice: torch may report a worker's death just while the first is leaving for another error of the same death.
+        with dead_workers_explained(), dead_workers_explained():
+            result = fit(task, run_dir, name=job.name, accelerator=accelerator, check_owner=check_owner)
+    except BaseException as e:
+        if accelerator.is_main_process:
+            state = "interrupted" if isinstance(e, (Interrupted, KeyboardInterrupt)) else "failed"
+            write_status(run_dir, state, name=job.name, error=str(e) or type(e).__name__)
+        raise
+    record = _record(job, task, result, identity, run_dir, started)
+    if accelerator.is_main_process:
+        for name, tensors in task.export(result.model).items():
+            path = run_dir / f"{name}.safetensors"
+            with writing(path):
+                save_tensors(path, tensors, _export_metadata(job))
+        write(record, run_dir)
+        write_status(run_dir, "done", name=job.name, step=result.progress.step, total=result.progress.step)
+    accelerator.wait_for_everyone()
+    if result.stopped:
+        raise Interrupted(f"{job.name} is done, what comes after it is not: the same command goes on")
+    return record
+
+
+def _with_counts(job: Job, task: Task[Any]) -> Job:
+    """A pre-training says on how many images it was and what a step costs, which its recipe does not know."""
+    if job.pretraining is None:
+        return job
+    flops = step_flops_per_image(task.model, job.recipe.encoder.img_size)
+    counts = {"images": task.data.train_count, "flops_per_image": flops}
+    return replace(job, pretraining={**job.pretraining, **counts})
+
+
+def _claim(run_dir: Path, job: Job, identity: str, held: ExitStack) -> RunLock | None:
+    """Makes `run_dir` this job's and this process's until `held` ends; None when the finished job is there."""
+    if _finished(run_dir, identity):
+        return None
+    make_folder(run_dir)
+    lock = held.enter_context(RunLock(run_dir))
+    if _finished(run_dir, identity):  # while we waited for another process
+        return None
+    with writing(run_dir / JOB_FILE):
+        write_json(run_dir / JOB_FILE, {"id": identity, "name": job.name, "recipe": job.recipe_name, **_facts(job)})
+        recipe = yaml.safe_dump(as_dict(job.recipe), sort_keys=False)
+        write_text(run_dir / "config.yaml", f"# {job.recipe_name}, resolved\n{recipe}")
+    write_status(run_dir, "running", name=job.name)
+    return lock
+
+
+def _finished(run_dir: Path, identity: str) -> bool:
+    """Whether the job is done there; a UserError when the folder is not this job's to use."""
+    found = read_json(run_dir / JOB_FILE)
+    if found is not None and found.get("id") != identity:
+        raise UserError(
+            f"{run_dir} belongs to another recipe, checkpoint, data set or seed ({found.get('name')}): "
+            "give another --out, or delete that folder"
+        )
+    # Names with a dot are locks and half-written files of a process that was killed, or is, before it wrote anything else.
+    if found is None and run_dir.is_dir() and any(not path.name.startswith(".") for path in run_dir.iterdir()):
+        raise UserError(f"{run_dir} is not empty and holds no run: give another --out")
+    return (run_dir / FILE_NAME).is_file()
+
+
+def make_folder(path: Path) -> None:
+    """`path` as a folder that can be written to, or a UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"--out {path}: cannot make this folder ({e.strerror}): give another one") from e
+    if not os.access(path, os.W_OK):
+        raise UserError(f"--out {path}: not writable: give another folder")
+
+
+def _export_metadata(job: Job) -> dict[str, Any]:
+    """What a checkpoint of ours says of itself: the row of the tables that its encoder belongs to."""
+    method = "MAE" if job.recipe.task == "pretraining" else job.method
+    said = {"method": method, "arch": job.recipe.encoder.arch, "recipe": job.recipe_name}
+    pretraining = job.known_pretraining()
+    return said if pretraining is None else {**said, "pretraining": pretraining}
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _record(job: Job, task: Task[Any], result: FitResult, identity: str, run_dir: Path, started: str) -> Record:
+    recipe, progress, checkpoint = job.recipe, result.progress, job.checkpoint
+    kind = next(result.model.parameters()).device
+    return Record(
+        name=job.name,
+        task=recipe.task,
+        protocol=recipe.protocol(),
+        status="done",
+        arch=recipe.encoder.arch,
+        img_size=recipe.encoder.img_size,
+        init=Init(
+            method=job.method,
+            checkpoint=str(checkpoint.path.absolute()) if checkpoint else None,
+            sha256=checkpoint.sha256 if checkpoint else None,
+            layout=checkpoint.layout if checkpoint else None,
+            pretraining=job.known_pretraining(),
+        ),
+        metrics=Metrics(
+            last=_numbers(progress.last),
+            best=_numbers(progress.best) or None,
+            best_epoch=progress.best_epoch,
+            selection=task.selection,
+        ),
+        primary_metric=task.primary_metric,
+        seed=recipe.seed,
+        data=Data(**asdict(task.data)),
+        recipe=as_dict(recipe),
+        recipe_name=job.recipe_name,
+        recipe_hash=recipe_hash(recipe),
+        job_id=identity,
+        software=provenance.software(),
+        device=provenance.device(kind, result.processes),
+        precision=recipe.train.precision,
+        started=started,
+        finished=_now(),
+        git=provenance.git(),
+        variant=job.variant,
+        command=provenance.command(),
+        host=provenance.host(),
+        inference_s_per_image=progress.inference_s_per_image,
+        images_per_s=progress.images / progress.train_seconds if progress.train_seconds else None,
+        peak_memory_bytes=provenance.peak_memory_bytes(kind),
+        device_hours=progress.seconds * result.processes / 3600,
+        wall_time_s=progress.seconds,
+        final_loss=progress.loss,
+        recovered=dict(progress.recovered),
+        warnings=([f"resumed {progress.starts - 1} times"] if progress.starts > 1 else []) + progress.notes,
+        checkpoints=[str(p.name) for p in sorted((run_dir / "checkpoints").glob("step_*.pt"))],
+    )
+
+
+def _numbers(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {k: None if math.isnan(v) else float(v) for k, v in metrics.items()}
+
+
+def describe(record: Record) -> str:
+    """A line on what a job came to."""
+    known = ("top1", "box_ap", "mask_ap", "mIoU", record.primary_metric)
+    values = {k: v for k, v in record.metrics.last.items() if k in known}
+    shown = "  ".join(f"{k} {'nan' if v is None else f'{v:.1f}'}" for k, v in values.items())
+    seconds = record.wall_time_s or 0.0
+    return f"{record.name}: {shown or f'loss {record.final_loss:.4f}'}  ({seconds:.0f} s)"

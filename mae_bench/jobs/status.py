@@ -1,0 +1,110 @@
+"""Where the jobs under a folder stand, read off their files and Slurm's queue; light, so that it answers at once.
+
+How it looks on a terminal is `status_view`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from backbones.atomic import read_json
+from backbones.errors import UserError
+from mae_bench.jobs.files import JOB_FILE, PLAN_FILE, note_file
+from mae_bench.records.status_file import read_status
+
+STATES = ("done", "running", "queued", "interrupted", "failed", "not run", "left")
+UNDER_WAY = ("running", "queued")
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """One job: a state of `STATES`, and what is known of it."""
+
+    name: str
+    state: str
+    step: int | None = None
+    total: int | None = None
+    images_per_s: float | None = None
+    seconds_left: float | None = None
+    metrics: dict[str, Any] | None = None
+    error: str | None = None
+    run_dir: str | None = None
+    slurm: str | None = None  # the queue's id
+
+
+def collect(folder: Path) -> list[JobStatus]:
+    """All jobs planned or begun under `folder`: those of the plan in its order, then others."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    begun = [_begun(path.parent) for path in sorted(folder.rglob(JOB_FILE))]
+    planned = read_json(folder / PLAN_FILE)
+    names: list[str] = planned["jobs"] if isinstance(planned, dict) else []
+    if not begun and not names:
+        raise UserError(f"{folder} holds no runs: give the --out folder of `mae-bench run` or `mae-bench pretrain`")
+    notes = {name: note for name in names if isinstance(note := read_json(note_file(folder, name)), dict)}
+    queue = _queue(notes)
+    jobs = [job for name in names for job in _planned(name, begun, notes.get(name, {}), queue)]
+    jobs = _behind_failures(jobs, notes)
+    return jobs + [job for job in begun if job.name not in set(names)]
+
+
+def _planned(name: str, begun: list[JobStatus], note: Mapping[str, Any], queue: Mapping[str, str]) -> list[JobStatus]:
+    """A planned job: its run directories, unless it is back in the queue or failed before it had one."""
+    mine = [job for job in begun if job.name == name]
+    slurm = note.get("slurm")
+    waits = queue.get(str(slurm)) == "PENDING" or (slurm is None and note.get("state") == "queued")
+    if waits and all(job.state != "done" for job in mine):
+        return [replace(job, state="queued", slurm=slurm) for job in mine or [JobStatus(name, "queued")]]
+    if mine and note.get("state") == "failed":  # a process that was killed could not say so itself: its launcher did
+        error = note.get("error")
+        return [replace(job, state="failed", error=error) if job.state == "interrupted" else job for job in mine]
+    if mine:
+        return [replace(job, slurm=slurm) for job in mine]
+    if str(slurm) in queue:
+        return [JobStatus(name, "running", slurm=slurm)]
+    state = note.get("state")
+    return [JobStatus(name, state if state in ("failed", "not run") else "left", error=note.get("error"), slurm=slurm)]
+
+
+def _behind_failures(jobs: list[JobStatus], notes: Mapping[str, Mapping[str, Any]]) -> list[JobStatus]:
+    """Slurm takes jobs out of the queue whose pre-training failed: they are not run, and say why."""
+    failed = {job.name for job in jobs if job.state in ("failed", "not run")}
+    return [
+        replace(job, state="not run", error=f"starts from {after}, which failed")
+        if job.state == "left" and (after := notes.get(job.name, {}).get("after")) in failed
+        else job
+        for job in jobs
+    ]
+
+
+def _queue(notes: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
+    if not any("slurm" in note for note in notes.values()):
+        return {}
+    from mae_bench.jobs import slurm_queue
+
+    return slurm_queue.live()
+
+
+def _begun(run_dir: Path) -> JobStatus:
+    job = read_json(run_dir / JOB_FILE) or {}
+    status = read_status(run_dir)
+    record = read_json(run_dir / "record.json")
+    metrics = record.get("metrics", {}).get("last") if isinstance(record, dict) else status.get("last_metrics")
+    return JobStatus(
+        name=job.get("name", run_dir.name),
+        state="done" if record is not None else status.get("state", "interrupted"),
+        step=status.get("step"),
+        total=status.get("total"),
+        images_per_s=_images_per_s(status, record),
+        seconds_left=status.get("seconds_left"),
+        metrics=metrics or None,
+        error=status.get("error"),
+        run_dir=str(run_dir),
+    )
+
+
+def _images_per_s(status: Mapping[str, Any], record: Any) -> float | None:
+    return status.get("images_per_s") or (record.get("images_per_s") if isinstance(record, dict) else None)

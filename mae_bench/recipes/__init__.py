@@ -1,0 +1,1 @@
+"""Finding, loading, overriding, scaling and hashing recipes; imports neither torch nor timm."""

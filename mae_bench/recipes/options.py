@@ -1,0 +1,71 @@
+"""What the command line says for all recipes of a run (data folders, overrides, seeds), and recipes loaded under it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backbones.errors import unknown
+from mae_bench.recipes.load import load_recipe
+from tasks.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says for every recipe."""
+
+    data: Mapping[str, str] = field(default_factory=dict)  # name -> folder; "" holds for all
+    overrides: Sequence[str] = ()  # key=value, or protocol:key=value
+    seeds: Sequence[int] | None = None  # None: the suite's, else the recipe's own
+    pretrain_seeds: Sequence[int] | None = None
+    preset: Sequence[str] = ()  # a suite's own overrides, before those of the command line
+
+
+Loaded = dict[str, tuple[Recipe, list[str]]]  # name -> the recipe, and the overrides that it took
+
+
+def load_recipes(names: Sequence[str], options: Options, bases: Mapping[str, str | None] | None = None) -> Loaded:
+    """Recipes by name, with bases, data folders and overrides in place; whether every flag is of use is `check_used`'s."""
+    loaded: Loaded = {}
+    for name in dict.fromkeys(names):
+        base = (bases or {}).get(name)
+        recipe = load_recipe(name, base=base)
+        texts = [*options.preset, *options.overrides]
+        overrides = [rest for scope, rest in map(_scoped, texts) if scope in ("", recipe.protocol())]
+        if overrides:
+            recipe = load_recipe(name, overrides, base=base)
+        folder = options.data.get(recipe.data.name, options.data.get(""))
+        if folder is not None:
+            recipe = deepcopy(recipe)
+            recipe.data.root = folder
+        loaded[name] = recipe, overrides
+    return loaded
+
+
+def _scoped(text: str) -> tuple[str, str]:
+    """``protocol:key=value`` as (protocol, key=value); the protocol is empty where none is given."""
+    scope, separator, rest = text.partition(":")
+    return (scope, rest) if separator and "=" not in scope else ("", text)
+
+
+def check_used(options: Options, recipes: Sequence[Recipe]) -> None:
+    """Every --data and --set of the command line must have found a recipe."""
+    known = {r.data.name for r in recipes}
+    for name in options.data:
+        if name and name not in known:
+            raise unknown("data set", name, known, where="--data")
+    protocols = {r.protocol() for r in recipes}
+    for text in options.overrides:
+        if (scope := _scoped(text)[0]) and scope not in protocols:
+            raise unknown("protocol", scope, protocols, where=f"--set {text}")
+
+
+def parse_data(items: Sequence[str]) -> dict[str, str]:
+    """``NAME=DIR`` (or a bare ``DIR``, for every recipe) as a mapping."""
+    parsed = {}
+    for item in items:
+        name, separator, folder = item.partition("=")
+        parsed[name if separator else ""] = str(Path(folder if separator else item).expanduser().resolve())
+    return parsed

@@ -1,0 +1,136 @@
+"""Records as cells: runs that differ in nothing but the seed, under a name that is the same on every machine and every day.
+
+A cell's name says protocol and recipe, method, encoder and data set, and neither folder nor checkpoint: the encoder of
+tonight's run is another file than last night's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mae_bench.recipes.load import short_name
+from mae_bench.records.record import Record
+
+SPEEDS = ("images_per_s", "inference_s_per_image", "peak_memory_bytes")
+"""Fields of a record that depend on the hardware; like metrics, but held on the same device only."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric over a cell's seeds: mean (nan as soon as one is), and sample standard deviation; None of one seed."""
+
+    value: float
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The finished runs of one name. `problem` says why they make no figure, such as runs of two recipes."""
+
+    name: str
+    records: tuple[Record, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(record.seed for record in self.records)
+
+    @property
+    def problem(self) -> str | None:
+        for what, kinds in (
+            ("settings of the recipe", {r.recipe_hash for r in self.records}),
+            ("data", {r.data.fingerprint for r in self.records}),
+        ):
+            if len(kinds) > 1:
+                return f"runs of {len(kinds)} different {what} under --runs: give a folder that holds one of them"
+        twice = next((s for s in self.seeds if self.seeds.count(s) > 1), None)
+        if twice is not None:
+            return f"several runs of seed {twice}, from different checkpoints: give a folder that holds one of them"
+        return None
+
+    @property
+    def device(self) -> str:
+        """Hardware, for speeds: "2 x NVIDIA H100, bf16"; on CPUs with torch's threads, where the record says them."""
+        return ", ".join(sorted({_device(record) for record in self.records}))
+
+    @property
+    def data(self) -> str:
+        """The fingerprint's beginning, of each of its parts."""
+        return "+".join(part[:12] for part in self.records[0].data.fingerprint.split("+"))
+
+    @property
+    def recipe(self) -> str:
+        return self.records[0].recipe_hash[:12]
+
+    @property
+    def primary(self) -> str:
+        """The metric that says how good it is; the loss where nothing is evaluated, as in pre-training."""
+        return self.records[0].primary_metric or "final_loss"
+
+    def figure(self, metric: str) -> Figure | None:
+        """None when none of the runs has the metric."""
+        found = [v for v in (_value(record, metric) for record in self.records) if v is not None]
+        if not found:
+            return None
+        mean = statistics.fmean(found)
+        several = len(found) > 1 and math.isfinite(mean)
+        return Figure(mean, statistics.stdev(found) if several else None, len(found))
+
+
+def cells_of(records: Iterable[Record]) -> dict[str, Cell]:
+    """Finished runs by the name of their cell, in the order of the names; the same job in two folders counts once."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in once([record for record in records if record.status == "done"]):
+        groups[name_of(record)].append(record)
+    return {name: Cell(name, _by_seed(groups[name])) for name in sorted(groups)}
+
+
+def name_of(record: Record) -> str:
+    """``finetune/vit_micro_patch8_embedded, MAE, vit_micro_patch8 48 px, embedded``, plus a variant where there is one."""
+    recipe = f"{record.protocol}/{short_name(record.recipe_name)}"
+    method = f"{record.init.method} {record.variant}" if record.variant else record.init.method
+    return f"{recipe}, {method}, {record.arch} {record.img_size} px, {record.data.name}"
+
+
+def _by_seed(records: Sequence[Record]) -> tuple[Record, ...]:
+    return tuple(sorted(records, key=lambda r: (r.seed, r.job_id)))
+
+
+def _device(record: Record) -> str:
+    n = record.host.threads if record.host and record.device.type == "cpu" else None
+    threads = "" if n is None else f", {n} thread{'' if n == 1 else 's'}"
+    return f"{record.device.count} x {record.device.name}{threads}, {record.precision}"
+
+
+def _value(record: Record, metric: str) -> float | None:
+    """A metric, or a speed, of a record; nan where it was measured and was not a number, None where it was not measured."""
+    if metric in SPEEDS or metric == "final_loss":
+        value = getattr(record, metric)
+        return float(value) if value else None  # a run that trained nothing has no speed of training
+    if metric not in record.metrics.last:
+        return None
+    value = record.metrics.last[metric]
+    return math.nan if value is None else float(value)
+
+
+def once(records: Sequence[Record]) -> list[Record]:
+    """One record a job, the latest: the same job in two folders is no second seed."""
+    latest: dict[str, Record] = {}
+    for record in sorted(records, key=lambda r: r.finished):
+        latest[record.job_id] = record
+    return sorted(latest.values(), key=lambda r: (r.started, r.seed, r.job_id))
+
+
+def place(record: Record, runs_dir: str | os.PathLike[str] | None) -> str:
+    """A record's path, relative to `runs_dir` where it lies below it."""
+    if record.path is None:
+        return record.name
+    if runs_dir is not None and record.path.is_relative_to(Path(runs_dir)):
+        return record.path.relative_to(Path(runs_dir)).as_posix()
+    return record.path.as_posix()

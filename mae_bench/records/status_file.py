@@ -1,0 +1,51 @@
+"""Where a run stands, in its checkpoints and in ``status.json``; the checkpoints themselves are `mae_bench.engine`'s."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from backbones.atomic import read_json, write_text
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all; not-a-number is written as Python does (a metric may be one)."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_status(run_dir: Path, state: str, **fields: Any) -> None:
+    """``status.json`` for `mae-bench status`: running | done | failed | interrupted, and by whom."""
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "updated": time.time()}
+    # For watchers only: a full disk is for the writers of what counts to report.
+    with suppress(OSError):
+        write_json(run_dir / "status.json", {"state": state, **owner, **fields})
+
+
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """What `write_status` wrote; a run whose process is gone reads as interrupted. Empty when there is none."""
+    status = read_json(run_dir / "status.json")
+    if not isinstance(status, dict):
+        return {}
+    if (
+        status.get("state") == "running"
+        and status.get("host") == socket.gethostname()
+        and not is_running(status["pid"])
+    ):
+        status["state"] = "interrupted"
+    return status
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this host has that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

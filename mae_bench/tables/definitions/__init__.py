@@ -1,0 +1,98 @@
+"""The tables as data: rows and columns, which published figures, which records fill them. Add a table here.
+
+Nothing here knows how a figure came about; `mae_bench.tables.fill` joins definitions with records. What definitions are
+made of is in `schema`; a file for each kind of table lies beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mae_bench.records.record import Record
+from mae_bench.tables.definitions.classification import (
+    BASE,
+    FIGURE8,
+    HUGE,
+    LARGE,
+    PROTOCOL_DEFINITIONS,
+    TABLE3,
+    TABLE12,
+)
+from mae_bench.tables.definitions.data_sets import ADE20K, COCO, IMAGENET
+from mae_bench.tables.definitions.detection import DETECTION_DEFINITIONS, FPN_NOTE, with_fpn
+from mae_bench.tables.definitions.schema import (
+    ONE,
+    Definition,
+    Delta,
+    Method,
+    Metric,
+    PaperColumn,
+    Published,
+    Subjects,
+)
+from mae_bench.tables.definitions.segmentation import SEGMENTATION_FROZEN, TABLE5
+from mae_bench.tables.definitions.subjects import all_labels, pretraining_target
+
+_KINDS = {"classification": "fine-tuning", "detection": "detection", "segmentation": "segmentation"}
+_TARGETS = (
+    Method("pixel (w/o norm)"),
+    Method("pixel (w/ norm)"),
+    Method("dVAE token"),
+    Method("delta (token - norm pixel)"),
+)
+
+
+def _compared(record: Record) -> str | None:
+    """The one subject of Table 7: all labels, and the detector of Table 4."""
+    if record.task == "detection":
+        return "" if with_fpn(record) else None
+    return all_labels(record)
+
+
+def _table7_columns() -> Iterable[PaperColumn]:
+    for data, metric, kind, size in (
+        ("IN1K", "top1", "fine-tuning", 224),
+        ("COCO", "box_ap", "detection", 1024),
+        ("ADE20K", "mIoU", "segmentation", 512),
+    ):
+        for letter, arch in zip("BLH", (BASE, LARGE, HUGE), strict=True):
+            if arch == HUGE and data != "IN1K":
+                continue
+            yield PaperColumn(f"{data} ViT-{letter}", f"{data}_{letter}", metric, arch, size, kind)
+
+
+TABLE7 = Definition(
+    name="table7",
+    title="Table 7: pixels or tokens as the target, ImageNet-1K top-1, COCO box AP, ADE20K mIoU (%)",
+    task="classification",
+    protocols=("finetune", "detection_fpn", "segmentation"),
+    instead=("detection",),
+    instead_note=FPN_NOTE,
+    data=IMAGENET,
+    data_of={"fine-tuning": IMAGENET, "detection": COCO, "segmentation": ADE20K},
+    metrics=(
+        Metric("top1", "top-1", "fine-tuning"),
+        Metric("box_ap", "box AP", "detection"),
+        Metric("mIoU", "mIoU", "segmentation"),
+    ),
+    columns=tuple(_table7_columns()),
+    methods=tuple(Method(target.label, target.label) for target in _TARGETS),
+    published=(Published("mae_t7"),),
+    subjects=Subjects("", _compared, ONE),
+    method=pretraining_target,
+    kind=lambda record: _KINDS[record.task],
+    never_compared={"dVAE token": "ids of a tokenizer trained here, not of DALL-E's dVAE"},
+    delta=Delta(_TARGETS[3], _TARGETS[2].label, _TARGETS[1].label),
+    notes=("ours: runs from pre-trainings of ours; a checkpoint from elsewhere does not say what its target was",),
+)
+
+DEFINITIONS = (
+    TABLE3,
+    TABLE5,
+    SEGMENTATION_FROZEN,
+    TABLE7,
+    FIGURE8,
+    TABLE12,
+    *DETECTION_DEFINITIONS,
+    *PROTOCOL_DEFINITIONS,
+)

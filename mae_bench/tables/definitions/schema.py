@@ -1,0 +1,144 @@
+"""What a table's definition is made of. The tables themselves are in `definitions` and the other ``*_definitions``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mae_bench.records.record import Record
+from mae_bench.tables.definitions.data_sets import DataSet
+from mae_bench.tables.table import Chart
+
+ANY = ""  # in place of an architecture: the table's subjects are architectures
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of `Record.metrics`; `label` goes before the architecture where a table has several.
+
+    `kind`: the only kind of records (`Definition.kind`) that have it, where kinds differ in that.
+    """
+
+    key: str
+    label: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class PaperColumn:
+    """A column of the paper; `published`: its key there, if it has figures; no `arch` where our records never fill it."""
+
+    heading: str
+    published: str | None
+    metric: str
+    arch: str | None = None
+    img_size: int | None = None  # pixels
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row: `published` is its name in the published table, None where the paper has no such row."""
+
+    label: str
+    published: str | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a group of rows is about. None for `metric` and `data`: the column's, the table's."""
+
+    label: str
+    key: Any  # what `Subjects.of` says of its records
+    published: str | None = None
+    metric: str | None = None
+    data: DataSet | None = None
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """How a table tells its records' subjects.
+
+    `of` gives a record's key; None leaves the record out of the table. A subject that is not `known` makes rows of its own,
+    labelled by `label`, or is left out where that is None: among the known ones by their keys' order where keys are numbers,
+    else after them. A record fills all known subjects of its key that have its metrics.
+    """
+
+    heading: str
+    of: Callable[[Record], Any]
+    known: tuple[Subject, ...]
+    label: Callable[[Any], str] | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where figures are: a key in `published.yaml`, and what its rows and columns are ("subject", "method", "column").
+
+    `method`: whose figures they all are, where it does not name methods. `long`: (column, value) keys, if it has a row a cell.
+    `cells`: where that is no answer, the place of each: (subject, method, column as we head it) -> (row, column).
+    """
+
+    table: str
+    row: str = "method"
+    column: str = "column"
+    method: str | None = None
+    long: tuple[str, str] | None = None
+    cells: Mapping[tuple[str, str, str], tuple[str, str]] | None = None
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A last row: the figures of row `of` less those of row `less`, in the same columns."""
+
+    method: Method
+    of: str
+    less: str
+
+
+ONE = (Subject("", ""),)
+"""The subject of a table that is about one thing."""
+
+
+def _method(record: Record) -> str | None:
+    return record.init.method
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A table of methods. With a `chart`, subjects are its rows and points on x, methods its columns."""
+
+    name: str
+    title: str
+    task: str
+    protocols: tuple[str, ...]
+    data: DataSet
+    metrics: tuple[Metric, ...]
+    columns: tuple[PaperColumn, ...]
+    methods: tuple[Method, ...]
+    published: tuple[Published, ...] = ()
+    subjects: Subjects = Subjects("", lambda record: "", ONE)
+    instead: tuple[str, ...] = ()  # protocols that fill only what no record of `protocols` fills
+    instead_note: str = ""  # said where they do
+    # What tells our own columns apart beside architecture and size: "data", "val" the validation images alone, "" neither.
+    apart: str = "data"
+    notes: tuple[str, ...] = ()
+    chart: Chart | None = None
+    # Which row a record belongs to; None leaves it out.
+    method: Callable[[Record], str | None] = _method
+    # What tells columns apart beside architecture and input size, such as the detector; its data set where they differ.
+    kind: Callable[[Record], str] = lambda record: ""
+    data_of: Mapping[str, DataSet] = field(default_factory=dict)
+    # Row -> why its records are never set against the published figures.
+    never_compared: Mapping[str, str] = field(default_factory=dict)
+    delta: Delta | None = None
+
+    @property
+    def by_arch(self) -> bool:
+        """Whether the table's subjects are architectures, so that its columns are not."""
+        return any(column.arch == ANY for column in self.columns)
+
+    def paper_data(self, kind: str) -> DataSet:
+        """The paper's data set for records of this kind."""
+        return self.data_of.get(kind, self.data)

@@ -1,0 +1,1 @@
+"""Definitions and records make a table."""

@@ -1,0 +1,203 @@
+"""Joins an ablation with records: which pre-training is which row, what may stand beside a published figure.
+
+A cell is filled by records whose pre-training has the row's settings and changes nothing but what the ablation varies: the
+unchanged default fills every row whose value is its own. Definitions are in `ablation_definitions`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mae_bench.records.groups import once, place
+from mae_bench.records.record import Record
+from mae_bench.tables.definitions import published
+from mae_bench.tables.definitions.ablations import PAPER_IMG_SIZE, Ablation, AblationColumn, Value
+from mae_bench.tables.definitions.data_sets import IMAGENET, is_whole, is_whole_count
+from mae_bench.tables.fill import notes
+from mae_bench.tables.fill.counting import measured
+from mae_bench.tables.table import Cell, Column, Measured, Row, Table
+
+Folder = str | os.PathLike[str] | None
+
+
+class Setting(NamedTuple):
+    """What stands in the same columns: equal in all but the row. The paper's own has no fingerprint."""
+
+    arch: str
+    img_size: int
+    fingerprint: str  # of the data that are evaluated on
+    default: str  # the pre-training's settings that the ablation leaves alone, as JSON
+
+
+def _papers(ablation: Ablation) -> Setting:
+    return Setting(ablation.arch, PAPER_IMG_SIZE, "", "")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record with its row and columns."""
+
+    record: Record
+    row: Value
+    setting: Setting
+
+    @property
+    def pretraining(self) -> dict[str, Any]:
+        return self.record.init.pretraining or {}
+
+
+def build_ablation(ablation: Ablation, records: Sequence[Record], *, runs_dir: Folder = None) -> Table:
+    """The table of an ablation; records of other tasks, of other settings or without known pre-training are left aside."""
+    protocols = {column.protocol for column in ablation.columns}
+    candidates = [e for r in records if r.protocol in protocols and (e := _entry(ablation, r))]
+    done = {id(r) for r in once([e.record for e in candidates if e.record.status == "done"])}
+    entries = sorted((e for e in candidates if id(e.record) in done), key=lambda e: (e.record.started, e.record.seed))
+    papers = _papers(ablation)
+    own = sorted({e.setting for e in entries} - {papers})
+    numbers = {setting: f" {i}" if len(own) > 1 else "" for i, setting in enumerate(own, 1)}
+    columns = [_column(c, c.heading, f"ViT-L, {IMAGENET.title}", in_paper=True) for c in ablation.columns]
+    for s in own:
+        title = f"ours{numbers[s]}: {s.arch}, {next(e.record.data.name for e in entries if e.setting == s)}"
+        columns += [_column(c, f"our {c.heading}{numbers[s]}", title, in_paper=False) for c in ablation.columns]
+    rows = tuple(row for value in ablation.rows for row in _rows(ablation, value, entries, [papers, *own], runs_dir))
+    unfinished = [e.record for e in candidates if e.record.status != "done"]
+    return Table(
+        name=ablation.name,
+        title=ablation.title,
+        columns=tuple(columns),
+        rows=rows,
+        sources=published.sources(rows),
+        notes=(
+            *_notes(ablation, entries, {s: f"ours{number}" for s, number in numbers.items()}),
+            *([notes.unfinished(unfinished)] if unfinished else []),
+        ),
+        factor=ablation.factor,
+        chart=ablation.chart,
+    )
+
+
+def _column(column: AblationColumn, heading: str, setting: str, *, in_paper: bool) -> Column:
+    return Column(heading, column.metric, in_paper, column.unit, measure=column.heading, setting=setting, series="MAE")
+
+
+def _entry(ablation: Ablation, record: Record) -> Entry | None:
+    said = record.init.pretraining
+    if said is None or set(said["changed"]) - set(ablation.keys):
+        return None
+    row = next((value for value in ablation.rows if _holds(said["settings"], value.settings)), None)
+    return Entry(record, row, _setting(ablation, row, record)) if row else None
+
+
+def _holds(settings: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(key in settings and _equal(settings[key], value) for key, value in wanted.items())
+
+
+def _equal(ours: Any, wanted: Any) -> bool:
+    if isinstance(wanted, list):
+        return isinstance(ours, list) and len(ours) == len(wanted) and all(map(_equal, ours, wanted))
+    if isinstance(wanted, (str, bool)) or not isinstance(ours, (int, float)):
+        return bool(ours == wanted)
+    return math.isclose(ours, wanted)
+
+
+def _setting(ablation: Ablation, row: Value, record: Record) -> Setting:
+    said = record.init.pretraining or {}
+    rest = {key: value for key, value in said["settings"].items() if key not in ablation.keys}
+    paper = ablation.paper
+    paper = paper if row.default else {key: value for key, value in paper.items() if key not in ablation.keys}
+    as_paper = (
+        (record.arch, record.img_size) == _papers(ablation)[:2]
+        and is_whole(IMAGENET, record)
+        and is_whole_count(IMAGENET, said.get("images"))
+        and _holds(said["settings"], paper)
+        and not row.apart
+    )
+    if as_paper:
+        return _papers(ablation)
+    return Setting(record.arch, record.img_size, record.data.fingerprint, json.dumps(rest, sort_keys=True))
+
+
+def _rows(
+    ablation: Ablation, value: Value, entries: Sequence[Entry], settings: Sequence[Setting], runs_dir: Folder
+) -> Iterable[Row]:
+    """The row of a value: one, or one a checkpoint and recipe where there are several, since those are not averaged."""
+    figures = published.row(published.load()["tables"][ablation.published], value.published, value.where)
+    mine = [e for e in entries if e.row is value]
+    variants = {s: _variants([e for e in mine if e.setting == s]) for s in settings}
+    for i in range(max([1, *map(len, variants.values())])):
+        cells = []
+        for setting in settings:
+            group = variants[setting][i] if i < len(variants[setting]) else []
+            for column in ablation.columns:
+                ours = _figure(column, group, entries, runs_dir)
+                figure = figures.get(column.published) if setting == _papers(ablation) else None
+                if figure is None or (i and ours is None):
+                    cells.append(Cell(ours=ours))
+                else:
+                    cells.append(figure.cell(ours))
+        yield Row(f"{value.label} #{i + 1}" if i else value.label, tuple(cells), value.default, x=value.x)
+
+
+def _variants(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries by checkpoint; within one, several recipes of a protocol make several variants."""
+    variants: list[list[Entry]] = []
+    for sha in dict.fromkeys(e.record.init.sha256 for e in entries):
+        ordinal: dict[str, dict[str, int]] = {}
+        by_number: dict[int, list[Entry]] = {}
+        for entry in (e for e in entries if e.record.init.sha256 == sha):
+            recipes = ordinal.setdefault(entry.record.protocol, {})
+            by_number.setdefault(recipes.setdefault(entry.record.recipe_hash, len(recipes)), []).append(entry)
+        variants += [by_number[number] for number in sorted(by_number)]
+    return variants
+
+
+def _figure(
+    column: AblationColumn, group: Sequence[Entry], entries: Sequence[Entry], runs_dir: Folder
+) -> Measured | None:
+    if column.protocol is not None:
+        return measured([e.record for e in group if e.record.protocol == column.protocol], column.metric, runs_dir)
+    if column.metric != "flops_ratio":
+        return None
+    counted = next((e for e in group if e.pretraining.get("flops_per_image")), None)
+    if counted is None:
+        return None
+    default = next((e for e in entries if e.row.default and e.setting == counted.setting), None)
+    if default is None or not default.pretraining.get("flops_per_image"):
+        return None
+    ratio = counted.pretraining["flops_per_image"] / default.pretraining["flops_per_image"]
+    return Measured((ratio,), (place(counted.record, runs_dir),), (counted.record.seed,))
+
+
+def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[Setting, str]) -> Iterable[str]:
+    if not entries:
+        yield "ours: no finished run fills this table"
+        return
+    records = [e.record for e in entries]
+    yield notes.selection(records)
+    yield notes.recipes(records)
+    if any(column.metric == "flops_ratio" for column in ablation.columns):
+        yield (
+            "FLOPs: matrix products of one image's pre-training step, forward and backward, counted by torch, as a multiple "
+            "of those without mask tokens in the encoder"
+        )
+    for setting, heading in own.items():
+        these = [e for e in entries if e.setting == setting]
+        yield notes.own_setting(IMAGENET, heading, [e.record for e in these])
+        unchanged = [e.pretraining["settings"] for e in these if not e.pretraining["changed"]]
+        images = sorted({e.pretraining["images"] for e in these if "images" in e.pretraining})
+        yield notes.own_default(
+            heading, unchanged[0] if unchanged else json.loads(setting.default), ablation.paper, images
+        )
+    for value in ablation.rows:
+        mine = [e for e in entries if e.row is value]
+        if mine and value.apart:
+            yield f"{value.label}, ours: {value.apart}"
+        for setting in dict.fromkeys(e.setting for e in mine):
+            variants = _variants([e for e in mine if e.setting == setting])
+            if len(variants) > 1:
+                yield notes.variants(value.label, own.get(setting, "paper"), [[e.record for e in v] for v in variants])

@@ -1,0 +1,115 @@
+"""What must be said below a table, in plain words. `mae_bench.tables.fill.methods` decides which notes apply."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mae_bench.records.record import Data, Record
+from mae_bench.tables.definitions.data_sets import DataSet
+from mae_bench.tables.definitions.subjects import recipe_key
+from mae_bench.tables.table import Measured
+
+_SEEDS = "over several seeds mean ± sample standard deviation (n runs)"
+LAST_EPOCH = f"ours: metrics after the last epoch; {_SEEDS}"
+
+
+def own_setting(paper: DataSet, heading: str, records: Sequence[Record]) -> str:
+    """Why a column holds figures of ours alone, and what its data are."""
+    sets = {(r.data.name, r.data.train_count, r.data.val_count): r.data for r in records}
+    named = len({name for name, *_ in sets}) > 1
+    counts = [f"{data.name}: {_counts(data)}" if named else _counts(data) for _, data in sorted(sets.items())]
+    seeds = ", ".join(str(seed) for seed in sorted({record.seed for record in records}))
+    text = (
+        f"{heading}: ours only, no published figure to compare with; {'; '.join(counts)},"
+        f" {records[0].img_size} px, seeds {seeds}"
+    )
+    if any(data.name == "embedded" for data in sets.values()):
+        text += f"; a composite (handwritten digits on photographs), its figures say nothing about {paper.title}"
+    elif any(data.name == paper.name and data.val_count < paper.val_count for data in sets.values()):
+        text += f"; a part of {paper.title}, which has {paper.train_count:,} and {paper.val_count:,}"
+    return text
+
+
+def _counts(data: Data) -> str:
+    training = f"{data.train_count:,} training and " if data.train_count else ""
+    return f"{training}{data.val_count:,} {data.split} images, {data.classes} classes"
+
+
+def own_default(heading: str, ours: Mapping[str, Any], paper: Mapping[str, Any], images: Sequence[int]) -> str:
+    """In what an ablation's own default differs from the paper's, and on how many images it was pre-trained."""
+    differing = [f"{key} {_text(ours[key])} ({_text(v)})" for key, v in paper.items() if key in ours and ours[key] != v]
+    on = f" on {', '.join(f'{n:,}' for n in images)} images" if images else ""
+    same = "the paper's settings"
+    return f"{heading}: pre-trained{on}; default, the paper's in brackets: {', '.join(differing) or same}"
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def selection(records: Sequence[Record]) -> str:
+    """Which epoch the figures are of."""
+    trained = any(recipe_key(record, "schedule.iterations") != 0 for record in records)
+    text = LAST_EPOCH if trained else f"ours: models as they are, nothing is trained; {_SEEDS}"
+    gains = [
+        best - last
+        for record in records
+        if record.metrics.best is not None
+        and (best := record.metrics.best.get(record.primary_metric)) is not None
+        and (last := record.metrics.last.get(record.primary_metric)) is not None
+    ]
+    if gains and max(gains) >= 0.05:
+        text += f"; the best epoch on the validation set is up to {max(gains):.1f} higher (the records hold both)"
+    return text
+
+
+def recipes(records: Iterable[Record]) -> str:
+    """Which recipes the figures come from."""
+    return f"our recipes: {_recipes(records)}"
+
+
+def _recipes(records: Iterable[Record]) -> str:
+    """``finetune/x (0123abcd), partial/x (4567abcd, 89abcdef)``: by name, with the hashes of those of one name."""
+    digests: dict[str, list[str]] = {}
+    for name, digest in sorted({(record.recipe_name, record.recipe_hash[:8]) for record in records}):
+        digests.setdefault(name, []).append(digest)
+    return ", ".join(f"{name} ({', '.join(hashes)})" for name, hashes in digests.items())
+
+
+def variants(method: str, heading: str, groups: Sequence[Sequence[Record]]) -> str:
+    """What tells the rows "MAE", "MAE #2" apart: runs that differ in more than the seed are not averaged."""
+    texts = []
+    for index, group in enumerate(groups, start=1):
+        parts = [f"recipe {_recipes(group)}"]
+        if group[0].init.sha256:
+            parts.append(f"checkpoint {group[0].init.sha256[:8]}")
+        parts.append(f"data {', '.join(dict.fromkeys(record.data.fingerprint[:8] for record in group))}")
+        texts.append(f"{method}{f' #{index}' if index > 1 else ''} is {', '.join(parts)}")
+    return f"{heading}: {'; '.join(texts)}"
+
+
+def no_help(
+    heading: str, ours: Sequence[tuple[str, Measured | None]], *, lower_is_better: bool = False
+) -> Iterable[str]:
+    """Says so where a pre-trained encoder does no better than one trained from scratch."""
+    figures = {method: measured.mean for method, measured in ours if measured is not None}
+    scratch = figures.pop("scratch", None)
+    if scratch is None:
+        return
+    for method, mean in figures.items():
+        if method.startswith("scratch #"):
+            continue
+        if math.isnan(mean) or math.isnan(scratch):
+            yield f"{heading}: {method} cannot be compared with scratch, a figure is not a number"
+        elif mean == scratch or (mean > scratch) == lower_is_better:
+            yield f"{heading}: pre-training does not help, {method} {mean:.1f} against scratch {scratch:.1f}"
+
+
+def unfinished(records: Sequence[Record]) -> str:
+    """Runs that fill no cell."""
+    counts = Counter(record.status for record in records)
+    which = ", ".join(sorted(record.name for record in records))
+    return f"left out: {', '.join(f'{n} {status}' for status, n in sorted(counts.items()))} ({which})"

@@ -1,0 +1,1 @@
+"""A filled table as text, page or picture: add a format here."""

@@ -1,0 +1,256 @@
+"""Labelled images as classification and pre-training read them, whatever layout they lie in (`tasks.datasets.layouts`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from backbones.errors import UserError, unknown
+from tasks.datasets.decoding import SKIP_BROKEN, UNREADABLE, RandomCrop, decode_rgb, unreadable
+from tasks.datasets.layouts import Reader, open_reader
+from tasks.datasets.layouts.find import SPLITS, open_path
+from tasks.datasets.roots import data_root
+
+# fast: `CroppedImages`; pil: PIL decodes and resizes the whole, as in the official code.
+DECODERS = ("fast", "pil")
+
+
+@dataclass
+class ImageSet:
+    """The images of one split: `read` decodes image i, `labels[i]` is its class index."""
+
+    root: Path
+    split: str
+    reader: Reader
+    class_to_idx: dict[str, int]
+    indices: list[int]  # rows of the reader that are used, in order
+    way_out: str = SKIP_BROKEN  # how to leave out unreadable images, for messages
+    cached: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    chosen_by: str = ""  # digest of a choice among the images, for the fingerprint
+
+    def __post_init__(self) -> None:
+        # The reader numbers its own classes; here they have the numbers of the training split.
+        self._numbers = np.array([self.class_to_idx.get(name, -1) for name in self.reader.class_names], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_to_idx)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class index -> name."""
+        return sorted(self.class_to_idx, key=lambda name: self.class_to_idx[name])
+
+    @property
+    def labels(self) -> list[int]:
+        """The class index of every image, without reading any."""
+        found: list[int] = self._numbers[self.reader.labels[self.indices]].tolist()
+        return found
+
+    def name(self, i: int) -> str:
+        """The image's path for messages."""
+        return self.reader.place(self.indices[i])
+
+    def relative_name(self, i: int) -> str:
+        """The image's path under the folder, or in the tar."""
+        return self.reader.name(self.indices[i])
+
+    def encoded(self, i: int) -> tuple[bytes, int]:
+        """The image file's bytes, not decoded, and its class index.
+
+        Raises:
+            UserError: cannot be read, naming the file.
+        """
+        try:
+            return self.reader.encoded(self.indices[i]), self.label(i)
+        except (OSError, ValueError) as e:
+            raise self.unreadable(i, e) from e
+
+    def read(self, i: int) -> tuple[Image.Image, int]:
+        """The whole image as RGB, and its class index.
+
+        Raises:
+            UserError: unreadable or cut short, naming the file.
+        """
+        if i in self.cached:
+            return Image.fromarray(self.cached[i]), self.label(i)
+        content, label = self.encoded(i)
+        try:
+            return decode_rgb(content), label
+        except UNREADABLE as e:
+            raise self.unreadable(i, e) from e
+
+    def unreadable(self, i: int, reason: Exception) -> UserError:
+        """The error for an image that cannot be read or decoded."""
+        return unreadable(self.name(i), reason, self.way_out)
+
+    def label(self, i: int) -> int:
+        """The class index, without reading the image."""
+        return int(self._numbers[self.reader.labels[self.indices[i]]])
+
+    def limit(self, count: int | None) -> None:
+        """Keeps `count` images, spread evenly over the split so that every class stays."""
+        if count is not None and count < len(self.indices):
+            self.indices = [self.indices[k * len(self.indices) // count] for k in range(count)]
+
+    def choose(self, rows: Sequence[int]) -> None:
+        """Keeps the images at these places, in this order; the fingerprint becomes that of the choice."""
+        self.indices = [self.indices[i] for i in rows]
+        names = "\n".join(self.reader.name(k) for k in self.indices)
+        self.chosen_by = hashlib.sha256(names.encode()).hexdigest()
+
+    def drop_broken(self) -> int:
+        """Decodes everything once and leaves out what cannot be read; returns how many."""
+        good = []
+        for i, k in enumerate(self.indices):
+            try:
+                self.read(i)
+            except UserError:
+                continue
+            good.append(k)
+        dropped = len(self.indices) - len(good)
+        self.indices = good
+        return dropped
+
+    def cache(self) -> None:
+        """Decodes everything now, so that forked workers share the memory."""
+        for i in range(len(self)):
+            self.cached[i] = np.array(self.read(i)[0])  # a copy: torch takes no read-only memory
+
+    def fingerprint(self) -> str:
+        """sha256 over the files' names and sizes (archives: their own), and over a choice among them."""
+        whole = self.reader.fingerprint()
+        return hashlib.sha256(f"{whole}\n{self.chosen_by}".encode()).hexdigest() if self.chosen_by else whole
+
+
+def open_split(name: str, root: str | None, split: str, class_to_idx: dict[str, int] | None = None) -> ImageSet:
+    """The images of `split` (pretrain, train or val) under `root`, in any layout of `tasks.datasets.layouts`.
+
+    Args:
+        class_to_idx: classes of the training split, so that both splits number them alike.
+
+    Raises:
+        UserError: folder missing or empty, no such split, no images, a class that training does not have, a class
+            without training images, or what is wrong with the layout.
+    """
+    base = data_root(name, root)
+    reader = open_reader(base, split)
+    if reader is None:
+        known = " or ".join(f"{s}/, {s}.tar" for s in SPLITS[split])
+        raise UserError(
+            f"--data {name}={root}: no {split} split there: expected {known} with one folder a class, or another of the "
+            "layouts that the README lists"
+        )
+    own = {class_name: i for i, class_name in enumerate(reader.class_names)}
+    if class_to_idx is not None and own != class_to_idx:
+        _check_classes(reader, class_to_idx)
+    if split == "train" or (split == "val" and class_to_idx is None):
+        _check_filled(reader, split)
+    return ImageSet(base, split, reader, class_to_idx or own, list(range(len(reader))))
+
+
+def open_folder(path: str | Path) -> ImageSet:
+    """Every image under a folder or in a tar, in the natural order of the names; folders' names are the classes.
+
+    Images that lie in no folder have the class ``""``.
+
+    Raises:
+        UserError: no such folder, neither folder nor tar, or no images.
+    """
+    base = Path(path).expanduser()
+    if not base.exists():
+        raise UserError(f"--data {path}: no such file or folder")
+    if base.is_file() and base.suffix.lower() != ".tar":
+        raise UserError(f"--data {path}: give a folder of images or a .tar")
+    reader = open_path(base)
+    if not len(reader):
+        raise UserError(f"--data {path}: no images found there")
+    own = {class_name: i for i, class_name in enumerate(reader.class_names)}
+    return ImageSet(base, "", reader, own, list(range(len(reader))), way_out="--skip-broken")
+
+
+def _check_classes(reader: Reader, wanted: dict[str, int]) -> None:
+    """A split may lack classes of the training split but not have images of others."""
+    present = {reader.class_names[i] for i in set(reader.labels.tolist())}
+    extra = sorted(present - wanted.keys())
+    if extra:
+        raise UserError(
+            f"{reader.root}: class {extra[0]!r} is not in the training split ({len(extra)} such): remove or add it"
+        )
+
+
+def _check_filled(reader: Reader, split: str) -> None:
+    """Without its images a class would be learnt by nobody, or shift the numbers of those after it."""
+    if split == "val" and reader.numbered:
+        return  # a class without images shifts nothing
+    if empty := reader.empty_classes():
+        raise UserError(
+            f"{reader.root}: class {empty[0]!r} has no images ({len(empty)} such of {len(reader.class_names)}): "
+            "complete the download, or remove the class"
+        )
+
+
+class TransformedImages(Dataset[Any]):
+    """An image set under a transform of PIL images: ``dataset[i]`` is (transformed image, class index)."""
+
+    def __init__(self, images: ImageSet, transform: Callable[[Image.Image], Any]) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        image, label = self.images.read(i)
+        return self.transform(image), label
+
+
+class CroppedImages(Dataset[Any]):
+    """An image set under a random crop, little more than it is decoded: ``dataset[i]`` is (uint8 (3, H, W), class index)."""
+
+    def __init__(self, images: ImageSet, crop: RandomCrop) -> None:
+        self.images, self.crop = images, crop
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        view, label = self._view(i)
+        return self.crop.then(view), label
+
+    def _view(self, i: int) -> tuple[Tensor, int]:
+        if i in self.images.cached:
+            return self.crop.of_pixels(self.images.cached[i]), self.images.label(i)
+        content, label = self.images.encoded(i)
+        try:
+            return self.crop.of_encoded(content), label
+        except UNREADABLE as e:
+            raise self.images.unreadable(i, e) from e
+
+
+def training_images(
+    images: ImageSet, decoder: str, transform: Callable[[Image.Image], Any], crop: RandomCrop | None
+) -> Dataset[Any]:
+    """Training images by the recipe's ``data.decoder``: `crop` where it is fast and there is one, else `transform`.
+
+    Args:
+        transform: of the whole image, the official pixels.
+        crop: the same draws as `transform`; None for a transform that does not start with a random crop.
+
+    Raises:
+        UserError: no such decoder.
+    """
+    if decoder not in DECODERS:
+        raise unknown("decoder", decoder, DECODERS, where="data.decoder")
+    return TransformedImages(images, transform) if decoder == "pil" or crop is None else CroppedImages(images, crop)

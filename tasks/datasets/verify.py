@@ -1,0 +1,255 @@
+"""Whether a classification data set on disk is the published one: counts, unreadable files, labels, classes that are absent.
+
+No layouts (`tasks.datasets.layouts`) and no printing. Detection and segmentation data have readers of their own,
+and are not covered.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from backbones.errors import UserError
+from tasks.datasets.imagenet import class_subset, corruption_places, synsets
+from tasks.datasets.layouts import Reader, open_reader
+from tasks.datasets.layouts.folders import SYNSET, ImageNetFolderReader
+from tasks.datasets.roots import data_root
+
+_NAMED = 5  # files or classes that a line of the report names
+_BLOCK = 512  # images handed to the threads at a time
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a data set holds by its authors."""
+
+    classes: int
+    train: int | None = None
+    val: int | None = None
+
+
+# Sources: ImageNet: image-net.org/challenges/LSVRC/2012, arXiv 1409.0575 Table 2. iNaturalist: README.md of each year in
+# visipedia/inat_comp; that of 2019 gives the sum 268,243, of which Kaggle's page of the competition has 265,213 for training.
+# Places205: Zhou et al., NIPS 2014, Sec. 4 (validation: 100 a class). Places365: Zhou et al., TPAMI 2017, Sec. 3; the counts of
+# TensorFlow Datasets' places365_small. ImageNet-A: arXiv 1907.07174. ImageNet-R: README.md of hendrycks/imagenet-r.
+# ImageNet-Sketch: its README.md rounds to 50,000; alibaba/easyrobust counts 50,889 in the archive. ImageNet-V2: README.md of
+# modestyachts/ImageNetV2. ImageNet-C: every validation image, 15 x 5 times: arXiv 1903.12261.
+# ImageNet-1k's two counts, ImageNet-A's and ImageNet-C's are common knowledge: the papers were not at hand to look them up.
+PUBLISHED = {
+    "imagenet": Published(1000, 1_281_167, 50_000),
+    "inat2017": Published(5089, 579_184, 95_986),
+    "inat2018": Published(8142, 437_513, 24_426),
+    "inat2019": Published(1010, 265_213, 3_030),
+    "places205": Published(205, 2_448_873, 20_500),
+    "places365": Published(365, 1_803_460, 36_500),
+    "imagenet_a": Published(200, val=7_500),
+    "imagenet_r": Published(200, val=30_000),
+    "imagenet_sketch": Published(1000, val=50_889),
+    "imagenet_v2": Published(1000, val=10_000),
+    "imagenet_real": Published(1000, val=50_000),
+    "imagenet_c": Published(1000, val=50_000),
+}
+NOT_COVERED = ("coco", "lvis", "ade20k")
+
+
+@dataclass
+class SplitReport:
+    """What was found of one split (of ImageNet-C: of one corruption at one severity)."""
+
+    split: str
+    images: int = 0
+    published_images: int | None = None
+    classes: int = 0  # with at least one image
+    published_classes: int | None = None
+    labels: list[int] = field(default_factory=list)  # least and greatest
+    decoded: int = 0  # images that were looked at
+    problems: list[str] = field(default_factory=list)  # a line each
+
+    def problem(self, what: str, names: Sequence[object] = ()) -> None:
+        shown = ", ".join(str(name) for name in names[:_NAMED])
+        more = f", … ({len(names)} such)" if len(names) > _NAMED else ""
+        self.problems.append(f"{what}: {shown}{more}" if names else what)
+
+
+@dataclass
+class Report:
+    """What was found of a data set."""
+
+    name: str
+    root: str
+    full: bool
+    splits: list[SplitReport]
+
+    @property
+    def problems(self) -> list[str]:
+        """Every problem, with its split in front."""
+        return [f"{split.split}: {problem}" for split in self.splits for problem in split.problems]
+
+
+Advance = Callable[[int], None]
+
+
+def verify(
+    name: str, root: str, *, full: bool = False, sample: int = 1000, progress: Callable[[int], Advance] | None = None
+) -> Report:
+    """Looks at every split of data set `name` under `root`.
+
+    Args:
+        full: decode every image, instead of `sample` of each split, spread over it.
+        progress: given how many images will be decoded, returns what is told how many are done.
+
+    Raises:
+        UserError: no such folder, no layout that we know, or a data set that is not covered.
+    """
+    if name in NOT_COVERED:
+        raise UserError(
+            f"data verify {name}: not covered, only data sets of classification are: {', '.join(PUBLISHED)}"
+        )
+    if sample < 0:
+        raise UserError(f"--sample {sample}: give 0 or more")
+    base = data_root(name, root)
+    found = _corruptions(base) if name == "imagenet_c" else _splits(base, name)
+    if not found:
+        raise UserError(f"{root}: no train and no val split in any layout that we know: the README lists them")
+    reports, rows = [], []
+    for split, reader, problem in found:
+        report = SplitReport(split)
+        reports.append(report)
+        if reader is None:
+            report.problem(problem)
+            continue
+        _count(report, reader, name)
+        rows.append((report, reader, _spread(len(reader), None if full else sample // _parts(name))))
+    advance = progress(sum(len(which) for *_, which in rows)) if progress else None
+    done = 0
+    for report, reader, which in rows:
+        report.decoded = len(which)
+        broken: list[str] = []
+        for count, places in _unreadable(reader, which):
+            broken += places
+            done += count
+            if advance:
+                advance(done)
+        if broken:
+            report.problem("unreadable images", broken)
+    return Report(name, str(base), full, reports)
+
+
+def _parts(name: str) -> int:
+    return 75 if name == "imagenet_c" else 1
+
+
+Found = tuple[str, Reader | None, str]  # split, its reader, or what is wrong with it
+
+
+def _splits(base: Path, name: str) -> list[Found]:
+    found: list[Found] = []
+    for split in ("train", "val"):
+        try:
+            reader = open_reader(base, split)
+        except UserError as e:
+            found.append((split, None, str(e)))
+            continue
+        if reader is not None:
+            found.append((split, reader, ""))
+    published = PUBLISHED.get(name)
+    if found and published and len(found) == 1:
+        missing = "train" if found[0][0] == "val" else "val"
+        if getattr(published, missing) is not None:
+            found.append((missing, None, f"no {missing} split there"))
+    return found
+
+
+def _corruptions(base: Path) -> list[Found]:
+    found: list[Found] = []
+    for corruption, severity, folder in corruption_places(base):
+        split = f"{corruption} {severity}"
+        try:
+            found.append(
+                (split, ImageNetFolderReader(folder), "") if folder.is_dir() else (split, None, f"{folder} is missing")
+            )
+        except UserError as e:
+            found.append((split, None, str(e)))
+    return found if any(reader for _, reader, _ in found) else []
+
+
+def _count(report: SplitReport, reader: Reader, name: str) -> None:
+    """Images, labels and classes against the published ones."""
+    present = sorted(set(reader.labels.tolist()))
+    report.images, report.classes, report.labels = len(reader), len(present), [present[0], present[-1]]
+    published = PUBLISHED.get(name)
+    if published:
+        report.published_classes = published.classes
+        report.published_images = published.train if report.split == "train" else published.val
+        if report.published_images is not None and report.images != report.published_images:
+            difference = report.images - report.published_images
+            report.problem(
+                f"{report.images} images, {abs(difference)} {'more' if difference > 0 else 'fewer'} than published"
+            )
+    for what, names in _wrong_classes(reader, present, name):
+        if names:
+            report.problem(what, names)
+    if published and _expected_synsets(reader, name) is None and len(reader.class_names) != published.classes:
+        report.problem(f"{len(reader.class_names)} classes, {published.classes} are published")
+    if missing := reader.missing_files():
+        report.problem("listed images that are not there", missing)
+
+
+def _wrong_classes(reader: Reader, present: list[int], name: str) -> Iterator[tuple[str, list[str]]]:
+    """(what is wrong, names of classes)."""
+    names = [reader.class_names[i] for i in present]
+    expected = _expected_synsets(reader, name)
+    if expected is not None:
+        yield "classes that are absent", sorted(expected - set(names))
+        yield "classes that are not this data set's", sorted(set(names) - expected)
+        empty = [] if isinstance(reader, ImageNetFolderReader) else sorted(set(reader.empty_classes()) - expected)
+        yield "classes without images", empty
+        return
+    yield "classes without images", reader.empty_classes()
+
+
+def _expected_synsets(reader: Reader, name: str) -> set[str] | None:
+    """The classes that ought to be there, where they go by synset."""
+    if not name.startswith("imagenet") or not any(SYNSET.fullmatch(known) for known in reader.class_names):
+        return None
+    whole = synsets()
+    return {whole[i] for i in class_subset(name)} if name in ("imagenet_a", "imagenet_r") else set(whole)
+
+
+def _spread(count: int, sample: int | None) -> range | list[int]:
+    if sample is None or sample >= count:
+        return range(count)
+    return [k * count // sample for k in range(sample)]
+
+
+def _unreadable(reader: Reader, rows: Sequence[int]) -> Iterator[tuple[int, list[str]]]:
+    """(images decoded, places of those that could not be decoded to their end), some at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock alone; reading goes in order
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            good = list(pool.map(_decodes, [_content(reader, i) for i in block]))
+            yield len(block), [reader.place(i) for i, fine in zip(block, good, strict=True) if not fine]
+
+
+def _content(reader: Reader, i: int) -> bytes | None:
+    try:
+        return reader.encoded(i)
+    except (OSError, ValueError):
+        return None
+
+
+def _decodes(content: bytes | None) -> bool:
+    if content is None:
+        return False
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Features of a data set's images, batch by batch, and large arrays on disk."""

@@ -1,0 +1,36 @@
+"""``--data NAME=DIR`` under a name that no recipe has is a user's own data set, for the protocols that can take one."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("detectron2", reason="detectron2 is not installed")
+
+from backbones.errors import UserError
+from mae_bench.jobs.from_suite import Entry
+from mae_bench.jobs.from_tasks import from_tasks
+from mae_bench.recipes.options import Options
+
+
+def chosen(task: str, data: dict[str, str]) -> Entry:
+    (entry,) = from_tasks([task], "vit_micro_patch8", "scratch", Options(data)).groups[0].entries
+    return entry
+
+
+def test_own_data_takes_the_recipe_of_coco_and_keeps_its_name() -> None:
+    entry = chosen("detection", {"mine": "/mine"})
+    assert entry.recipe_name == "detection/vit_micro_patch8_coco256"
+    assert (entry.recipe.data.name, entry.recipe.data.root) == ("mine", "/mine")
+    assert entry.recipe.protocol() == "detection"
+
+
+def test_names_of_recipes_are_no_own_data() -> None:
+    entry = chosen("detection", {"coco": "/coco"})
+    assert (entry.recipe.data.name, entry.recipe.data.root) == ("coco", "/coco")
+    with pytest.raises(UserError, match="unknown data set"):
+        from_tasks(["detection"], "vit_micro_patch8", "scratch", Options({"imagenet": "/imagenet"}))
+
+
+def test_of_two_own_names_none_is_guessed() -> None:
+    with pytest.raises(UserError, match="data"):
+        from_tasks(["detection"], "vit_micro_patch8", "scratch", Options({"mine": "/a", "yours": "/b"}))
