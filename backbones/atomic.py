@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp(\..*)?")
 
 
 def check_writable(path: Path, where: str | None = None) -> None:
@@ -24,6 +28,7 @@ def check_writable(path: Path, where: str | None = None) -> None:
         raise UserError(f"{where} is a folder: give a file in it")
     if not path.parent.is_dir():
         raise UserError(f"{where}: no folder {path.parent}: make it first")
+    _refuse_special(path, where)
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{where}: {path.parent} is not writable: give another folder")
 
@@ -32,21 +37,54 @@ def check_writable(path: Path, where: str | None = None) -> None:
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`, of the same suffix; becomes `path` when the block ends well, else nothing is left.
 
+    Its mode is what the umask gives a new file, whatever the block makes of it.
+
     Args:
-        durable: on the disk before it gets its name, so that a power cut leaves the old file or the new one.
+        durable: on the disk before it gets its name, and the name as well before this returns, so that a power cut leaves
+            the old file or the new one, and whatever is written later speaks of a file that is there.
+
+    Raises:
+        UserError: `path` is a device, a FIFO or a socket, which renaming would replace.
     """
+    _refuse_special(path, str(path))
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
     try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        os.close(descriptor)
         yield temporary
+        os.chmod(temporary, mode)  # safetensors makes files of its own, for their owner alone
         if durable:
-            descriptor = os.open(temporary, os.O_RDWR)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(temporary)
         os.replace(temporary, path)
+        if durable:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Puts a file, or the names in a folder, on the disk; some network file systems do without the latter."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Deletes what killed processes left half written in `folder`; for whoever knows that nobody writes there."""
+    for path in folder.glob(".*.tmp*"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _refuse_special(path: Path, where: str) -> None:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{where} is a device, a FIFO or a socket: give a file (without --out it goes to stdout)")
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:

@@ -80,20 +80,20 @@ def read_tensors(path: Path) -> TensorFile:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Writes safetensors atomically: to a temporary name in the same folder, then renamed.
+    """Writes safetensors atomically: to a temporary name in the same folder, on the disk, then renamed.
 
     All metadata is one entry, since safetensors writes entries in any order: the same tensors give the same bytes.
     """
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     # "format" is what Hugging Face's loader asks for; a second entry would make the order of the bytes undetermined.
     entry = {"format": "pt"} if metadata is None else {_METADATA: json.dumps(dict(metadata), sort_keys=True)}
-    with replacing(path) as temporary:
+    with replacing(path, durable=True) as temporary:
         safetensors.torch.save_file(contiguous, temporary, metadata=entry)
 
 
 def save_pickle(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a ``.pth`` file of plain tensors and containers atomically."""
-    with replacing(path) as temporary:
+    with replacing(path, durable=True) as temporary:
         torch.save(dict(content), temporary)
 
 

@@ -1,10 +1,15 @@
 """A file is the old one or the new one, never a part, and a write that fails leaves nothing behind."""
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
+import torch
 
-from backbones.atomic import replacing, write_json, write_text
+from backbones.atomic import check_writable, replacing, sweep, write_json, write_text
+from backbones.errors import UserError
+from backbones.tensor_files import save_tensors
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -43,3 +48,52 @@ def test_not_a_number_is_no_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    others = [".notes.tmp", ".lock", "a.tmp", "record.json"]
+    for name in others:
+        (tmp_path / name).touch()
+    with replacing(tmp_path / "record.json") as temporary:
+        left = temporary.read_bytes()
+        name = temporary.name
+    (tmp_path / name).write_bytes(left)
+    sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
+
+
+def test_every_file_has_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.json", "{}")
+        save_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)})
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()} == {0o640}
+
+
+def test_a_durable_file_is_on_the_disk_before_its_name_and_the_name_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: said.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: said.append("name") or replace(a, b))
+    save_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)})
+    assert len(said) == 3
+    assert Path(said[0]).name.startswith(".a.")
+    assert said[1:] == ["name", str(tmp_path)]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_fifo_or_device_is_refused_and_stays(tmp_path: Path, link: bool) -> None:
+    place = tmp_path / "out.md"
+    if link:
+        place.symlink_to("/dev/null")
+    else:
+        os.mkfifo(place)
+    for write in (check_writable, lambda path: write_text(path, "x")):
+        with pytest.raises(UserError, match="a device, a FIFO or a socket"):
+            write(place)
+    assert not place.is_file()
+    assert list(tmp_path.iterdir()) == [place]
