@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["extract", "load_encoder", "pretrain", "reconstruct", "run", "table"]
+__all__ = ["Encoder", "extract", "load_encoder", "pretrain", "reconstruct", "run", "table"]
 
 
 def __getattr__(name: str) -> Any:
@@ -13,6 +13,10 @@ def __getattr__(name: str) -> Any:
         from mae_bench import api
 
         return getattr(api, name)
+    if name == "Encoder":
+        from backbones.encoders.contract import Encoder
+
+        return Encoder
     if name == "extract":
         from mae_bench.checkpoint_tools.extract import extract
 

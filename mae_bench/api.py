@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from backbones.checkpoints.checkpoint import load_checkpoint
+from backbones.encoders.contract import Encoder
 from backbones.errors import UserError
 from mae_bench.common.console import processes
 from mae_bench.jobs import ledger
@@ -113,6 +113,6 @@ def _measure_speed(steps: Steps, out: Path, outcome: Outcome) -> None:
             outcome.failures[f"speed/{arch}"] = " ".join(str(e).split())
 
 
-def load_encoder(path: str | Path, *, img_size: int | None = None) -> Any:
-    """The encoder of a checkpoint as a timm `VisionTransformer`, in evaluation mode."""
-    return load_checkpoint(path).encoder(img_size=img_size).eval()
+def load_encoder(path: str | Path, *, img_size: int | None = None) -> Encoder:
+    """A checkpoint's encoder with its preprocessing (`mae_bench.Encoder`), in evaluation mode; ``net`` is timm's model."""
+    return load_checkpoint(path).open(img_size=img_size).eval()

@@ -107,7 +107,7 @@ def create_task(recipe: Recipe, checkpoint: Checkpoint | None = None) -> Task[An
     if checkpoint is not None:
         from tasks.suitability import why_not
 
-        if reason := why_not(recipe.task, checkpoint.architecture):
+        if reason := why_not(recipe.task, checkpoint):
             raise UserError(f"{checkpoint.path} cannot start {recipe.task}: {reason}")
     task: Task[Any] = _load(spec(recipe.task).build)(recipe, checkpoint)
     return task

@@ -16,6 +16,11 @@ class EncoderConfig:
     arch: str = "vit_base_patch16"
     img_size: int = 224  # pixels
     drop_path: float = 0.0
+    # Instead of what the checkpoint says of its preprocessing (`backbones.encoders.preprocessing`).
+    mean: list[float] | None = None  # RGB, of pixels in 0..1
+    std: list[float] | None = None
+    interpolation: str | None = None  # of the evaluation crop: bicubic | bilinear | lanczos | nearest
+    crop_pct: float | None = None  # side of the evaluation crop as a share of the resized image
 
 
 @dataclass

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from backbones.checkpoints.architecture import Architecture
+from backbones.checkpoints.checkpoint import Checkpoint
 
 
-def why_not(task: str, architecture: Architecture) -> str:
+def why_not(task: str, checkpoint: Checkpoint) -> str:
     """What keeps an encoder from a task of `tasks.REGISTRY`; empty when nothing does."""
+    architecture = checkpoint.plain
+    if architecture is None:
+        return f"it is for the plain ViT that MAE has, this is a {checkpoint.arch}"
     if task == "pretraining":
         return _why_not_pretraining(architecture)
     if task == "detection":

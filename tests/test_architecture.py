@@ -32,7 +32,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["features"],
         ["__init__", "base", "datasets", "progress", "recipe", "suitability"],
     ],
-    "backbones": [["checkpoints"], ["mae"], ["vit"], ["__init__", "atomic", "errors", "plain_files"]],
+    "backbones": [["checkpoints"], ["encoders", "mae"], ["vit"], ["__init__", "atomic", "errors", "plain_files"]],
 }
 # Rooms of one floor that may import one another: small modules that make up the contract between tasks and the engine.
 OPEN = {("tasks", 2), ("backbones", 3)}

@@ -8,21 +8,30 @@ projects' layouts are written by `backbones.checkpoints.write_layouts`. Run-time
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from timm.layers import resize_rel_pos_bias_table
+from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.checkpoints.architecture import Architecture, fixed_positions, read_architecture
 from backbones.checkpoints.hub import is_remote, resolve_remote
 from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, Named, block_count, read_names
 from backbones.checkpoints.tensor_files import TensorFile, read_tensors
+from backbones.encoders.contract import Encoder
+from backbones.encoders.plugin import PREFIX as MODULE
+from backbones.encoders.plugin import Plugin, load_plugin, plugin_digest
+from backbones.encoders.preprocessing import Preprocessing, family_default
+from backbones.encoders.timm_models import PREFIX as TIMM
+from backbones.encoders.timm_models import TimmModel, fit, of_config, registered
 from backbones.errors import UserError
 from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.targets import create_target
@@ -32,7 +41,20 @@ from backbones.vit.pos_embed import resample_grid
 
 _METHODS = {"mae": "MAE", "dino": "DINO", "dinov2": "DINOv2", "moco_v3": "MoCo v3", "beit": "BEiT"}
 _HF_METHODS = {"vit_mae": "MAE", "dinov2": "DINOv2", "dinov2_with_registers": "DINOv2", "beit": "BEiT", "deit": "DeiT"}
+_SAME = 1e-5  # relative error of features between the plain ViT and timm's own class
 _MOCO_SMALL = 384  # MoCo v3's ViT-S has 12 heads of 32 channels (facebookresearch/moco-v3, vits.py)
+
+
+class EncoderSettings(Protocol):
+    """What `open_encoder` reads of a recipe (`tasks.recipe.EncoderConfig`)."""
+
+    arch: str
+    img_size: int
+    drop_path: float
+    mean: list[float] | None
+    std: list[float] | None
+    interpolation: str | None
+    crop_pct: float | None
 
 
 @dataclass(frozen=True)
@@ -56,13 +78,16 @@ class Checkpoint:
         target_normalised: whether the decoder predicts normalised pixels; None where nothing tells.
         decoder_heads: attention heads of the decoder.
         foreign: names of objects in the file that only code of theirs could make; they were passed over, nothing was run.
+        preprocessing: what images have to go through, and where that is known from.
+        sources: fact of the architecture that tensors do not tell (``heads``) -> where it is known from.
+        source: what to give to `load_checkpoint` to have it again.
     """
 
     path: Path
     sha256: str
     layout: str
     method: str
-    architecture: Architecture
+    architecture: Architecture | TimmModel | Plugin
     state: dict[str, Tensor]
     decoder: dict[str, Tensor] = field(default_factory=dict)
     head: dict[str, Tensor] = field(default_factory=dict)
@@ -73,6 +98,28 @@ class Checkpoint:
     target_normalised: bool | None = None
     decoder_heads: int = OFFICIAL_DECODER_HEADS
     foreign: tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=lambda: family_default((224, 224), "nothing tells"))
+    sources: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def plain(self) -> Architecture | None:
+        """The architecture, when it is the plain ViT that MAE, windows and ViTDet need; None for every other net."""
+        return self.architecture if isinstance(self.architecture, Architecture) else None
+
+    def require_plain(self) -> Architecture:
+        """`plain`, or a UserError."""
+        if not isinstance(self.architecture, Architecture):
+            raise UserError(f"{self.path} holds a {self.arch}: this is for the plain ViT that MAE has")
+        return self.architecture
+
+    @property
+    def identity(self) -> str:
+        """What a job's identity has of it: the file's sha256, with what a config beside it adds to the tensors."""
+        if self.plain is not None and self.preprocessing.is_imagenet:
+            return self.sha256
+        parts = [self.sha256, repr(self.architecture), json.dumps(self.preprocessing.as_dict(), sort_keys=True)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
     def arch(self) -> str:
@@ -91,7 +138,7 @@ class Checkpoint:
         drop_path: float = 0.0,
         positions: str = "regenerate",
     ) -> VisionTransformer:
-        """A fresh timm ViT with these weights.
+        """A fresh timm ViT with these weights, for tasks that need the plain one; `open` is for every encoder.
 
         Args:
             img_size: pixels; default: the checkpoint's. Learnt positions and relative tables are resampled to another one.
@@ -99,7 +146,7 @@ class Checkpoint:
                 treats them as learnt ones, as every transfer protocol does (util/pos_embed.py, mmseg's MAE, detectron2's
                 ViT): fine-tuning then meets no coordinates that pre-training never saw.
         """
-        architecture = self.architecture
+        architecture = self.require_plain()
         encoder = architecture.build(img_size, drop_path)
         state = dict(self.state)
         grid = encoder.patch_embed.grid_size
@@ -107,6 +154,35 @@ class Checkpoint:
             state |= _resized(state, architecture, grid, regenerate=positions == "regenerate")
         encoder.load_state_dict(state)
         return encoder
+
+    def open(
+        self,
+        *,
+        img_size: int | tuple[int, int] | None = None,
+        drop_path: float = 0.0,
+        positions: str = "regenerate",
+        dynamic: bool = False,
+    ) -> Encoder:
+        """A fresh encoder with these weights, whatever its family.
+
+        Args:
+            img_size: pixels; default: the checkpoint's. Positions and relative tables are resampled to another one.
+            drop_path: stochastic depth; a plug-in keeps its own.
+            positions: as in `encoder`.
+            dynamic: take images of every size that the strides divide through, as dense tasks need them (not the plain ViT,
+                whose dense form is `backbones.vit.dense`).
+
+        Raises:
+            UserError: the net takes no other size.
+        """
+        size = (img_size, img_size) if isinstance(img_size, int) else img_size or self.img_size
+        if isinstance(self.architecture, Plugin):
+            return self.architecture.open()
+        if isinstance(self.architecture, TimmModel):
+            net = self.architecture.open(self.state, size, drop_path=drop_path, dynamic=dynamic)
+            return Encoder(net, self.preprocessing, arch=self.arch)
+        vit = self.encoder(img_size=size, drop_path=drop_path, positions=positions)
+        return Encoder(_own_pooling(vit, self.head), self.preprocessing, arch=self.arch, plain=True)
 
     def masked_autoencoder(self, *, img_size: int | tuple[int, int] | None = None) -> MaskedAutoencoder:
         """The encoder with its decoder; what nothing tells is the paper's default (normalised pixels).
@@ -122,6 +198,7 @@ class Checkpoint:
         encoder = self.encoder(img_size=img_size)
         patch = encoder.patch_embed.patch_size[0]
         width = self.decoder["decoder_embed.weight"].shape[0]
+        architecture = self.require_plain()
         model = MaskedAutoencoder(
             encoder,
             decoder_embed_dim=width,
@@ -135,9 +212,7 @@ class Checkpoint:
         state = {**self.decoder, **{f"encoder.{k}": v for k, v in encoder.state_dict().items()}}
         pos = state["decoder_pos_embed"]
         if pos.shape[1] != model.decoder_pos_embed.shape[1]:
-            state["decoder_pos_embed"] = fixed_positions(
-                self.architecture.positions, width, model.grid, prefix_tokens=1
-            )
+            state["decoder_pos_embed"] = fixed_positions(architecture.positions, width, model.grid, prefix_tokens=1)
         model.load_state_dict(state)
         return model
 
@@ -164,25 +239,183 @@ def build_encoder(
     if checkpoint is None:
         return create_encoder(arch, img_size=img_size, drop_path=drop_path)
     if checkpoint.arch != arch:
-        raise UserError(
-            f"{checkpoint.path} holds a {checkpoint.arch}, the recipe wants a {arch}: "
-            f"give another recipe or --set encoder.arch={checkpoint.arch}"
-        )
+        raise _other_arch(checkpoint, arch)
     return checkpoint.encoder(img_size=img_size, drop_path=drop_path, positions=positions)
 
 
-def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] | None = None) -> Checkpoint:
-    """Reads a checkpoint: a file, a Hugging Face folder, a finished run's folder, ``timm:NAME`` or ``hf:OWNER/NAME``.
+def open_encoder(config: EncoderSettings, checkpoint: Checkpoint | None, **how: Any) -> Encoder:
+    """The encoder of a task, whatever its family: from `checkpoint`, or from scratch.
 
     Args:
+        config: what the recipe says of the encoder; its preprocessing goes before the checkpoint's.
+        how: ``positions`` and ``dynamic`` of `Checkpoint.open`.
+
+    Raises:
+        UserError: another architecture than the recipe's, a size that the net cannot take, or preprocessing that nobody tells.
+    """
+    if checkpoint is None:
+        encoder = _from_scratch(config, bool(how.get("dynamic")))
+        path = f"--scratch {config.arch}"
+    else:
+        if checkpoint.arch != config.arch:
+            raise _other_arch(checkpoint, config.arch)
+        encoder = checkpoint.open(img_size=config.img_size, drop_path=config.drop_path, **how)
+        path = checkpoint.source
+    told = {name: getattr(config, name) for name in ("mean", "std", "interpolation", "crop_pct")}
+    encoder.preprocessing = encoder.preprocessing.overridden(**told).known(path)
+    return encoder
+
+
+def _from_scratch(config: EncoderSettings, dynamic: bool) -> Encoder:
+    if config.arch.startswith(TIMM):
+        model = registered(config.arch.removeprefix(TIMM))
+        size = (config.img_size, config.img_size)
+        net = model.open(None, size, drop_path=config.drop_path, dynamic=dynamic)
+        return Encoder(net, model.preprocessing(), arch=config.arch)
+    vit = create_encoder(config.arch, img_size=config.img_size, drop_path=config.drop_path)
+    told = family_default((config.img_size, config.img_size), "from scratch")
+    return Encoder(vit, told, arch=config.arch, plain=True)
+
+
+def _other_arch(checkpoint: Checkpoint, arch: str) -> UserError:
+    return UserError(
+        f"{checkpoint.path} holds a {checkpoint.arch}, the recipe wants a {arch}: "
+        f"give another recipe or --set encoder.arch={checkpoint.arch}"
+    )
+
+
+def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] | None = None) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Args:
+        path: a file, a folder (Hugging Face, timm, a finished run), ``timm:NAME`` and ``hf:OWNER/NAME`` (fetched),
+            ``timm:NAME=FILE`` (weights at hand) or ``module:package.file:function`` (the user's own code).
         img_size: pixels, (height, width), that it was trained at; asked for only when the positions form no square.
 
     Raises:
-        UserError: no such file, not a checkpoint, not a ViT, or tensors missing, left over or not finite.
+        UserError: no such file, not a checkpoint, no encoder that is known, or tensors missing, left over or not finite.
     """
     source = os.fspath(path)
+    if source.startswith(MODULE):
+        return _of_plugin(source)
+    if source.startswith(TIMM):
+        return _of_name(source.removeprefix(TIMM))
     file = read_tensors(resolve_remote(source) if is_remote(source) else Path(source))
-    named = read_names(file.path, file.tensors)
+    return replace(_of_file(file, img_size), source=str(file.path.absolute()))
+
+
+def _of_name(name: str) -> Checkpoint:
+    """``NAME`` or ``NAME=FILE`` of timm's."""
+    name, at_hand, local = name.partition("=")
+    model = registered(name)
+    file = read_tensors(Path(local) if at_hand else resolve_remote(f"{TIMM}{name}"))
+    try:
+        return replace(_of_timm(file, model, name), source=f"{TIMM}{name}={file.path.absolute()}")
+    except UserError:
+        if at_hand:
+            raise
+        return replace(_of_file(file, None), source=str(file.path.absolute()))  # what was fetched speaks for itself
+
+
+def _of_file(file: TensorFile, img_size: tuple[int, int] | None) -> Checkpoint:
+    if file.timm:
+        model = of_config(file.timm, file.path)
+        return _of_timm(file, model, model.name)
+    return _of_plain(file, read_names(file.path, file.tensors), img_size)
+
+
+def _of_plugin(source: str) -> Checkpoint:
+    encoder = load_plugin(source)
+    return Checkpoint(
+        path=Path(source),
+        sha256=plugin_digest(encoder),
+        layout="plug-in",
+        method=source.rpartition(":")[2],
+        architecture=Plugin(source, encoder.arch, encoder.preprocessing.img_size),
+        state=dict(encoder.net.state_dict()),
+        preprocessing=encoder.preprocessing,
+        source=source,
+    )
+
+
+def _of_timm(file: TensorFile, model: TimmModel, label: str) -> Checkpoint:
+    """A model of timm's; as the plain ViT where that computes the same, so that MAE's tools work on it."""
+    tensors = {name.removeprefix("timm_model."): t for name, t in file.tensors.items()}  # transformers' wrapper
+    state, head, names = fit(model, tensors, file.path)
+    state = _float(state)
+    _check_finite(file.path, {**state, **_float(head)})
+    found = Checkpoint(
+        path=file.path,
+        sha256=file.sha256,
+        layout=names,
+        method=label,
+        architecture=model,
+        state=state,
+        head=_float(head),
+        task="classification" if head else None,
+        preprocessing=model.preprocessing(),
+        sources={"heads": model.told_by},
+    )
+    return _as_plain(file, found, model) or found
+
+
+def _as_plain(file: TensorFile, checkpoint: Checkpoint, model: TimmModel) -> Checkpoint | None:
+    """The same encoder as the plain ViT, when that gives the same features and the same pooled feature; else None.
+
+    The same names of tensors may mean another net (rotary positions are in no file, post-norm is not either), so both compute.
+    """
+    theirs: Any = model.create().eval()
+    if not isinstance(theirs, (VisionTransformer, Beit)) or not hasattr(theirs.blocks[0], "attn"):
+        return None
+    theirs.load_state_dict(checkpoint.state)
+    named = read_names(file.path, {**checkpoint.state, **checkpoint.head})
+    if named.head.keys() - checkpoint.head.keys() - {"fc_norm.weight", "fc_norm.bias"}:
+        return None
+    try:
+        architecture = read_architecture(
+            file.path,
+            named.encoder,
+            heads=int(theirs.blocks[0].attn.num_heads),
+            img_size=model.img_size,
+            norm_eps=float(theirs.blocks[0].norm1.eps),
+        )
+        _check(file.path, named.encoder, architecture)
+    except UserError:
+        return None
+    plain = replace(
+        checkpoint,
+        layout=named.layout,
+        architecture=architecture,
+        state=named.encoder,
+        head=named.head,
+        aside=tuple(named.aside),
+    )
+    return plain if _same_features(plain.open().net, theirs, model.img_size) else None
+
+
+@torch.no_grad()
+def _same_features(ours: Any, theirs: Any, img_size: tuple[int, int]) -> bool:
+    image = torch.randn(1, 3, *img_size, generator=torch.Generator().manual_seed(0))
+    for net in (ours, theirs):
+        net.eval()
+    a, b = ours.forward_features(image), theirs.forward_features(image)
+    if a.shape != b.shape:
+        return False
+    pairs = [(a, b), (ours.forward_head(a, pre_logits=True), theirs.forward_head(b, pre_logits=True))]
+    return all(bool((x - y).norm() <= _SAME * y.norm()) for x, y in pairs)
+
+
+def _own_pooling(vit: VisionTransformer, head: dict[str, Tensor]) -> VisionTransformer:
+    """Pools as its head does: through ``fc_norm``, where there is one, the mean of the patches."""
+    if "fc_norm.weight" in head:
+        vit.global_pool = "avg"
+        vit.fc_norm = nn.LayerNorm(vit.embed_dim, eps=1e-6)
+        vit.fc_norm.load_state_dict({k: head[f"fc_norm.{k}"] for k in ("weight", "bias")})
+    return vit
+
+
+def _of_plain(file: TensorFile, named: Named, img_size: tuple[int, int] | None) -> Checkpoint:
+    """The plain ViT, told by names and tensors."""
     state = _float(named.encoder)
     told = _settings(file.metadata or {})
     architecture = read_architecture(
@@ -211,6 +444,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] |
         target_normalised=_normalised(file, told),
         decoder_heads=_decoder_heads(file, told),
         foreign=file.foreign,
+        preprocessing=family_default(architecture.img_size, "such files say nothing of it"),
     )
 
 

@@ -22,7 +22,13 @@ def resolve_remote(source: str) -> Path:
     """
     kind, _, name = source.partition(":")
     try:
-        return _timm(name) if kind == "timm" else _hugging_face(name, ["config.json", "*.safetensors", "*.bin"])
+        return (
+            _timm(name)
+            if kind == "timm"
+            else _hugging_face(
+                name, ["config.json", "preprocessor_config.json", "*.safetensors", "*.bin", "*.index.json"]
+            )
+        )
     except UserError:
         raise
     except Exception as e:  # these libraries pass on whatever their HTTP client raises
@@ -36,13 +42,13 @@ def resolve_remote(source: str) -> Path:
 def _timm(name: str) -> Path:
     import timm
 
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name.split(".")[0]) else None
-    if config is None:
-        near = timm.list_models(f"*{name.split('.')[0][:12]}*")[:3]
-        raise UserError(f"timm:{name}: timm has no such model" + (f"; near: {', '.join(near)}" if near else ""))
-    if config.hf_hub_id:
-        return _hugging_face(config.hf_hub_id, ["model.safetensors"])
-    if config.url:
+    # Whether timm has such a model is asked before, by `backbones.encoders.timm_models.registered`.
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    if config is not None and config.hf_hub_id:
+        file = config.hf_hub_filename or "model.safetensors"
+        folder = _hugging_face(config.hf_hub_id, [file])
+        return folder / file if config.hf_hub_filename else folder
+    if config is not None and config.url:
         from timm.models import _hub
 
         return Path(_hub.download_cached_file(config.url, check_hash=True))

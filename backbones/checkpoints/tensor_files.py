@@ -35,7 +35,13 @@ _MAX_ENTRIES = 100  # among which tensors are looked for under a name that is no
 _MAX_PARTS = 20_000  # modules, parameters and buffers of a whole model that was pickled
 # What wrappers of modules put among the names; DDP's and torch.compile's own prefixes are `read_layouts`' business.
 _WRAPPED_MODULES = re.compile(r"(?:(?<=\.)|^)(?:_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "encoder.safetensors")
+_WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "encoder.safetensors",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -50,6 +56,7 @@ class TensorFile:
         wrapper: the keys that the tensors were found under, such as ``model``; empty when they lay bare.
         metadata: what `save_tensors` wrote beside them; None when the file is not ours.
         config: the ``config.json`` beside the file (Hugging Face), else empty.
+        timm: the ``config.json`` beside the file, where timm wrote it, else empty.
         args: the command line that a training script saved along (official MAE, timm, DINO), else empty.
         foreign: names of objects in the file that only code of theirs could make; they were passed over, nothing was run.
     """
@@ -62,6 +69,12 @@ class TensorFile:
     config: dict[str, Any] = field(default_factory=dict)
     args: dict[str, Any] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
+    timm: dict[str, Any] = field(default_factory=dict)
+
+    def beside(self, name: str) -> dict[str, Any]:
+        """The JSON file `name` in the same folder, such as ``preprocessor_config.json``; empty where there is none."""
+        path = self.path.with_name(name)
+        return read_json_file(path) if path.is_file() else {}
 
 
 def read_tensors(path: Path) -> TensorFile:
@@ -73,10 +86,11 @@ def read_tensors(path: Path) -> TensorFile:
     path = _resolve(path)
     if path.name in _INDICES:
         return _read_shards(path)
+    config, timm = _configs_beside(path)
     if path.suffix == ".safetensors":
         tensors, metadata = _read_safetensors(path)
-        return TensorFile(path, sha256_file(path), tensors, metadata=metadata, config=_config_beside(path))
-    return replace(_read_pickle(path), sha256=sha256_file(path), config=_config_beside(path))
+        return TensorFile(path, sha256_file(path), tensors, metadata=metadata, config=config, timm=timm)
+    return replace(_read_pickle(path), sha256=sha256_file(path), config=config, timm=timm)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -127,16 +141,19 @@ def _resolve(path: Path) -> Path:
     return path
 
 
-def _config_beside(path: Path) -> dict[str, Any]:
+def _configs_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``config`` and ``timm`` of a `TensorFile`: a folder may hold other people's config.json; these two name their models."""
     config = path.with_name("config.json")
-    # A folder may hold other people's config.json; Hugging Face's names its model.
-    if path.name.startswith((*_WEIGHTS[:2], "model", "pytorch_model")) and config.is_file():
-        content = _read_json(config)
-        return content if "model_type" in content else {}
-    return {}
+    if not path.name.startswith((*_WEIGHTS[:2], "model", "pytorch_model", "open_clip_")) or not config.is_file():
+        return {}, {}
+    content = read_json_file(config)
+    if isinstance(content.get("architecture"), str):
+        return {}, content
+    return (content, {}) if "model_type" in content else ({}, {})
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json_file(path: Path) -> dict[str, Any]:
+    """A JSON object, or a UserError."""
     content = load_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object")
@@ -145,7 +162,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_shards(index: Path) -> TensorFile:
     """All files that a Hugging Face index names, as one."""
-    places = _read_json(index).get("weight_map")
+    places = read_json_file(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise UserError(f"{index} names no files: give a whole Hugging Face model folder")
     files = [index.parent / Path(name).name for name in sorted(set(places.values()))]
@@ -156,7 +173,8 @@ def _read_shards(index: Path) -> TensorFile:
     for file in files:
         tensors |= _read_safetensors(file)[0] if file.suffix == ".safetensors" else _read_pickle(file).tensors
     digest = hashlib.sha256("\n".join(sha256_file(file) for file in files).encode()).hexdigest()
-    return TensorFile(index, digest, tensors, config=_config_beside(index))
+    config, timm = _configs_beside(index)
+    return TensorFile(index, digest, tensors, config=config, timm=timm)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:

@@ -74,7 +74,7 @@ def save_as(checkpoint: Checkpoint, path: str | os.PathLike[str], layout: str) -
 def timm_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Encoder and head under timm's names: `VisionTransformer`'s, or `Beit`'s where there is a relative position bias."""
     state = {**checkpoint.state, **checkpoint.head}
-    return _beit_names(state) if checkpoint.architecture.relative_bias else state
+    return _beit_names(state) if checkpoint.require_plain().relative_bias else state
 
 
 def _beit_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -122,7 +122,7 @@ def _write_file(path: Path, state: dict[str, Tensor], wrapper: str | None) -> No
 
 def _write_hf(checkpoint: Checkpoint, path: Path) -> None:
     _check_plain(checkpoint, "Hugging Face's ViT")
-    if not checkpoint.architecture.final_norm:
+    if not checkpoint.require_plain().final_norm:
         raise UserError(f"{checkpoint.path} has no final norm, which Hugging Face's ViT needs: give another --to")
     if path.suffix in (".safetensors", ".pth", ".bin"):
         raise UserError(f"--out {path}: Hugging Face's layout is a folder: give one")
@@ -141,7 +141,7 @@ def _write_hf(checkpoint: Checkpoint, path: Path) -> None:
 
 def hf_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The ``config.json`` of a checkpoint as `_write_hf` writes it."""
-    architecture, decoder = checkpoint.architecture, checkpoint.decoder
+    architecture, decoder = checkpoint.require_plain(), checkpoint.decoder
     width, depth, heads, patch = parse_arch(architecture.arch)
     size = architecture.img_size
     config: dict[str, Any] = {
@@ -173,7 +173,7 @@ def hf_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _check_plain(checkpoint: Checkpoint, where: str) -> None:
     """What only timm's ViT and our own file can hold is not left out in silence."""
-    architecture = checkpoint.architecture
+    architecture = checkpoint.require_plain()
     lacking = {
         "a relative position bias": architecture.relative_bias,
         "registers": architecture.registers > 0,
@@ -223,7 +223,7 @@ def vitdet_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _check_detector(checkpoint: Checkpoint) -> None:
-    architecture = checkpoint.architecture
+    architecture = checkpoint.require_plain()
     if checkpoint.task != "detection":
         raise UserError(f"{checkpoint.path} holds no trained detector: detectron2 starts from --to mae")
     if other := [name for name in checkpoint.heads if not re.match(_VITDET_HEADS, name)]:

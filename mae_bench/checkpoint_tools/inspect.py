@@ -33,9 +33,9 @@ def inspect(path: str | Path) -> dict[str, Any]:
     checkpoint = load_checkpoint(path)
     return {
         "file": str(checkpoint.path),
-        "bytes": checkpoint.path.stat().st_size,
+        "bytes": checkpoint.path.stat().st_size if checkpoint.path.is_file() else 0,
         "sha256": checkpoint.sha256,
-        "published": known_file(checkpoint.path),
+        "published": known_file(checkpoint.path) if checkpoint.path.is_file() else None,
         "layout": checkpoint.layout,
         "method": checkpoint.method,
         "encoder": _encoder(checkpoint),
@@ -49,6 +49,8 @@ def inspect(path: str | Path) -> dict[str, Any]:
         },
         "left_aside": list(checkpoint.aside),
         "not_run": list(checkpoint.foreign),
+        "preprocessing": checkpoint.preprocessing.as_dict(),
+        "sources": dict(checkpoint.sources),
         "pretraining": checkpoint.metadata.get("pretraining"),
         "tasks": _tasks(checkpoint),
     }
@@ -72,7 +74,9 @@ def known_file(path: Path) -> dict[str, Any] | None:
 
 
 def _encoder(checkpoint: Checkpoint) -> dict[str, Any]:
-    architecture = checkpoint.architecture
+    architecture = checkpoint.plain
+    if architecture is None:
+        return _any_encoder(checkpoint)
     width, depth, heads, patch = parse_arch(architecture.arch)
     return {
         "arch": architecture.arch,
@@ -88,6 +92,22 @@ def _encoder(checkpoint: Checkpoint) -> dict[str, Any]:
         "relative_bias": architecture.relative_bias,
         "layer_scale": architecture.layer_scale,
         "final_norm": architecture.final_norm,
+    }
+
+
+def _any_encoder(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A net that is no plain ViT, as the contract (`backbones.encoders.contract`) has it."""
+    encoder = checkpoint.open()
+    return {
+        "arch": encoder.arch,
+        "width": encoder.width,
+        "img_size": list(checkpoint.img_size),
+        "class_token": encoder.class_token,
+        "registers": encoder.prefix_tokens - encoder.class_token,
+        "poolings": list(encoder.poolings),
+        "layers": encoder.layer_count,
+        "stages": [{"width": stage.width, "stride": stage.stride} for stage in encoder.stages],
+        "net": type(encoder.net).__name__,
     }
 
 
@@ -126,7 +146,7 @@ def _target(checkpoint: Checkpoint) -> tuple[str | None, str]:
 
 def _tasks(checkpoint: Checkpoint) -> dict[str, str]:
     """Task -> "yes", or why not."""
-    able = {task: why_not(task, checkpoint.architecture) or "yes" for task in REGISTRY}
+    able = {task: why_not(task, checkpoint) or "yes" for task in REGISTRY}
     able["reconstruction"] = "yes" if checkpoint.decoder else "the file holds no decoder"
     return able
 
@@ -147,8 +167,9 @@ def lines(card: dict[str, Any]) -> list[tuple[str, str]]:
             f"{known['file']}, by its {known['by']}: {known['content']}" if known else "none that is known",
         ),
         ("layout", f"{card['layout']}; row {card['method']!r} of the tables"),
-        ("encoder", _encoder_line(encoder)),
-        ("positions", _position_line(encoder)),
+        ("encoder", _encoder_line(encoder) if "grid" in encoder else _any_encoder_line(encoder)),
+        *([("positions", _position_line(encoder))] if "positions" in encoder else []),
+        *_preprocessing_lines(card["preprocessing"]),
         ("head", _head_line(head) if head is not None else _dense_line(card)),
         ("decoder", "none" if decoder is None else _decoder_line(decoder)),
         ("parameters", ", ".join(f"{name} {count:,}" for name, count in card["parameters"].items() if count)),
@@ -160,6 +181,34 @@ def lines(card: dict[str, Any]) -> list[tuple[str, str]]:
         first = ", ".join(card["not_run"][:5])
         rows.append(("passed over", f"{first}: objects that only code could make; none was run"))
     return [*rows, *((f"for {task}", text) for task, text in card["tasks"].items())]
+
+
+def _any_encoder_line(encoder: dict[str, Any]) -> str:
+    height, width = encoder["img_size"]
+    strides = sorted({stage["stride"] for stage in encoder["stages"]})
+    parts = [
+        f"{encoder['arch']} ({encoder['net']}): width {encoder['width']}, {height} x {width} px",
+        f"{len(encoder['stages'])} outputs of stride {', '.join(map(str, strides))}",
+        "class token" if encoder["class_token"] else "no class token",
+        f"{encoder['registers']} registers" if encoder["registers"] else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _preprocessing_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Facts of one source on one line."""
+    by_source: dict[str, list[str]] = {}
+    for name, value in facts.items():
+        if name != "source":
+            shown = (
+                "not known"
+                if value is None
+                else " ".join(f"{v:g}" for v in value)
+                if isinstance(value, list)
+                else value
+            )
+            by_source.setdefault(facts["source"].get(name, ""), []).append(f"{name} {shown}")
+    return [("preprocessing", f"{', '.join(said)}: from {where}") for where, said in by_source.items()]
 
 
 def _encoder_line(encoder: dict[str, Any]) -> str:

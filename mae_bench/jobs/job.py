@@ -45,11 +45,11 @@ def job_name(protocol: str, recipe_name: str, method: str, seed: int, variant: s
 
 def job_id(job: Job, fingerprint: str) -> str:
     """sha256 over resolved recipe, checkpoint content, data fingerprint and seed."""
-    parts = [recipe_hash(job.recipe), job.checkpoint.sha256 if job.checkpoint else "scratch", fingerprint]
+    parts = [recipe_hash(job.recipe), job.checkpoint.identity if job.checkpoint else "scratch", fingerprint]
     return hashlib.sha256("\n".join([*parts, str(job.recipe.seed)]).encode()).hexdigest()
 
 
 def _facts(job: Job) -> dict[str, Any]:
     """What `job_id` is made of, but for the data."""
-    start = job.checkpoint.sha256 if job.checkpoint else "scratch"
+    start = job.checkpoint.identity if job.checkpoint else "scratch"
     return {"recipe_hash": recipe_hash(job.recipe), "start": start, "seed": job.recipe.seed}

@@ -81,9 +81,9 @@ def _runs(out: Path, steps: Steps, step: Step) -> list[Path]:
 
 
 def _start(out: Path, steps: Steps, step: Step) -> str | None:
-    """sha256 of what a step starts from, ``scratch``, or None while that is not there."""
+    """Identity of what a step starts from, ``scratch``, or None while that is not there."""
     if step.source is not None:
-        return step.source.sha256
+        return step.source.identity
     if step.after is None:
         return "scratch"
     before = done(out, steps, steps[step.after])

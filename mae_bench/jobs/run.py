@@ -187,7 +187,7 @@ def _record(job: Job, task: Task[Any], result: FitResult, identity: str, run_dir
         img_size=recipe.encoder.img_size,
         init=Init(
             method=job.method,
-            checkpoint=str(checkpoint.path.absolute()) if checkpoint else None,
+            checkpoint=checkpoint.source if checkpoint else None,
             sha256=checkpoint.sha256 if checkpoint else None,
             layout=checkpoint.layout if checkpoint else None,
             pretraining=job.known_pretraining(),

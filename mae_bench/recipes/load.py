@@ -196,6 +196,9 @@ def recipe_hash(recipe: Recipe) -> str:
             content["data"].pop(key)
     if not content["data"]["allow"]:
         content["data"].pop("allow")
+    for key in ("mean", "std", "interpolation", "crop_pct"):
+        if content["encoder"][key] is None:
+            content["encoder"].pop(key)
     if content["train"]["reference_batch_size"] is None:
         content["train"].pop("reference_batch_size")
     for key in _RUNTIME:

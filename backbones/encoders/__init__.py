@@ -1,0 +1,1 @@
+"""Any image encoder behind one contract (`contract.Encoder`), with the preprocessing that it was trained with."""

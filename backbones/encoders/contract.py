@@ -1,0 +1,197 @@
+"""The contract between encoders and what measures them: any net under timm's calls, and its preprocessing. No files, no tasks.
+
+Tasks ask an `Encoder` and never the net's class. `net` is timm's model as timm builds it (or a user's module, `Encoder.wrap`);
+whoever needs what only MAE's plain ViT has (windows, masks) asks `plain`.
+Shapes: N images, T tokens, L patches, C width, h x w positions of a map.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.models import group_parameters
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from backbones.encoders.preprocessing import Preprocessing
+from backbones.errors import UserError, unknown
+from backbones.vit.param_groups import layer_id
+
+POOLINGS = ("cls", "mean", "own")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the outputs that maps can be taken of: a block of a ViT, a stage of a hierarchical net."""
+
+    width: int
+    stride: int  # pixels of the input between neighbouring positions
+
+
+class Encoder(nn.Module):
+    """An image encoder; ``encoder(images)`` is `forward_features`.
+
+    Attributes:
+        net: the module with timm's calls (``forward_features``, ``forward_intermediates``, ``forward_head``, ``feature_info``).
+        arch: its name, for records and tables.
+        preprocessing: what images have to go through before, and where that is known from.
+        stages: every output that `maps` gives, in order.
+        width: of a pooled feature by ``cls`` and ``mean``.
+        prefix_tokens: class token and registers, before the patches.
+        class_token: whether the first of them is a class token.
+        layer_of: parameter's name (as in ``named_parameters``) -> its layer, from 0, in the order of computation.
+    """
+
+    def __init__(self, net: nn.Module, preprocessing: Preprocessing, *, arch: str, plain: bool = False) -> None:
+        super().__init__()
+        self.net: Any = net
+        self._plain = plain
+        self.arch = arch
+        self.preprocessing = preprocessing
+        timms: Any = net
+        info = timms.feature_info  # a list of dicts, or timm's `FeatureInfo` around one
+        self.stages = [Stage(f["num_chs"], f["reduction"]) for f in getattr(info, "info", info)]
+        self.width = int(timms.num_features)
+        self.class_token = _has_class_token(net)
+        self.prefix_tokens = int(getattr(timms, "num_prefix_tokens", self.class_token))
+        self.layer_of = {f"net.{name}": layer for name, layer in _layers(net, plain).items()}
+
+    def __getattr__(self, name: str) -> Any:
+        """What timm's model has beside, such as ``blocks``."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("net"), name)
+
+    @property
+    def plain(self) -> VisionTransformer | None:
+        """The plain ViT of MAE, windows and ViTDet (`backbones.vit.encoder`); None when it is another net."""
+        return self.net if self._plain else None
+
+    @property
+    def hierarchical(self) -> bool:
+        """Whether maps of several strides come out, as an FPN takes them; a ViT's need a pyramid made of them."""
+        return len({stage.stride for stage in self.stages}) > 1
+
+    @property
+    def layer_count(self) -> int:
+        """Layers of `layer_of`, embeddings included."""
+        return 1 + max(self.layer_of.values())
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """Those of `POOLINGS` that there are."""
+        return tuple(kind for kind in POOLINGS if kind != "cls" or self.class_token)
+
+    @property
+    def own_width(self) -> int:
+        """Width of a feature pooled by ``own``."""
+        return int(getattr(self.net, "head_hidden_size", None) or self.width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As `forward_features`."""
+        return self.forward_features(images)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) -> what the net gives: tokens (N, T, C), or a map (N, C, h, w) or (N, h, w, C)."""
+        return self.net.forward_features(images)
+
+    def maps(self, images: Tensor, stages: Sequence[int] | None = None, *, norm: bool = False) -> list[Tensor]:
+        """A map (N, C, h, w) of each of `stages` (indices, negative ones from the end; default all).
+
+        Args:
+            norm: apply the net's final norm, where it has one that fits.
+        """
+        indices = None if stages is None else [i % len(self.stages) for i in stages]
+        found = self.net.forward_intermediates(
+            images, indices=indices, norm=norm, stop_early=not norm, output_fmt="NCHW", intermediates_only=True
+        )
+        if indices is None:
+            return list(found)
+        by_index = dict(zip(sorted(set(indices)), found, strict=True))  # timm gives them in the order of computation
+        return [by_index[i] for i in indices]
+
+    def patches(self, features: Tensor) -> Tensor:
+        """Output of `forward_features` -> patch tokens (N, L, C), row by row, without class token and registers."""
+        if features.ndim == 3:
+            return features[:, self.prefix_tokens :]
+        if str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC"):
+            return features.flatten(1, 2)
+        return features.flatten(2).transpose(1, 2)
+
+    def pool(self, features: Tensor, kind: str) -> Tensor:
+        """Output of `forward_features` -> (N, C).
+
+        Args:
+            kind: ``cls``: the class token. ``mean``: mean of the patches. ``own``: as the net itself pools for its head
+                (attention pooling, ``fc_norm``, the class token …); its width is `own_width`.
+
+        Raises:
+            UserError: unknown kind, or no class token.
+        """
+        if kind not in POOLINGS:
+            raise unknown("pooling", kind, POOLINGS)
+        if kind not in self.poolings:
+            raise UserError(f"{self.arch} has no class token: give one of {', '.join(self.poolings)}")
+        if kind == "cls":
+            return features[:, 0]
+        return (
+            self.patches(features).mean(dim=1) if kind == "mean" else self.net.forward_head(features, pre_logits=True)
+        )
+
+    def trained_by(self, layers: int) -> list[nn.Parameter]:
+        """Parameters of the last `layers` layers and of what comes behind them, for partial fine-tuning; freezes nothing."""
+        if not 0 <= layers <= self.layer_count:
+            raise UserError(f"{self.arch} has {self.layer_count} layers: give 0 to {self.layer_count}")
+        first = self.layer_count - layers
+        return [p for name, p in self.named_parameters() if self.layer_of[name] >= first]
+
+    @staticmethod
+    def wrap(net: nn.Module, **told: Any) -> Encoder:
+        """A module of the user's as an encoder; see `backbones.encoders.plugin.wrap`."""
+        from backbones.encoders.plugin import wrap  # imports this module
+
+        return wrap(net, **told)
+
+
+def _has_class_token(net: nn.Module) -> bool:
+    holder = getattr(net, "embeds", net)  # NaFlexViT keeps its tokens there
+    return getattr(holder, "cls_token", None) is not None
+
+
+# Parameters of the input that timm's matchers of ViTs leave unnamed, and so would count to the head.
+_INPUT = re.compile(r"(?:reg_token|dist_token|norm_pre\.|rope\.|embeds\.)")
+
+
+def _layers(net: Any, plain: bool) -> dict[str, int]:
+    """timm's grouping, as its `param_groups_layer_decay` has it; the plain ViT's is the official one."""
+    names = [name for name, _ in net.named_parameters()]
+    if plain:
+        return {name: layer_id(name, len(net.blocks)) for name in names}
+    found = group_parameters(net, net.group_matcher(), reverse=True)
+    return {name: 0 if _INPUT.match(name) else int(found[name]) for name in names}
+
+
+@torch.no_grad()
+def check_output(encoder: Encoder, path: object) -> None:
+    """One random image through the net: tokens or a map of the width that it says, and finite.
+
+    Raises:
+        UserError: the net raises, or gives something else.
+    """
+    size = encoder.preprocessing.img_size
+    try:
+        features = encoder.eval().forward_features(torch.rand(1, 3, *size))
+        pooled = encoder.pool(features, "mean")
+    except Exception as e:  # whatever a user's module raises
+        reason = (str(e).splitlines() or [""])[0][:160]
+        raise UserError(f"{path}: one image of {size[0]} x {size[1]} px: {type(e).__name__}: {reason}") from e
+    if pooled.shape != (1, encoder.width) or not torch.isfinite(pooled).all():
+        raise UserError(
+            f"{path}: its mean feature of one image has shape {tuple(pooled.shape)}, not (1, {encoder.width}), or is not "
+            "finite: see to prefix_tokens and the order of the axes"
+        )

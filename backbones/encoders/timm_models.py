@@ -1,0 +1,251 @@
+"""timm's own models as encoders: built by timm from a name and arguments, loaded whole, resized by timm's own calls.
+
+What a file of other names becomes (official DINOv3, EVA-02, Perception Encoder, OpenCLIP …) is timm's business too: each of its
+models brings a filter for the files that its authors published. Nothing here reads files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from timm.models import _builder
+from torch import Tensor, nn
+
+from backbones.encoders.preprocessing import Preprocessing
+from backbones.errors import UserError
+
+PREFIX = "timm:"
+
+Tensors = dict[str, Tensor]
+Filter = Callable[[Tensors, nn.Module], Tensors]
+
+
+@dataclass(frozen=True)
+class TimmModel:
+    """A model of timm's: what `timm.create_model` has to be told, without classifier.
+
+    Attributes:
+        name: timm's, without tag.
+        args: of the model's constructor, beside what the name says (``model_args`` of ``config.json``).
+        cfg: timm's ``pretrained_cfg``: preprocessing, name of the classifier.
+        told_by: where all of that is known from.
+    """
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    cfg: Mapping[str, Any] = field(default_factory=dict)
+    told_by: str = "timm's registry"
+
+    @property
+    def arch(self) -> str:
+        """As records and recipes call it."""
+        return PREFIX + self.name
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Pixels, (height, width), that it was trained at."""
+        size = self.args.get("img_size")
+        if size is None:
+            size = self.cfg.get("input_size", (3, 224, 224))[-2:]
+        return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+    @property
+    def classifier(self) -> tuple[str, ...]:
+        """Names of the layers that make classes of features."""
+        names = self.cfg.get("classifier") or ()
+        return (names,) if isinstance(names, str) else tuple(names)
+
+    def preprocessing(self) -> Preprocessing:
+        """As `timm.data.resolve_data_config` has it; what the configuration leaves out is timm's default, and said so."""
+        found = resolve_data_config(pretrained_cfg=dict(self.cfg), args={})
+        source = {k: self.told_by if k in self.cfg else "timm's default" for k in found if k != "input_size"}
+        size = self.img_size
+        return Preprocessing(
+            tuple(found["mean"]),
+            tuple(found["std"]),
+            found["interpolation"],
+            found["crop_pct"],
+            size,
+            found["crop_mode"],
+            {**source, "img_size": self.told_by},
+        )
+
+    def create(self, *, drop_path: float = 0.0, **more: Any) -> nn.Module:
+        """A fresh model with random weights, at its own image size.
+
+        Raises:
+            UserError: timm cannot make it of these arguments.
+        """
+        options = {**self.args, "num_classes": 0, **more, **({"drop_path_rate": drop_path} if drop_path else {})}
+        try:
+            return timm.create_model(self.name, pretrained=False, pretrained_cfg=self._cfg(), **options)
+        except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as e:
+            raise UserError(f"{self.arch}: timm cannot build it with {options} ({_first_line(e)})") from e
+
+    def open(self, state: Tensors | None, img_size: tuple[int, int], *, drop_path: float, dynamic: bool) -> nn.Module:
+        """A model with these weights, for images of `img_size`; positions and relative tables are resampled by timm.
+
+        Args:
+            state: None for random weights.
+            dynamic: let every size that the strides divide through, not this one alone.
+
+        Raises:
+            UserError: a net of fixed size that timm cannot resize.
+        """
+        net = self._flexible(drop_path) if dynamic else self.create(drop_path=drop_path)
+        if state is not None:
+            net.load_state_dict(state)
+        if img_size != self.img_size:
+            self._resize(net, img_size)
+        return net
+
+    def _flexible(self, drop_path: float) -> nn.Module:
+        for option in ({"dynamic_img_size": True}, {"strict_img_size": False}):
+            try:
+                return self.create(drop_path=drop_path, **option)
+            except UserError:
+                continue
+        return self.create(drop_path=drop_path)
+
+    def _resize(self, net: Any, img_size: tuple[int, int]) -> None:
+        if not self.cfg.get("fixed_input_size", False):
+            return
+        if not hasattr(net, "set_input_size"):
+            height, width = self.img_size
+            raise UserError(
+                f"{self.arch} takes images of {height} x {width} px alone: give --set encoder.img_size={height}"
+            )
+        try:
+            net.set_input_size(img_size=img_size)
+        except (AssertionError, ValueError, RuntimeError) as e:
+            raise UserError(
+                f"{self.arch} cannot take images of {img_size[0]} x {img_size[1]} px: {_first_line(e)}"
+            ) from e
+
+    def _cfg(self) -> dict[str, Any]:
+        return {k: v for k, v in self.cfg.items() if k not in ("architecture", "source", "file")}
+
+    def authors_filter(self) -> Filter | None:
+        """What timm puts the files of the model's authors through; timm hands it to its loader and shows it nowhere else."""
+        with mock.patch.object(_builder, "load_pretrained") as load, torch.device("meta"):
+            timm.create_model(self.name, pretrained=True, pretrained_cfg=self._cfg(), **{**self.args, "num_classes": 0})
+        found: Filter | None = load.call_args.kwargs["filter_fn"] if load.call_args else None
+        return found
+
+
+def registered(name: str) -> TimmModel:
+    """The model that ``timm:NAME`` names, with or without the tag of its weights.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    base = name.partition(".")[0]
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(base) else None
+    if cfg is None:
+        near = timm.list_models(f"*{base[:12]}*")[:3]
+        if timm.is_model(base):
+            near = [f"{base}.{t}" for t in timm.models.get_arch_pretrained_cfgs(base) if "." not in t][:3]
+        raise UserError(f"{PREFIX}{name}: timm has no such model" + (f"; near: {', '.join(near)}" if near else ""))
+    model = TimmModel(base, {}, cfg.to_dict(), f"timm's registry ({name})")
+    _check_channels(model)
+    return model
+
+
+def of_config(config: Mapping[str, Any], path: object) -> TimmModel:
+    """The model of a ``config.json`` that timm wrote beside weights (`timm.models.save_for_hf`).
+
+    Raises:
+        UserError: timm has no such model, or it takes other than three channels.
+    """
+    from timm.models._hub import _parse_model_cfg
+
+    try:
+        cfg, name, args = _parse_model_cfg(copy.deepcopy(dict(config)), {})
+    except (KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{path}: config.json is no model configuration of timm's ({_first_line(e)})") from e
+    if not timm.is_model(name):
+        raise UserError(f'{path}: config.json names "{name}", which this timm ({timm.__version__}) does not have')
+    model = TimmModel(name, args or {}, cfg, "config.json")
+    _check_channels(model)
+    return model
+
+
+def fit(model: TimmModel, tensors: Tensors, path: object) -> tuple[Tensors, Tensors, str]:
+    """(tensors of the encoder, of the classifier, whose names the file had): every tensor has its place, and none is made up.
+
+    Args:
+        tensors: as in the file, under timm's names or those of the model's authors.
+
+    Raises:
+        UserError: tensors missing, left over or of another shape: the file holds another model.
+    """
+    with torch.device("meta"):
+        net = model.create()
+    wanted = {k: v.shape for k, v in net.state_dict().items()}
+    state, head = _without_head(tensors, model.classifier, wanted)
+    reason = _misfit(state, wanted)
+    if not reason:
+        return state, head, "timm"
+    filtered = _filtered(model, tensors, net)
+    if filtered is not None:
+        state, head = _without_head(filtered, model.classifier, wanted)
+        resampled = [k for k, v in state.items() if k in tensors and tensors[k].numel() != v.numel()]
+        if not resampled and not _misfit(state, wanted):
+            return state, head, "authors"
+    raise UserError(f"{path} is no whole {model.name} ({model.told_by}): {reason}")
+
+
+def _filtered(model: TimmModel, tensors: Tensors, net: nn.Module) -> Tensors | None:
+    found = model.authors_filter()
+    if found is None:
+        return None
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # DINOv3's prints what it finds
+            return dict(found(dict(tensors), net))
+    except Exception as e:  # filters expect the files of their authors, and fail on others in any way
+        logging.getLogger(__name__).debug("%s: timm's filter: %s", model.name, e)
+        return None
+
+
+def _without_head(tensors: Tensors, classifier: Iterable[str], wanted: Mapping[str, Any]) -> tuple[Tensors, Tensors]:
+    starts = tuple(f"{name}." for name in classifier)
+    head = {k: v for k, v in tensors.items() if starts and k.startswith(starts) and k not in wanted}
+    return {k: v for k, v in tensors.items() if k not in head}, head
+
+
+def _misfit(state: Tensors, wanted: Mapping[str, torch.Size]) -> str:
+    """Why these tensors are not this model's; empty when they are."""
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing or extra:
+        return f"missing {_some(missing)}; unexpected {_some(extra)}"
+    for name, shape in wanted.items():
+        if state[name].shape != shape:
+            return f"{name} has shape {tuple(state[name].shape)}, it wants {tuple(shape)}"
+    return ""
+
+
+def _check_channels(model: TimmModel) -> None:
+    channels = model.args.get("in_chans", model.cfg.get("input_size", (3,))[0])
+    if channels != 3:
+        raise UserError(
+            f"{model.arch} takes {channels} channels ({model.told_by}), images here have three (RGB): adapt its first layer "
+            "(timm.create_model(…, in_chans=3)) and save that"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "nothing"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
