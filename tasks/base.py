@@ -83,6 +83,17 @@ class Task(ABC, Generic[RecipeT]):
     def prepare(self) -> None:
         """Makes what is made once and kept, before training and evaluation; all processes call it, at every start."""
 
+    def look_at_data(self) -> list[str]:
+        """Looks at some of the data before the first step, on the main process; adds to the notes of `data`.
+
+        Returns:
+            Lines for people, three at most.
+
+        Raises:
+            UserError: what is seen cannot be used.
+        """
+        return []
+
     @abstractmethod
     def train_dataset(self) -> Dataset[Any]:
         """Map-style; ``dataset[i]`` draws its augmentation from the global generators, which the engine seeds."""

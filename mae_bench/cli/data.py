@@ -62,6 +62,7 @@ def lines(report: Any) -> list[str]:
     for split in report.splits:
         if not split.images:
             told.append(f"{split.split.ljust(width)}  could not be read")
+            told += [f"{' ' * width}  {line}" for line in split.books]
             continue
         images = f"{split.images:,} images" + _of(split.published_images)
         classes = f"{split.classes:,} classes" + _of(split.published_classes)
@@ -69,6 +70,11 @@ def lines(report: Any) -> list[str]:
         told.append(
             f"{split.split.ljust(width)}  {images}, {classes}, labels {low} to {high}, {split.decoded:,} decoded"
         )
+        few, many = split.balance
+        sizes = f"; {split.sizes}" if split.sizes else ""
+        told.append(f"{' ' * width}  {few:,} to {many:,} images a class{sizes}")
+        told += [f"{' ' * width}  {line}" for line in split.books]
+        told += [f"{' ' * width}  note: {note}" for note in split.notes]
     if all(split.published_images is None for split in report.splits):
         told.append(f"no published counts of {report.name} to compare with")
     problems = [f"problem: {problem}" for problem in report.problems]

@@ -91,6 +91,8 @@ def _run(
 ) -> Record:
     job = _with_counts(job, task)  # before the model is compiled or wrapped
     started = _now()
+    for line in _on_main(accelerator, task.look_at_data) or []:
+        say(line)
     try:
         # Twice: torch may report a worker's death just while the first is leaving for another error of the same death.
         with dead_workers_explained(), dead_workers_explained():
@@ -105,7 +107,7 @@ def _run(
         for name, tensors in task.export(result.model).items():
             path = run_dir / f"{name}.safetensors"
             with writing(path):
-                save_tensors(path, tensors, _export_metadata(job))
+                save_tensors(path, tensors, _export_metadata(job, task.data.class_names))
         write(record, run_dir)
         write_status(run_dir, "done", name=job.name, step=result.progress.step, total=result.progress.step)
     accelerator.wait_for_everyone()
@@ -163,10 +165,12 @@ def make_folder(path: Path) -> None:
         raise UserError(f"--out {path}: not writable: give another folder")
 
 
-def _export_metadata(job: Job) -> dict[str, Any]:
-    """What a checkpoint of ours says of itself: the row of the tables that its encoder belongs to."""
+def _export_metadata(job: Job, classes: list[str]) -> dict[str, Any]:
+    """What a checkpoint of ours says of itself: the row of the tables that its encoder belongs to, the classes of its head."""
     method = "MAE" if job.recipe.task == "pretraining" else job.method
-    said = {"method": method, "arch": job.recipe.encoder.arch, "recipe": job.recipe_name}
+    said: dict[str, Any] = {"method": method, "arch": job.recipe.encoder.arch, "recipe": job.recipe_name}
+    if classes:
+        said["classes"] = classes
     pretraining = job.known_pretraining()
     return said if pretraining is None else {**said, "pretraining": pretraining}
 

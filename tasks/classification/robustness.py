@@ -1,8 +1,7 @@
 """Test sets that share ImageNet's classes, for a fine-tuned classifier as it is: what each holds and how it is counted.
 
-ImageNet-A, -R, -Sketch, -C (paper Table 13), -V2 and ReaL. Their folders are read by `tasks.datasets.images`,
-their class lists are in
-`tasks.datasets.imagenet`.
+ImageNet-A, -R, -Sketch, -C (paper Table 13), -V2 and ReaL. Their folders are read by `tasks.images`, their class lists are in
+`tasks.imagenet`.
 """
 
 from __future__ import annotations
@@ -20,10 +19,12 @@ from torch.utils.data import Dataset
 from backbones.errors import UserError, unknown
 from tasks.base import DataInfo, Evaluator
 from tasks.classification.evaluation import AccuracyEvaluator
-from tasks.datasets.imagenet import SEVERITIES, class_subset, corruption_folders, real_labels, synsets
-from tasks.datasets.images import ImageSet, open_split
-from tasks.datasets.roots import data_root
-from tasks.datasets.transforms import normalise
+from tasks.data import data_root, normalise
+from tasks.datasets.account import Account
+from tasks.datasets.describe import allowed
+from tasks.datasets.options import layout_options
+from tasks.imagenet import SEVERITIES, class_subset, corruption_folders, real_labels, synsets
+from tasks.images import ImageSet, open_split
 from tasks.recipe import DataConfig
 
 # AlexNet's error on each corruption, mean over the severities (arXiv 1903.12261; figures of hendrycks/robustness, as
@@ -61,6 +62,9 @@ class TestSet:
     def info(self, data: DataConfig) -> DataInfo:
         """What the record says of it."""
         prints = "\n".join(images.fingerprint() for images in self.images)
+        account = Account()
+        for images in self.images:
+            account.add(images.account)
         return DataInfo(
             name=data.name,
             root=str(data.root),
@@ -68,6 +72,9 @@ class TestSet:
             val_count=len(self),
             classes=len(synsets()),
             fingerprint=hashlib.sha256(prints.encode()).hexdigest(),
+            notes=account.notes("val"),
+            account={"val": account.to_json()},
+            class_names=list(synsets()),
         )
 
     def dataset(self, transform: Callable[[Image.Image], Any]) -> Dataset[Any]:
@@ -131,7 +138,8 @@ def _corrupted(data: DataConfig) -> TestSet:
 
 def _open(data: DataConfig, root: str | None = None) -> ImageSet:
     """The validation images at `root`, their labels being indices among ImageNet's 1000 classes."""
-    images = open_split(data.name, root or data.root, "val")
+    options = layout_options(data)
+    images = open_split(data.name, root or data.root, "val", options=options, allow=allowed(data, "val"))
     known = {name: i for i, name in enumerate(synsets())}
     if images.reader.numbered and images.classes == len(known):
         known = (

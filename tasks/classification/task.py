@@ -8,21 +8,22 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoint import Checkpoint, build_encoder
 from backbones.errors import UserError
-from backbones.vit.param_groups import param_groups
-from tasks.base import DataInfo, Evaluator, Task
+from backbones.finetune import param_groups
+from tasks.base import Evaluator, Task
 from tasks.classification.config import ClassificationRecipe
 from tasks.classification.evaluation import AccuracyEvaluator
-from tasks.classification.heads import load_head
+from tasks.classification.heads import load_head, number_by_head, other_names
 from tasks.classification.mixing import Mixup
 from tasks.classification.model import Classifier
 from tasks.classification.robustness import TestSet, open_test_set
 from tasks.classification.transforms import eval_transform, train_crop, train_transform
-from tasks.datasets.embedded.root import embedded_root
-from tasks.datasets.images import TransformedImages, open_split, training_images
-from tasks.datasets.label_subset import choose_labels
-from tasks.datasets.transforms import normalise
+from tasks.data import embedded_root, normalise
+from tasks.datasets.describe import allowed, describe, drop_unreadable, first_look
+from tasks.datasets.options import layout_options
+from tasks.images import ImageSet, TransformedImages, open_split, training_images
+from tasks.label_subset import choose_labels
 
 
 class ClassificationTask(Task[ClassificationRecipe]):
@@ -42,8 +43,9 @@ class ClassificationTask(Task[ClassificationRecipe]):
         self.test_set = self._open_test_set(checkpoint)
         if self.test_set:
             self.data = self.test_set.info(recipe.data)
+            self.data.notes += other_names(checkpoint, self.data.class_names)
         else:
-            self._open_data()
+            self._open_data(checkpoint)
         config, augmentation = recipe.encoder, recipe.augmentation
         encoder = build_encoder(config.arch, config.img_size, config.drop_path, checkpoint)
         self.mixup: Mixup | None = None
@@ -72,36 +74,34 @@ class ClassificationTask(Task[ClassificationRecipe]):
             )
         return open_test_set(recipe.test_set, recipe.data)
 
-    def _open_data(self) -> None:
+    def _open_data(self, checkpoint: Checkpoint | None) -> None:
         data = self.recipe.data
-        root = embedded_root(data, "imagenet")
-        notes = []
+        root, options = embedded_root(data, "imagenet"), layout_options(data)
+        notes: list[str] = []
         self.train_images = None
         class_to_idx = None
         if self.recipe.schedule.iterations != 0:
-            self.train_images = open_split(data.name, root, "train")
+            self.train_images = open_split(data.name, root, "train", options=options, allow=allowed(data, "train"))
             class_to_idx = self.train_images.class_to_idx
             if chosen := choose_labels(self.train_images, data):
                 notes.append(chosen)
             self.train_images.limit(data.limit_train)
-            if data.skip_broken and (dropped := self.train_images.drop_broken()):
-                notes.append(f"{dropped} unreadable training images left out")
-        self.val_images = open_split(data.name, root, "val", class_to_idx)
+            notes += drop_unreadable(self.train_images, data)
+        self.val_images = open_split(data.name, root, "val", class_to_idx, options=options, allow=allowed(data, "val"))
+        if self.train_images is None and checkpoint is not None:
+            self.val_images, said = number_by_head(self.val_images, checkpoint, data.allow)
+            notes += said
         self.val_images.limit(data.limit_val)
-        splits = [s for s in (self.train_images, self.val_images) if s is not None]
-        self.data = DataInfo(
-            name=data.name,
-            root=str(root),
-            train_count=len(self.train_images or ()),
-            val_count=len(self.val_images),
-            classes=self.val_images.classes,
-            fingerprint="+".join(s.fingerprint() for s in splits),
-            notes=notes,
-        )
-        if self.data.classes < 2:
-            raise UserError(
-                f"--data {data.name}={root}: only {self.data.classes} class folder: classification needs two"
-            )
+        notes += drop_unreadable(self.val_images, data)
+        self.data = describe(data, root, self._splits(), notes)
+
+    def _splits(self) -> dict[str, ImageSet]:
+        training = {} if self.train_images is None else {"train": self.train_images}
+        return {**training, "val": self.val_images}
+
+    def look_at_data(self) -> list[str]:
+        """See `Task`."""
+        return [] if self.test_set else first_look(self.data, self._splits())
 
     def train_dataset(self) -> Dataset[Any]:
         assert self.train_images is not None

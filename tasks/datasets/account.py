@@ -42,6 +42,7 @@ REASONS: dict[str, Reason] = {
     "replaced": Reason("replaced by a later one of the same name", foreign=True),
     "other_view": Reason("beside the image of their sample", foreign=True),
     "other_split": Reason("of other splits", foreign=True),
+    "not_chosen": Reason("that the recipe does not ask for", foreign=True),
     "crowd": Reason("of crowds", foreign=True),
     "empty_image": Reason("without objects"),
     # Doubtful: figures on what is left would be of another data set.
@@ -51,7 +52,9 @@ REASONS: dict[str, Reason] = {
     "no_partner": Reason("without a partner", True, "complete the pairs"),
     "duplicate": Reason("that are there twice", True, "remove one"),
     "missing": Reason("named but not there", True, "complete the download"),
-    "outside": Reason("outside the data folder", True, "move them into it"),
+    "outside": Reason(
+        "outside the data folder", True, "move them into it, read them with --set data.options.outside=true"
+    ),
     "broken": Reason("that make no sense", True, "mend the file"),
 }
 
@@ -117,7 +120,7 @@ class Account:
         entry = self._books(kind).left_out.setdefault(reason, LeftOut())
         entry.count += count
         if len(entry.examples) < KEPT_EXAMPLES:
-            entry.examples.append(str(place))
+            entry.examples.append(printable(str(place)))
 
     def give_up(self, kind: str, reason: str, place: object, count: int = 1) -> None:
         """`count` that were used are left out after all: an image whose bytes turn out to be none."""
@@ -157,12 +160,17 @@ class Account:
             if REASONS[name].doubtful
         ]
 
-    def notes(self, split: str) -> list[str]:
-        """A note for the record and for stderr on each reason: kind, count, first example."""
+    def notes(self, split: str, but: Collection[str] = ()) -> list[str]:
+        """A note for the record and for stderr on each reason: kind, count, first example. What was asked for needs none.
+
+        Args:
+            but: reasons that need no note of their own.
+        """
         return [
             f"{split}: left out {_counted(entry.count, kind)} of {books.found:,} {REASONS[name].text}, {_examples(entry, 1)}"
             for kind, books in self.kinds.items()
             for name, entry in books.left_out.items()
+            if name not in {"not_chosen", *but}
         ]
 
     def lines(self) -> list[str]:
@@ -200,6 +208,12 @@ class Account:
 
     def _books(self, kind: str) -> Books:
         return self.kinds.setdefault(kind, Books())
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, and bytes of a name that are no UTF-8, as escapes: ``\\x1b``, ``\\xff``."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def share_left_out(account: dict[str, Any]) -> float:

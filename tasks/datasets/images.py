@@ -1,9 +1,9 @@
-"""Labelled images as classification and pre-training read them, whatever layout they lie in (`tasks.datasets.layouts`)."""
+"""Labelled images as classification and pre-training read them, whatever layout they lie in (`tasks.imagesets`)."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError, unknown
-from tasks.datasets.decoding import SKIP_BROKEN, UNREADABLE, RandomCrop, decode_rgb, unreadable
-from tasks.datasets.layouts import Reader, open_reader
-from tasks.datasets.layouts.find import SPLITS, open_path
-from tasks.datasets.roots import data_root
+from tasks.data import data_root
+from tasks.datasets.account import Account
+from tasks.datasets.manifest import Manifest
+from tasks.datasets.options import LayoutOptions
+from tasks.decoding import SKIP_BROKEN, UNREADABLE, RandomCrop, decode_rgb, unreadable
+from tasks.imagesets import Reader, open_reader
+from tasks.imagesets.find import SPLITS, open_path
 
 # fast: `CroppedImages`; pil: PIL decodes and resizes the whole, as in the official code.
 DECODERS = ("fast", "pil")
@@ -103,26 +106,54 @@ class ImageSet:
     def limit(self, count: int | None) -> None:
         """Keeps `count` images, spread evenly over the split so that every class stays."""
         if count is not None and count < len(self.indices):
-            self.indices = [self.indices[k * len(self.indices) // count] for k in range(count)]
+            self._keep([k * len(self.indices) // count for k in range(count)], "not_chosen")
 
     def choose(self, rows: Sequence[int]) -> None:
         """Keeps the images at these places, in this order; the fingerprint becomes that of the choice."""
-        self.indices = [self.indices[i] for i in rows]
+        self._keep(rows, "not_chosen")
         names = "\n".join(self.reader.name(k) for k in self.indices)
         self.chosen_by = hashlib.sha256(names.encode()).hexdigest()
 
     def drop_broken(self) -> int:
         """Decodes everything once and leaves out what cannot be read; returns how many."""
-        good = []
-        for i, k in enumerate(self.indices):
-            try:
-                self.read(i)
-            except UserError:
-                continue
-            good.append(k)
-        dropped = len(self.indices) - len(good)
-        self.indices = good
+        good = [i for i in range(len(self)) if self._is_readable(i)]
+        dropped = len(self) - len(good)
+        self._keep(good, "unreadable")
         return dropped
+
+    def _is_readable(self, i: int) -> bool:
+        try:
+            self.read(i)
+        except UserError:
+            return False
+        return True
+
+    def _keep(self, rows: Sequence[int], reason: str) -> None:
+        """Keeps the images at these places, in this order; the account says why the others go."""
+        kept = set(rows)
+        gone = [i for i in range(len(self)) if i not in kept]
+        if gone:
+            self.reader.give_up(reason, self.name(gone[0]), len(gone))
+        self.indices = [self.indices[i] for i in rows]
+
+    @property
+    def account(self) -> Account:
+        """What was found of the split, used and left out."""
+        return self.reader.account
+
+    def manifest(self, *, whole: bool = False) -> Manifest:
+        """What the checks that know no layout look at: the images that are used, or all of the split."""
+        rows = np.arange(len(self.reader)) if whole else np.asarray(self.indices, np.int64)
+        sizes = self.reader.sizes()
+        return Manifest(
+            str(self.reader.root),
+            self.class_names,
+            np.bincount(np.maximum(self._numbers[self.reader.labels[rows]], 0), minlength=self.classes),
+            self.reader.places()[rows],
+            name=lambda i: self.reader.name(int(rows[i])),
+            content=lambda i: self.reader.encoded(int(rows[i])),
+            sizes=None if sizes is None else sizes[rows],
+        )
 
     def cache(self) -> None:
         """Decodes everything now, so that forked workers share the memory."""
@@ -135,24 +166,37 @@ class ImageSet:
         return hashlib.sha256(f"{whole}\n{self.chosen_by}".encode()).hexdigest() if self.chosen_by else whole
 
 
-def open_split(name: str, root: str | None, split: str, class_to_idx: dict[str, int] | None = None) -> ImageSet:
-    """The images of `split` (pretrain, train or val) under `root`, in any layout of `tasks.datasets.layouts`.
+def open_split(
+    name: str,
+    root: str | None,
+    split: str,
+    class_to_idx: dict[str, int] | None = None,
+    *,
+    options: LayoutOptions = LayoutOptions(),  # noqa: B008 (frozen)
+    allow: Collection[str] = (),
+) -> ImageSet:
+    """The images of `split` (pretrain, train or val) under `root`, in any layout of `tasks.imagesets`.
 
     Args:
         class_to_idx: classes of the training split, so that both splits number them alike.
+        options: what the layout does not say itself.
+        allow: ``data.allow``.
 
     Raises:
         UserError: folder missing or empty, no such split, no images, a class that training does not have, a class
-            without training images, or what is wrong with the layout.
+            without training images, something left out for a doubtful reason, or what is wrong with the layout.
     """
     base = data_root(name, root)
-    reader = open_reader(base, split)
+    reader = open_reader(base, split, options)
     if reader is None:
         known = " or ".join(f"{s}/, {s}.tar" for s in SPLITS[split])
         raise UserError(
             f"--data {name}={root}: no {split} split there: expected {known} with one folder a class, or another of the "
             "layouts that the README lists"
         )
+    reader.account.settle(reader.root, allow)
+    if not len(reader):
+        raise UserError(f"{reader.root}: no images with a class are left")
     own = {class_name: i for i, class_name in enumerate(reader.class_names)}
     if class_to_idx is not None and own != class_to_idx:
         _check_classes(reader, class_to_idx)
@@ -175,6 +219,7 @@ def open_folder(path: str | Path) -> ImageSet:
     if base.is_file() and base.suffix.lower() != ".tar":
         raise UserError(f"--data {path}: give a folder of images or a .tar")
     reader = open_path(base)
+    reader.account.settle(base, {"unreadable"})
     if not len(reader):
         raise UserError(f"--data {path}: no images found there")
     own = {class_name: i for i, class_name in enumerate(reader.class_names)}
@@ -196,9 +241,10 @@ def _check_filled(reader: Reader, split: str) -> None:
     if split == "val" and reader.numbered:
         return  # a class without images shifts nothing
     if empty := reader.empty_classes():
+        from_one = " (if the first class is 1: --set data.options.first_label=1)" if empty == ["0"] else ""
         raise UserError(
             f"{reader.root}: class {empty[0]!r} has no images ({len(empty)} such of {len(reader.class_names)}): "
-            "complete the download, or remove the class"
+            f"complete the download, or remove the class{from_one}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The samples of a split whatever layout they lie in, and what they tell without knowing it: `check_alone`, `check_pair`.
+"""The samples of a split whatever layout they lie in, and what they tell without knowing it.
 
 What a reader found and did not take is `tasks.datasets.account`'s.
 """
@@ -97,17 +97,22 @@ def check_pair(train: Manifest, val: Manifest, allow: Collection[str] = ()) -> l
                 f"data.allow=[{VAL_IN_TRAIN}]"
             )
         notes.append(f"{val.where}: {said}")
-    elif found := same_content(train, val):
-        (row, twin), looked = found[0], min(_SAMPLE, len(val))
-        notes.append(
-            f"{val.where}: {len(found)} of {looked} looked at have the very bytes of a training image, such as "
-            f"{val.name(row)} and {train.name(twin)}"
-        )
     if unseen := [name for name in train.present if name not in set(val.present)]:
         notes.append(
             f"{val.where}: {len(unseen)} of {len(train.present)} classes have no validation image, such as {unseen[0]!r}"
         )
     return notes
+
+
+def copies(train: Manifest, val: Manifest) -> list[str]:
+    """A note where validation files have the very bytes of training files; reads some of both (`same_content`)."""
+    if not (found := same_content(train, val)):
+        return []
+    row, twin = found[0]
+    return [
+        f"{val.where}: {len(found)} of {min(_SAMPLE, len(val))} looked at have the very bytes of a training image, such as "
+        f"{val.name(row)} and {train.name(twin)}"
+    ]
 
 
 def same_content(train: Manifest, val: Manifest) -> list[tuple[int, int]]:

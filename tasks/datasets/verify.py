@@ -1,28 +1,28 @@
-"""Whether a classification data set on disk is the published one: counts, unreadable files, labels, classes that are absent.
+"""Whether a classification data set on disk is the published one, and its whole account: counts, labels, unreadable files.
 
-No layouts (`tasks.datasets.layouts`) and no printing. Detection and segmentation data have readers of their own,
-and are not covered.
+No layouts (`tasks.imagesets`) and no printing. Detection and segmentation data have readers of their own, and are not covered.
 """
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import numpy as np
 
 from backbones.errors import UserError
-from tasks.datasets.imagenet import class_subset, corruption_places, synsets
-from tasks.datasets.layouts import Reader, open_reader
-from tasks.datasets.layouts.folders import SYNSET, ImageNetFolderReader
-from tasks.datasets.roots import data_root
+from tasks.data import data_root
+from tasks.datasets.look import look, spread
+from tasks.datasets.manifest import Manifest, check_alone, check_pair, copies
+from tasks.datasets.options import LayoutOptions
+from tasks.imagenet import class_subset, corruption_places, synsets
+from tasks.imagesets import Reader, open_reader
+from tasks.imagesets.folders import SYNSET, ImageNetFolderReader
 
 _NAMED = 5  # files or classes that a line of the report names
-_BLOCK = 512  # images handed to the threads at a time
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,12 @@ class SplitReport:
     classes: int = 0  # with at least one image
     published_classes: int | None = None
     labels: list[int] = field(default_factory=list)  # least and greatest
+    balance: list[int] = field(default_factory=list)  # images of the smallest and of the largest class
+    sizes: str = ""  # pixels of the smallest and the largest image that was looked at
     decoded: int = 0  # images that were looked at
+    account: dict[str, Any] = field(default_factory=dict)  # `Account.to_json`
+    books: list[str] = field(default_factory=list)  # the same, as lines
+    notes: list[str] = field(default_factory=list)  # what is no problem, but to be known
     problems: list[str] = field(default_factory=list)  # a line each
 
     def problem(self, what: str, names: Sequence[object] = ()) -> None:
@@ -96,11 +101,18 @@ Advance = Callable[[int], None]
 
 
 def verify(
-    name: str, root: str, *, full: bool = False, sample: int = 1000, progress: Callable[[int], Advance] | None = None
+    name: str,
+    root: str,
+    *,
+    full: bool = False,
+    sample: int = 1000,
+    options: LayoutOptions = LayoutOptions(),  # noqa: B008 (frozen)
+    progress: Callable[[int], Advance] | None = None,
 ) -> Report:
     """Looks at every split of data set `name` under `root`.
 
     Args:
+        options: what the layout does not say itself, as in ``data.options``.
         full: decode every image, instead of `sample` of each split, spread over it.
         progress: given how many images will be decoded, returns what is told how many are done.
 
@@ -114,7 +126,7 @@ def verify(
     if sample < 0:
         raise UserError(f"--sample {sample}: give 0 or more")
     base = data_root(name, root)
-    found = _corruptions(base) if name == "imagenet_c" else _splits(base, name)
+    found = _corruptions(base) if name == "imagenet_c" else _splits(base, name, options)
     if not found:
         raise UserError(f"{root}: no train and no val split in any layout that we know: the README lists them")
     reports, rows = [], []
@@ -125,20 +137,51 @@ def verify(
             report.problem(problem)
             continue
         _count(report, reader, name)
-        rows.append((report, reader, _spread(len(reader), None if full else sample // _parts(name))))
-    advance = progress(sum(len(which) for *_, which in rows)) if progress else None
+        rows.append((report, reader, spread(len(reader), None if full else sample // _parts(name))))
+    advance = progress(sum(len(which) for *_, which in rows)) if progress else lambda _: None
     done = 0
     for report, reader, which in rows:
-        report.decoded = len(which)
-        broken: list[str] = []
-        for count, places in _unreadable(reader, which):
-            broken += places
-            done += count
-            if advance:
-                advance(done)
-        if broken:
-            report.problem("unreadable images", broken)
+        seen = look(reader.encoded, which, partial(_add, advance, done))
+        report.decoded, report.sizes = seen.images, seen.sizes()
+        done += seen.images
+        for row, _ in seen.broken:
+            reader.give_up("unreadable", reader.place(row))
+        if seen.broken:
+            report.problem("unreadable images", [reader.place(row) for row, _ in seen.broken])
+        reader.account.check()
+        report.account, report.books = reader.account.to_json(), reader.account.lines()
+    _compare(rows)
     return Report(name, str(base), full, reports)
+
+
+def _add(advance: Advance, before: int, done: int) -> None:
+    advance(before + done)
+
+
+def _compare(rows: Sequence[tuple[SplitReport, Reader, Sequence[int]]]) -> None:
+    """What the samples of each split tell, and those of two of each other."""
+    manifests = []
+    for report, reader, _ in rows:
+        if not len(reader) or isinstance(reader, ImageNetFolderReader):
+            continue  # test sets of a part of ImageNet's classes may be of one class, as each severity of a corruption
+        manifests.append((report, _manifest(reader)))
+        try:
+            report.notes += check_alone(manifests[-1][1])
+        except UserError as e:
+            report.problem(str(e))
+    if len(manifests) == 2 and len(rows) == 2:
+        (_, train), (report, val) = manifests
+        try:
+            report.notes += check_pair(train, val) + copies(train, val)
+        except UserError as e:
+            report.problem(str(e))
+
+
+def _manifest(reader: Reader) -> Manifest:
+    counts = np.bincount(reader.labels, minlength=len(reader.class_names))
+    return Manifest(
+        str(reader.root), reader.class_names, counts, reader.places(), reader.name, reader.encoded, reader.sizes()
+    )
 
 
 def _parts(name: str) -> int:
@@ -148,11 +191,11 @@ def _parts(name: str) -> int:
 Found = tuple[str, Reader | None, str]  # split, its reader, or what is wrong with it
 
 
-def _splits(base: Path, name: str) -> list[Found]:
+def _splits(base: Path, name: str, options: LayoutOptions) -> list[Found]:
     found: list[Found] = []
     for split in ("train", "val"):
         try:
-            reader = open_reader(base, split)
+            reader = open_reader(base, split, options)
         except UserError as e:
             found.append((split, None, str(e)))
             continue
@@ -182,7 +225,12 @@ def _corruptions(base: Path) -> list[Found]:
 def _count(report: SplitReport, reader: Reader, name: str) -> None:
     """Images, labels and classes against the published ones."""
     present = sorted(set(reader.labels.tolist()))
-    report.images, report.classes, report.labels = len(reader), len(present), [present[0], present[-1]]
+    report.images, report.classes, report.labels = len(reader), len(present), [*present[:1], *present[-1:]]
+    report.notes += reader.notes
+    counts = np.bincount(reader.labels)[present]
+    report.balance = [int(counts.min(initial=len(reader))), int(counts.max(initial=0))]
+    for doubt in reader.account.doubts():
+        report.problem(doubt)
     published = PUBLISHED.get(name)
     if published:
         report.published_classes = published.classes
@@ -197,8 +245,6 @@ def _count(report: SplitReport, reader: Reader, name: str) -> None:
             report.problem(what, names)
     if published and _expected_synsets(reader, name) is None and len(reader.class_names) != published.classes:
         report.problem(f"{len(reader.class_names)} classes, {published.classes} are published")
-    if missing := reader.missing_files():
-        report.problem("listed images that are not there", missing)
 
 
 def _wrong_classes(reader: Reader, present: list[int], name: str) -> Iterator[tuple[str, list[str]]]:
@@ -220,36 +266,3 @@ def _expected_synsets(reader: Reader, name: str) -> set[str] | None:
         return None
     whole = synsets()
     return {whole[i] for i in class_subset(name)} if name in ("imagenet_a", "imagenet_r") else set(whole)
-
-
-def _spread(count: int, sample: int | None) -> range | list[int]:
-    if sample is None or sample >= count:
-        return range(count)
-    return [k * count // sample for k in range(sample)]
-
-
-def _unreadable(reader: Reader, rows: Sequence[int]) -> Iterator[tuple[int, list[str]]]:
-    """(images decoded, places of those that could not be decoded to their end), some at a time."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock alone; reading goes in order
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK]
-            good = list(pool.map(_decodes, [_content(reader, i) for i in block]))
-            yield len(block), [reader.place(i) for i, fine in zip(block, good, strict=True) if not fine]
-
-
-def _content(reader: Reader, i: int) -> bytes | None:
-    try:
-        return reader.encoded(i)
-    except (OSError, ValueError):
-        return None
-
-
-def _decodes(content: bytes | None) -> bool:
-    if content is None:
-        return False
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
-    return True

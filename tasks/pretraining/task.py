@@ -1,4 +1,4 @@
-"""The pre-training task: unlabelled images, `backbones.mae.model.MaskedAutoencoder`, its loss. No evaluation, no transforms."""
+"""The pre-training task: unlabelled images, `backbones.mae.MaskedAutoencoder`, its loss. No evaluation, no transforms."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
-from backbones.checkpoints.tensor_files import sha256_file
+from backbones.checkpoint import Checkpoint, build_encoder
 from backbones.errors import UserError, unknown
-from backbones.mae.masking import SAMPLINGS, grid_stride, visible_count
-from backbones.mae.model import MaskedAutoencoder
-from backbones.mae.patches import patchify
-from backbones.mae.targets import TokenTarget, create_target
-from backbones.mae.tokenizer import PatchCodebook
-from backbones.vit.param_groups import no_decay_pretraining, param_groups
-from tasks.base import DataInfo, Task
-from tasks.datasets.embedded.root import embedded_root
-from tasks.datasets.images import open_split, training_images
-from tasks.datasets.transforms import normalise
+from backbones.finetune import no_decay_pretraining, param_groups
+from backbones.mae import MaskedAutoencoder
+from backbones.masking import SAMPLINGS, grid_stride, visible_count
+from backbones.patches import patchify
+from backbones.targets import TokenTarget, create_target
+from backbones.tensor_files import sha256_file
+from backbones.tokenizer import PatchCodebook
+from tasks.base import Task
+from tasks.data import embedded_root, normalise
+from tasks.datasets.describe import allowed, describe, drop_unreadable, first_look
+from tasks.datasets.options import layout_options
+from tasks.images import open_split, training_images
 from tasks.pretraining import transforms
 from tasks.pretraining.config import MAEConfig, PretrainingRecipe
 
@@ -42,21 +43,16 @@ class PretrainingTask(Task[PretrainingRecipe]):
         transforms.check(recipe.augmentation)
         data = recipe.data
         root = embedded_root(data, "imagenet")
-        self.images = open_split(data.name, root, "pretrain")
+        options = layout_options(data)
+        self.images = open_split(data.name, root, "pretrain", options=options, allow=allowed(data, "pretrain"))
         self.images.limit(data.limit_train)
-        notes = []
-        if data.skip_broken and (dropped := self.images.drop_broken()):
-            notes.append(f"{dropped} unreadable training images left out")
-        self.data = DataInfo(
-            name=data.name,
-            root=str(root),
-            train_count=len(self.images),
-            val_count=0,
-            classes=self.images.classes,
-            fingerprint=_fingerprint(self.images.fingerprint(), mae),
-            split="train",
-            notes=notes,
-        )
+        notes = drop_unreadable(self.images, data)
+        self.data = describe(data, root, {"train": self.images}, notes, labelled=False)
+        self.data.split, self.data.fingerprint = "train", _fingerprint(self.data.fingerprint, mae)
+
+    def look_at_data(self) -> list[str]:
+        """See `Task`."""
+        return first_look(self.data, {"train": self.images})
 
     def train_dataset(self) -> Dataset[Any]:
         if self.recipe.train.cache_images:

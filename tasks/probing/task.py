@@ -12,13 +12,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoint import Checkpoint, build_encoder
 from backbones.errors import UserError, unknown
-from backbones.vit.features import Feature, choose
-from tasks.base import DataInfo, Evaluator, Task
-from tasks.datasets.embedded.root import embedded_root
-from tasks.datasets.images import ImageSet, open_split
-from tasks.datasets.label_subset import choose_labels
+from backbones.features import Feature, choose
+from tasks.base import Evaluator, Task
+from tasks.data import embedded_root
+from tasks.datasets.describe import allowed, describe, drop_unreadable, first_look
+from tasks.datasets.options import layout_options
+from tasks.images import ImageSet, open_split
+from tasks.label_subset import choose_labels
 from tasks.probing.config import FeaturesConfig, ProbingRecipe
 from tasks.probing.evaluation import KnnEvaluator
 from tasks.probing.heads import GridEvaluator, Head, ProbeHeads
@@ -26,7 +28,7 @@ from tasks.probing.kept import Source, kept_features
 from tasks.probing.knn import NearestNeighbours
 
 METHODS = ("knn", "probe")
-POOLS = {"token": "cls", "avg": "mean"}  # as recipes of classification call them -> `backbones.vit.features.KINDS`
+POOLS = {"token": "cls", "avg": "mean"}  # as recipes of classification call them -> `backbones.features.KINDS`
 
 
 class KeptRows(Dataset[Any]):
@@ -87,25 +89,25 @@ class ProbingTask(Task[ProbingRecipe]):
 
     def _open_data(self) -> None:
         data = self.recipe.data
-        root = embedded_root(data, "imagenet")
+        root, options = embedded_root(data, "imagenet"), layout_options(data)
         notes = []
-        self.train_images = open_split(data.name, root, "train")
+        self.train_images = open_split(data.name, root, "train", options=options, allow=allowed(data, "train"))
         if chosen := choose_labels(self.train_images, data):
             notes.append(chosen)
         self.train_images.limit(data.limit_train)
-        self.val_images = open_split(data.name, root, "val", self.train_images.class_to_idx)
+        numbers = self.train_images.class_to_idx
+        self.val_images = open_split(data.name, root, "val", numbers, options=options, allow=allowed(data, "val"))
         self.val_images.limit(data.limit_val)
-        if data.skip_broken and (dropped := self.train_images.drop_broken()):
-            notes.append(f"{dropped} unreadable training images left out")
-        self.data = DataInfo(
-            name=data.name,
-            root=str(root),
-            train_count=len(self.train_images),
-            val_count=len(self.val_images),
-            classes=self.train_images.classes,
-            fingerprint="+".join(images.fingerprint() for images in (self.train_images, self.val_images)),
-            notes=notes,
-        )
+        for images in (self.train_images, self.val_images):
+            notes += drop_unreadable(images, data)
+        self.data = describe(data, root, self._splits(), notes)
+
+    def _splits(self) -> dict[str, ImageSet]:
+        return {"train": self.train_images, "val": self.val_images}
+
+    def look_at_data(self) -> list[str]:
+        """See `Task`."""
+        return first_look(self.data, self._splits())
 
     def _set_up_knn(self) -> None:
         ks, count = self.recipe.knn.k, len(self.train_images)

@@ -1,7 +1,7 @@
 """Labels of ImageNet's official validation archive, whose images lie in no class folder: they are in the development kit.
 
 ``ILSVRC2012_devkit_t12.tar.gz`` (or its folder) beside ``ILSVRC2012_img_val.tar`` lists class numbers of its own by image, and
-has a MATLAB file that says which synset each number is.
+has a MATLAB file that says which synset each number is. Kaggle's ``LOC_val_solution.csv`` will do as well.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from backbones.errors import UserError
-from tasks.datasets.imagenet import synsets
-from tasks.datasets.layouts.reader import Reader
+from tasks.imagenet import synsets
+from tasks.imagesets.listed import KAGGLE_LIST, kaggle_labels
+from tasks.imagesets.reader import Reader
 
 _KIT = "ILSVRC2012_devkit_t12"
 _TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
@@ -36,6 +37,8 @@ def label(reader: Reader, base: Path) -> Reader:
     Raises:
         UserError: no kit there, it cannot be read, or an image's number is not in it.
     """
+    if (listing := base / KAGGLE_LIST).is_file() and not (base / _KIT).is_dir():
+        return _label_by_list(reader, listing)
     truth = _truth(base, reader)
     labels = np.empty(len(reader), np.int64)
     for i in range(len(reader)):
@@ -46,6 +49,18 @@ def label(reader: Reader, base: Path) -> Reader:
             )
         labels[i] = truth[int(number[1]) - 1]
     reader.labels, reader.class_names = labels, list(synsets())
+    return reader
+
+
+def _label_by_list(reader: Reader, listing: Path) -> Reader:
+    """`reader` with the labels of Kaggle's list."""
+    index = {name: i for i, name in enumerate(synsets())}
+    known = kaggle_labels(listing, index.__getitem__)
+    ids = [reader.name(i).rpartition("/")[2].partition(".")[0] for i in range(len(reader))]
+    bare = next((i for i, image in enumerate(ids) if image not in known), None)
+    if bare is not None:
+        raise UserError(f"{reader.place(bare)}: {listing} has no label of it")
+    reader.labels, reader.class_names = np.array([known[image] for image in ids], np.int64), list(synsets())
     return reader
 
 
@@ -60,8 +75,8 @@ def _truth(base: Path, reader: Reader) -> NDArray[np.int64]:
                 truth, meta = _member(tar, _TRUTH).decode(), _member(tar, _META)
         else:
             raise UserError(
-                f"{reader.root}: these validation images carry no labels: put {_KIT}.tar.gz beside them in {base}, or sort "
-                "them into class folders"
+                f"{reader.root}: these validation images carry no labels: put {_KIT}.tar.gz beside them in {base} "
+                f"(or Kaggle's {KAGGLE_LIST}), or sort them into class folders"
             )
         index = {name: i for i, name in enumerate(synsets())}
         rows = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from backbones.errors import UserError
-from tasks.datasets.layouts import devkit
-from tasks.datasets.layouts.folders import FolderReader, ImageNetFolderReader, class_folders, looks_like_imagenet
-from tasks.datasets.layouts.listed import find_annotations, find_list, open_annotations, open_list
-from tasks.datasets.layouts.parquet import ParquetReader
-from tasks.datasets.layouts.reader import Reader
-from tasks.datasets.layouts.shards import ShardReader, is_shard
-from tasks.datasets.layouts.tars import TarReader
+from tasks.datasets.options import LayoutOptions
+from tasks.imagesets import devkit
+from tasks.imagesets.folders import FolderReader, ImageNetFolderReader, class_folders, looks_like_imagenet
+from tasks.imagesets.listed import find_annotations, find_list, open_annotations, open_list
+from tasks.imagesets.parquet import ParquetReader
+from tasks.imagesets.reader import Reader
+from tasks.imagesets.shards import ShardReader, are_shards
+from tasks.imagesets.tar_index import index_tars
+from tasks.imagesets.tars import TarReader
 
 # Names of a split's folder, tar or shards; the first that is there is taken.
 SPLITS = {
@@ -20,55 +22,75 @@ SPLITS = {
     "val": ("val", "validation", "valid", "test"),
 }
 _OFFICIAL = {"train": "ILSVRC2012_img_train", "val": "ILSVRC2012_img_val"}  # as ImageNet's own archives are named
+_KAGGLE = "ILSVRC/Data/CLS-LOC"  # where Kaggle's archive of ImageNet has the splits' folders
 # ImageNet-V2's three test sets; the first is the one that results are reported on.
 _V2 = ("imagenetv2-matched-frequency*", "imagenetv2-threshold*", "imagenetv2-top-images*")
 
+_NO_OPTIONS = LayoutOptions()
 
-def open_reader(base: Path, split: str) -> Reader | None:
+
+def open_reader(base: Path, split: str, options: LayoutOptions = _NO_OPTIONS) -> Reader | None:
     """The images of `split` under `base` in whichever layout they are; None where none is known.
+
+    Images without a class are left out of training and validation, in the reader's account, whose doubts are the caller's.
 
     Raises:
         UserError: the layout is known and something in it is wrong.
     """
+    reader = _open(base, split, options)
+    if reader is not None and split != "pretrain":
+        reader.require_labels()
+    return reader
+
+
+def _open(base: Path, split: str, options: LayoutOptions) -> Reader | None:
     listed = "train" if split == "pretrain" else split
     names = (*SPLITS[split], _OFFICIAL[listed])
     listing = find_list(base, listed)
-    for name in names:
-        folder = base / name
-        is_split = folder.is_dir() and (listing is None or bool(class_folders(folder)))  # a flat one goes by its list
-        place = folder if is_split else base / f"{name}.tar"
-        if place.exists():
-            reader = open_path(place)
+    places = [place for name in names for place in (base / name, base / f"{name}.tar")]
+    places += [base / _KAGGLE / name for name in names]
+    for place in places:
+        if listing is not None and place.is_dir() and not class_folders(place):
+            continue  # a flat one goes by its list
+        if place.is_dir() or (place.suffix == ".tar" and place.exists()):
+            reader = open_path(place, options)
             return devkit.label(reader, base) if split == "val" and devkit.is_official(reader) else reader
     if listing:
-        return open_list(base, listing, listed)
+        return open_list(base, listing, listed, options)
     if annotations := find_annotations(base, listed):
-        return open_annotations(base, annotations)
-    return _open_shards(base, names) or (_open_test_set(base) if split == "val" else None)
+        return open_annotations(base, annotations, options)
+    return _open_shards(base, names, options) or (_open_test_set(base) if split == "val" else None)
 
 
-def open_path(path: Path) -> Reader:
+def open_path(path: Path, options: LayoutOptions = _NO_OPTIONS) -> Reader:
     """A folder of class folders, of tars or of shards; or a tar."""
     if path.is_file():
-        return ShardReader([path]) if is_shard(path) else TarReader(path)
-    if shards := sorted(path.glob("*.parquet")):
-        return ParquetReader(shards)
-    if (tars := sorted(path.glob("*.tar"))) and not class_folders(path):
-        return ShardReader(tars) if is_shard(tars[0]) else TarReader(path)
+        return _open_tars(path, [path], options)
+    if not class_folders(path):
+        if shards := sorted(path.glob("*.parquet")):
+            return ParquetReader(shards, options)
+        if tars := sorted(path.glob("*.tar")):
+            return _open_tars(path, tars, options)
     return FolderReader(path)
 
 
-def _open_shards(base: Path, names: tuple[str, ...]) -> Reader | None:
+def _open_tars(place: Path, tars: list[Path], options: LayoutOptions) -> Reader:
+    index = index_tars(tars)
+    return ShardReader(tars, index, options) if are_shards(index, options) else TarReader(place, index)
+
+
+def _open_shards(base: Path, names: tuple[str, ...], options: LayoutOptions) -> Reader | None:
     """Shards of several splits in one folder: ``train-00000-of-00294.parquet``, ``imagenet1k-train-0000.tar``."""
     for folder in (base, base / "data"):
         for name in names:
             if shards := sorted(folder.glob(f"{name}-*.parquet")):
-                return ParquetReader(shards)
+                return ParquetReader(shards, options)
             numbered = "[0-9]*.tar"
             if shards := sorted({*folder.glob(f"{name}-{numbered}"), *folder.glob(f"*-{name}-{numbered}")}):
-                if not is_shard(shards[0]):
-                    raise UserError(f"{shards[0]}: no label file among its first members: expected key.jpg and key.cls")
-                return ShardReader(shards)
+                index = index_tars(shards)
+                if not are_shards(index, options):
+                    raise UserError(f"{shards[0]}: no label file in it: expected key.jpg and key.cls side by side")
+                return ShardReader(shards, index, options)
     return None
 
 

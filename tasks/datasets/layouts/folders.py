@@ -1,49 +1,81 @@
-"""Class folders, read by timm's reader: one folder a class, at any depth, the leaf folder's name being the class."""
+"""Class folders as torchvision's `ImageFolder` has them: a folder right under the split is a class, whatever lies below it."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
 
 import numpy as np
-from timm.data.readers.reader_image_folder import ReaderImageFolder
+from numpy.typing import NDArray
 
 from backbones.errors import UserError
-from tasks.datasets.imagenet import synsets
-from tasks.datasets.layouts.reader import Reader
-from tasks.datasets.roots import fingerprint
+from tasks.datasets.account import Account
+from tasks.datasets.listing import KIND, list_images, natural_key
+from tasks.datasets.suffixes import is_hidden
+from tasks.imagenet import synsets
+from tasks.imagesets.reader import Reader
 
 SYNSET = re.compile(r"n\d{8}")
 
 
 class FolderReader(Reader):
-    """Classes are the sorted (natural order) names of the leaf folders; images in no folder have the class ``""``."""
+    """Classes are the names of the folders under `root` in plain order; images right under it have the class ``""``."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        try:
-            reader = ReaderImageFolder(str(root))
-        except (RuntimeError, ValueError, OSError) as e:
-            reason = (str(e).splitlines() or [type(e).__name__])[0]
-            raise UserError(f"{root}: no images found in class folders: {reason}") from e
-        self.files: list[str] = [file for file, _ in reader.samples]
-        self.labels = np.array([label for _, label in reader.samples], np.int64)
-        self.class_names = list(reader.class_to_idx)
+        self.root, self.account, self.notes = root, Account(), []
+        self.files = list_images(root, self.account)
+        if not self.files.names:
+            self.account.settle(root)  # a reason to say first, such as a format that is not read
+            raise UserError(f"{root}: no images found in class folders{_seen(self.account)}")
+        self._set_classes([name.partition("/")[0] if "/" in name else "" for name in self.files.names])
+
+    def _set_classes(self, classes: list[str]) -> None:
+        self.class_names = sorted(set(classes))
+        index = {name: i for i, name in enumerate(self.class_names)}
+        self.labels = np.array([index[name] for name in classes], np.int64)
+
+    def require_labels(self) -> None:
+        """Images right under the split are in no class."""
+        if "" not in self.class_names:
+            return
+        stray = [name for name in self.files.names if "/" not in name]
+        for name in stray:
+            self.account.give_up(KIND, "no_label", f"{self.root}/{name}")
+        self.files = self.files.take(np.flatnonzero(["/" in name for name in self.files.names]))
+        self._set_classes([name.partition("/")[0] for name in self.files.names])
 
     def name(self, i: int) -> str:
-        # Cut off as text: making a million paths takes seconds.
-        return self.files[i][len(os.path.join(self.root, "")) :].replace(os.sep, "/")
+        return self.files.names[i]
 
     def place(self, i: int) -> str:
-        return self.files[i]
+        return os.path.join(self.root, self.files.names[i])
 
     def encoded(self, i: int) -> bytes:
-        with open(self.files[i], "rb", buffering=0) as file:  # half the time of a buffered one that is read at once
+        with open(self.place(i), "rb", buffering=0) as file:  # half the time of a buffered one that is read at once
             return file.read()
 
+    def sizes(self) -> NDArray[np.int64]:
+        return self.files.sizes
+
+    def places(self) -> NDArray[np.int64]:
+        return self.files.places
+
+    def modified(self) -> str:
+        return hashlib.sha256(self.files.mtimes.astype("<i8").tobytes()).hexdigest()
+
     def fingerprint(self) -> str:
-        return fingerprint(self.root, map(Path, self.files))
+        digest = hashlib.sha256()
+        by_parts = sorted(zip(self.files.names, self.files.sizes.tolist(), strict=True), key=lambda f: f[0].split("/"))
+        for name, size in by_parts:
+            digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
+        # Earlier versions took the folder that a file lies in for its class, and natural order: other labels, another job.
+        if self.class_names != sorted(self.class_names, key=natural_key):
+            digest.update(b"classes in plain order\n")
+        if any(name.count("/") > 1 for name in self.files.names):
+            digest.update(b"classes by the first folder\n")
+        return digest.hexdigest()
 
     def empty_classes(self) -> list[str]:
         filled = {self.name(i).partition("/")[0] for i in range(len(self))}
@@ -65,16 +97,18 @@ class ImageNetFolderReader(FolderReader):
                     "own as train/ and val/ with class folders"
                 )
         super().__init__(root)
-        own = [known[name] if name in known else int(name) for name in self.class_names if name]
-        if len(own) != len(self.class_names):
-            raise UserError(f"{root}: images lie beside the class folders: move them into one")
+        self.require_labels()
+        own = [known[name] if name in known else int(name) for name in self.class_names]
         self.labels = np.array(own, np.int64)[self.labels]
         self.class_names = list(synsets())
 
 
 def class_folders(root: Path) -> list[Path]:
     """The folders right under `root`, without hidden ones."""
-    return [path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
+    try:
+        return [path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)]
+    except OSError as e:
+        raise UserError(f"{root}: cannot be read ({e.strerror}): mend its permissions") from e
 
 
 def is_index(name: str) -> bool:
@@ -86,3 +120,8 @@ def looks_like_imagenet(root: Path) -> bool:
     """Whether `root` holds class folders of ImageNet, by synset or (all of them) by index."""
     names = [path.name for path in class_folders(root)]
     return any(SYNSET.fullmatch(name) for name in names) or (bool(names) and all(map(is_index, names)))
+
+
+def _seen(account: Account) -> str:
+    found = account.kinds[KIND].found if KIND in account.kinds else 0
+    return f" ({found} other files there)" if found else ""

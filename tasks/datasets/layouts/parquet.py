@@ -6,82 +6,147 @@ some fifty times slower shuffled. For training, unpack, or use tars or WebDatase
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backbones.errors import UserError
-from tasks.datasets.layouts.reader import Reader, check_labels, numbered_names, unique_names
-from tasks.datasets.roots import fingerprint
+from tasks.data import fingerprint
+from tasks.datasets.account import Account
+from tasks.datasets.manifest import place_of
+from tasks.datasets.options import LayoutOptions
+from tasks.imagesets.reader import Reader, class_indices, modified, numbered_names, unique_names
 
+KIND = "rows"
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.parquet")
 _KEPT_GROUPS = 2  # decoded row groups a process keeps: about 11 MB each for ImageNet
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")  # CIFAR-100's published figures are of the fine one
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where a shard has image and label: ``image.bytes`` of a struct, or a column of bytes itself."""
+
+    image: str
+    label: str
+    nested: bool
+    path: bool  # the struct has the image's path as well
 
 
 class ParquetReader(Reader):
-    """Classes are the names that the shards' metadata gives (`ClassLabel`), else the numbers from 0 up to the greatest."""
+    """Classes are the names that the shards' metadata gives (`ClassLabel`) or the labels' texts, else the numbers."""
 
     numbered = True
+    kind = KIND
 
-    def __init__(self, shards: list[Path]) -> None:
+    def __init__(self, shards: list[Path], options: LayoutOptions = LayoutOptions()) -> None:  # noqa: B008
         _check_complete(shards)
-        self.root, self.shards = shards[0].parent, shards
+        self.root, self.shards, self.account, self.notes = shards[0].parent, shards, Account(), []
         groups: list[tuple[int, int, int]] = []  # shard, group, rows
-        labels, self.paths = [], []
+        labels: list[Any] = []
+        paths: list[str | None] = []
         names: list[str] | None = None
+        self.columns: list[_Columns] = []
         for number, shard in enumerate(shards):
             file = _open(shard)
-            self.image, label = _columns(shard, file)
-            names = names or _class_names(file, label)
+            columns = _columns(shard, file, options)
+            self.columns.append(columns)
+            names = names or _class_names(file, columns.label)
             metadata = file.metadata
             groups += [(number, g, metadata.row_group(g).num_rows) for g in range(metadata.num_row_groups)]
-            table = _read(shard, lambda file=file, label=label: file.read([f"{self.image}.path", label]))
-            labels += table.column(label).to_pylist()
-            self.paths += table.column(self.image).combine_chunks().field("path").to_pylist()
-            if None in labels:
-                raise UserError(
-                    f"{shard}: rows without a label: this split holds none, give train or validation shards"
-                )
-        self.labels = np.array(labels, np.int64)
-        if not len(labels):
+            found, where = _labels_and_paths(shard, file, columns)
+            labels += found
+            paths += where
+        if not labels:
             raise UserError(f"{shards[0]}: no rows in it")
-        self.class_names = unique_names(names) if names else numbered_names(self.labels, self.root)
-        check_labels(self.labels, len(self.class_names), self.root)
         self.groups = groups
         self.ends = np.cumsum([rows for *_, rows in groups])
+        self._paths = paths
+        self._keep_labelled(labels)
+        self._set_classes([label for label in labels if label is not None], names, options)
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._files: dict[int, Any] = {}
         self._process = os.getpid()
 
+    def _keep_labelled(self, labels: list[Any]) -> None:
+        """Rows without a label go into the account."""
+        self.account.found(KIND, len(labels))
+        self.rows = np.flatnonzero([label is not None for label in labels])
+        self.account.use(KIND, len(self.rows))
+        for row in np.flatnonzero([label is None for label in labels]).tolist():
+            self.account.leave_out(KIND, "no_label", self._place(row))
+
+    def _set_classes(self, labels: list[Any], names: list[str] | None, options: LayoutOptions) -> None:
+        if len(types := {type(label) for label in labels}) > 1:
+            kinds = " and ".join(sorted(kind.__name__ for kind in types))
+            raise UserError(f"{self.root}: labels are {kinds} in different shards: keep files of one generation")
+        if labels and isinstance(labels[0], str):
+            self.numbered = False
+            self.class_names = sorted(set(labels))
+            index = {name: i for i, name in enumerate(self.class_names)}
+            self.labels = np.array([index[label] for label in labels], np.int64)
+            return
+        self.labels = class_indices(labels, names or (), options.first_label, self.root)
+        self.class_names = unique_names(names) if names else numbered_names(self.labels, options.first_label)
+
     def name(self, i: int) -> str:
         # Written by `datasets`: the synset comes twice in ImageNet's names, and once too often.
-        return re.sub(r"^(n\d{8}_\d+|ILSVRC2012_val_\d{8})_n\d{8}(?=\.)", r"\1", self.paths[i] or f"row {i}")
+        row = int(self.rows[i])
+        return re.sub(r"^(n\d{8}_\d+|ILSVRC2012_val_\d{8})_n\d{8}(?=\.)", r"\1", self._paths[row] or f"row {row}")
 
     def place(self, i: int) -> str:
-        shard, _, _ = self.groups[self._group(i)]
-        return f"{self.shards[shard]}: {self.paths[i] or f'row {i}'}"
+        return self._place(int(self.rows[i]))
+
+    def _place(self, row: int) -> str:
+        shard, _, _ = self.groups[self._group(row)]
+        return f"{self.shards[shard]}: {self._paths[row] or f'row {row}'}"
 
     def encoded(self, i: int) -> bytes:
-        group = self._group(i)
-        row = i - (self.ends[group] - self.groups[group][2])
-        content = self._column(group)[int(row)].as_py()
+        row = int(self.rows[i])
+        group = self._group(row)
+        content = self._column(group)[row - int(self.ends[group] - self.groups[group][2])].as_py()
         if content is None:
             raise ValueError("the row holds no bytes")
         return bytes(content)
 
     def fingerprint(self) -> str:
-        return fingerprint(self.root, self.shards)
+        # Labels of another order of classes, or others altogether, may fill as many bytes.
+        labels = self.labels.astype("<i8").tobytes()
+        paths = "\n".join(map(str, self._paths)).encode(errors="surrogateescape")
+        return hashlib.sha256(fingerprint(self.root, self.shards).encode() + labels + paths).hexdigest()
+
+    def places(self) -> NDArray[np.int64]:
+        files = [(stat.st_dev, stat.st_ino) for stat in (shard.stat() for shard in self.shards)]
+        starts = np.array([rows for *_, rows in self.groups]).cumsum() - [rows for *_, rows in self.groups]
+        group_of = np.searchsorted(self.ends, self.rows, side="right").tolist()
+        # The row within its shard: groups of a shard follow one another.
+        first: dict[int, int] = {}
+        for (shard, *_), start in zip(self.groups, starts.tolist(), strict=True):
+            first.setdefault(shard, start)
+        rows = zip(self.rows.tolist(), group_of, strict=True)
+        return np.array(
+            [place_of(*files[shard], row - first[shard]) for row, shard in ((r, self.groups[g][0]) for r, g in rows)],
+            np.int64,
+        )
+
+    def modified(self) -> str:
+        return modified(self.shards)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": OrderedDict(), "_files": {}}
 
-    def _group(self, i: int) -> int:
-        return int(np.searchsorted(self.ends, i, side="right"))
+    def _group(self, row: int) -> int:
+        return int(np.searchsorted(self.ends, row, side="right"))
 
     def _column(self, group: int) -> Any:
         """The images' bytes of a row group."""
@@ -91,24 +156,33 @@ class ParquetReader(Reader):
             shard, number, _ = self.groups[group]
             if shard not in self._files:
                 self._files = {shard: _open(self.shards[shard])}
-            table = self._files[shard].read_row_group(number, columns=[f"{self.image}.bytes"])
-            self._kept[group] = table.column(self.image).combine_chunks().field("bytes")
+            columns = self.columns[shard]
+            wanted = f"{columns.image}.bytes" if columns.nested else columns.image
+            column = self._files[shard].read_row_group(number, columns=[wanted]).column(columns.image).combine_chunks()
+            self._kept[group] = column.field("bytes") if columns.nested else column
             while len(self._kept) > _KEPT_GROUPS:
                 self._kept.popitem(last=False)
         return self._kept[group]
 
 
 def _check_complete(shards: list[Path]) -> None:
-    for shard in shards:
-        match = _PART.fullmatch(shard.name)
-        if match is None:
-            continue
-        stem, _, total = match.groups()
-        for k in range(int(total)):
-            part = shard.with_name(f"{stem}-{k:05d}-of-{total}.parquet")
-            if not part.exists():
-                raise UserError(f"{part}: missing: complete the download ({int(total)} shards)")
+    """Raises UserError where a numbered shard is missing, or files of several generations lie together."""
+    matches = [_PART.fullmatch(shard.name) for shard in shards]
+    kinds = {(match[1], match[3]) if match else None for match in matches}
+    if len(kinds) > 1 and kinds != {None}:
+        several = [
+            next(s.name for s, m in zip(shards, matches, strict=True) if (m and (m[1], m[3])) == kind) for kind in kinds
+        ]
+        raise UserError(
+            f"{shards[0].parent}: parquet files of several generations lie together ({', '.join(sorted(several))}): keep one"
+        )
+    if matches[0] is None:
         return
+    stem, _, total = matches[0].groups()
+    for k in range(int(total)):
+        part = shards[0].with_name(f"{stem}-{k:05d}-of-{total}.parquet")
+        if not part.exists():
+            raise UserError(f"{part}: missing: complete the download ({int(total)} shards)")
 
 
 def _open(shard: Path) -> Any:
@@ -126,17 +200,79 @@ def _read(shard: Path, call: Any) -> Any:
         raise UserError(f"{shard}: not readable as parquet ({str(e).splitlines()[0]}): download it again") from e
 
 
-def _columns(shard: Path, file: Any) -> tuple[str, str]:
-    """Names of the image column and of the label column."""
+def _columns(shard: Path, file: Any, options: LayoutOptions) -> _Columns:
+    """The image column and the label column.
+
+    Raises:
+        UserError: there are none, or several that could be meant.
+    """
+    import pyarrow as pa
+
     schema = file.schema_arrow
-    image = next((name for name in ("image", "img") if name in schema.names), None)
-    label = next((name for name in ("label", "labels") if name in schema.names), None)
-    if image is None or label is None:
-        raise UserError(f"{shard}: columns are {', '.join(schema.names)}: expected image and label")
-    fields = {field.name for field in schema.field(image).type} if schema.field(image).type.num_fields else set()
-    if not {"bytes", "path"} <= fields:
-        raise UserError(f"{shard}: column {image} is {schema.field(image).type}: expected a struct of bytes and path")
-    return image, label
+    pictures = [field.name for field in schema if _holds_bytes(field.type)]
+    usual = _IMAGE_COLUMNS if len(pictures) != 1 else (*_IMAGE_COLUMNS, *pictures)
+    image = _choose(shard, schema.names, options.image, usual, "image")
+    label = _choose(shard, schema.names, options.label, _LABEL_COLUMNS, "label")
+    kind = schema.field(image).type
+    if pa.types.is_struct(kind) and "bytes" in (inside := {field.name for field in kind}):
+        return _Columns(image, label, True, "path" in inside)
+    if _is_binary(kind):
+        return _Columns(image, label, False, False)
+    raise UserError(f"{shard}: column {image} is {kind}: expected a struct of bytes and path, or bytes")
+
+
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return _is_binary(kind) or bool(pa.types.is_struct(kind) and "bytes" in {field.name for field in kind})
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _choose(shard: Path, names: Sequence[str], wanted: str | None, usual: Sequence[str], what: str) -> str:
+    if wanted is not None and wanted not in names:
+        raise UserError(f"{shard}: columns are {', '.join(names)}: data.options.{what}={wanted} is none of them")
+    found = wanted or next((name for name in usual if name in names), None)
+    if found is None:
+        raise UserError(
+            f"{shard}: columns are {', '.join(names)}: expected image and label, or --set data.options.{what}=COLUMN"
+        )
+    return found
+
+
+def _labels_and_paths(shard: Path, file: Any, columns: _Columns) -> tuple[list[Any], list[str | None]]:
+    """Labels (numbers or texts, None where there is none) and paths, row by row.
+
+    Raises:
+        UserError: labels of another type, or several a row.
+    """
+    import pyarrow as pa
+
+    wanted = [f"{columns.image}.path", columns.label] if columns.path else [columns.label]
+    table = _read(shard, lambda: file.read(wanted))
+    column = table.column(columns.label)
+    labels = column.to_pylist()
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        several = next((row for row, label in enumerate(labels) if label is not None and len(label) > 1), None)
+        if several is not None:
+            raise UserError(
+                f"{shard}: row {several} has {len(labels[several])} labels in column {columns.label}: classification wants "
+                "one an image"
+            )
+        labels, kind = [label[0] if label else None for label in labels], kind.value_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise UserError(f"{shard}: column {columns.label} is {kind}: expected class indices or class names")
+    paths: list[str | None] = [None] * len(labels)
+    if columns.path:
+        paths = table.column(columns.image).combine_chunks().field("path").to_pylist()
+    return labels, paths
 
 
 def _class_names(file: Any, label: str) -> list[str] | None:

@@ -1,185 +1,75 @@
 """Images in tar files, read at their offsets: a tar of class folders, a tar of tars, a folder with a tar a class.
 
 timm's reader of these streams through every byte to list them (138 GB for ImageNet, at each start), leaves a pickle beside the
-data and opens an archive anew for each image; hence an index of offsets, kept in the cache folder. Names, classes and order
-are timm's. WebDataset shards are in `shards`, which uses the index as well.
+data and opens an archive anew for each image; hence an index of offsets (`tar_index`). WebDataset shards are in `shards`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tarfile
-import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from timm.data.readers.img_extensions import get_img_extensions
-from timm.utils.misc import natural_key
 
-from backbones.atomic import replacing
 from backbones.errors import UserError
-from tasks.datasets.cache_folder import default_cache_root
-from tasks.datasets.layouts.reader import Reader
-from tasks.datasets.roots import fingerprint
+from tasks.datasets.account import Account
+from tasks.datasets.listing import natural_key
+from tasks.datasets.suffixes import HEAD, Kind, is_hidden, kind_of
+from tasks.imagesets.folders import SYNSET
+from tasks.imagesets.reader import Reader, modified
+from tasks.imagesets.tar_index import REASONS, TarIndex, index_tars
 
-LABEL_SUFFIX = ".cls"
-_CACHED_BYTES = 64 * 2**20  # smaller archives are indexed in no time
-_FORMAT = 1  # of a kept index
-_UNREADABLE_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-
-
-@dataclass
-class TarIndex:
-    """Where images (and label files) begin in some archives, row by row.
-
-    Attributes:
-        tars: the archives; `tar` says by row which.
-        names: path in the archive; in an archive within, that one's stem comes first.
-        values: the number in a label file, -1 for images.
-    """
-
-    tars: list[Path]
-    names: list[str]
-    tar: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    values: NDArray[np.int64]
-
-    def read(self, row: int) -> bytes:
-        """The file's bytes; opened anew each time, so that forked processes share no position."""
-        with open(self.tars[self.tar[row]], "rb") as file:
-            file.seek(self.offsets[row])
-            content = file.read(self.sizes[row])
-        if len(content) < self.sizes[row]:
-            raise OSError("the archive ends within this file")
-        return content
-
-    def fingerprint(self) -> str:
-        """sha256 over names, sizes and labels in the order of the rows; archives' own sizes are rounded up, and say less."""
-        digest = hashlib.sha256("\n".join(self.names).encode())
-        for column in (self.sizes, self.values):
-            digest.update(column.astype("<i8").tobytes())
-        return digest.hexdigest()
-
-    def take(self, rows: Sequence[int]) -> TarIndex:
-        """The index of some rows, in the order given."""
-        k = np.asarray(rows, np.int64)
-        names = [self.names[row] for row in rows]
-        return TarIndex(self.tars, names, self.tar[k], self.offsets[k], self.sizes[k], self.values[k])
-
-
-def index_tars(tars: Sequence[Path]) -> TarIndex:
-    """The index of archives, from the cache folder if they have not changed since.
-
-    Raises:
-        UserError: not a tar, cut short, or a label file without a number; the file is named.
-    """
-    kept = _kept_place(tars)
-    if kept is not None and kept.is_file():
-        with suppress(*_UNREADABLE_INDEX), np.load(kept) as arrays:  # unreadable: made anew
-            return TarIndex(
-                list(tars),
-                arrays["names"].tobytes().decode().split("\0")[:-1],
-                *(arrays[column] for column in ("tar", "offsets", "sizes", "values")),
-            )
-    rows = [(number, *member) for number, path in enumerate(tars) for member in _members(path)]
-    number, names, offsets, sizes, values = zip(*rows, strict=True) if rows else ((), (), (), (), ())
-    index = TarIndex(
-        list(tars),
-        list(names),
-        np.array(number, np.int32),
-        np.array(offsets, np.int64),
-        np.array(sizes, np.int64),
-        np.array(values, np.int64),
-    )
-    if kept is not None:
-        with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-            _keep(index, kept)
-    return index
-
-
-def _members(path: Path) -> Iterator[tuple[str, int, int, int]]:
-    """(name, offset, size, value) of each image and label file."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                if member.name.lower().endswith(".tar"):
-                    stem = member.name[: -len(".tar")]
-                    with tarfile.open(fileobj=tar.extractfile(member), mode="r:") as inner:
-                        for row in _rows(inner):
-                            yield f"{stem}/{row[0]}", row[1] + member.offset_data, *row[2:]
-                else:
-                    yield from _row(tar, member)
-    except (OSError, tarfile.TarError, EOFError) as e:
-        raise UserError(f"{path}: not readable as an uncompressed tar ({e}): unpack or download it again") from e
-    except ValueError as e:
-        raise UserError(f"{path}: {e}") from e
-
-
-def _rows(tar: tarfile.TarFile) -> Iterator[tuple[str, int, int, int]]:
-    for member in tar:
-        if member.isfile():
-            yield from _row(tar, member)
-
-
-def _row(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[tuple[str, int, int, int]]:
-    suffix = os.path.splitext(member.name)[1].lower()
-    if suffix == LABEL_SUFFIX:
-        file = tar.extractfile(member)
-        assert file is not None
-        text = file.read(32).strip()
-        if not text.isdigit():
-            raise ValueError(f"{member.name} holds {text!r}: expected a class index")
-        yield member.name, member.offset_data, member.size, int(text)
-    elif suffix in _IMAGE_SUFFIXES:
-        yield member.name, member.offset_data, member.size, -1
-
-
-_IMAGE_SUFFIXES = get_img_extensions(as_set=True)
-
-
-def _kept_place(tars: Sequence[Path]) -> Path | None:
-    stats = [path.stat() for path in tars]
-    if sum(stat.st_size for stat in stats) < _CACHED_BYTES:
-        return None
-    digest = hashlib.sha256(str(_FORMAT).encode())
-    for path, stat in zip(tars, stats, strict=True):
-        digest.update(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return default_cache_root() / "tar-index" / f"{digest.hexdigest()[:32]}.npz"
-
-
-def _keep(index: TarIndex, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    names = np.frombuffer("".join(f"{name}\0" for name in index.names).encode(), np.uint8)
-    with replacing(place) as partial:
-        np.savez(partial, names=names, tar=index.tar, offsets=index.offsets, sizes=index.sizes, values=index.values)
+KIND = "members"
+# An archive's own name for the folder that all of it lies in.
+_WRAPPERS = re.compile(r"(?i)(pretrain|train|training|val|valid|validation|test)|ILSVRC2012_img_\w+")
+_NUMBERED = re.compile(
+    r"(?i)((?:.*[-_.])?)\d{3,}|(.*(?:train|val|validation|test|shard|part|chunk|data|images?)[-_.]?)\d+"
+)
 
 
 class TarReader(Reader):
-    """One tar, or a folder of tars whose names are the classes of the images that lie in no folder inside."""
+    """One tar, or a folder of tars whose names are the classes of the images that lie in no folder inside.
 
-    def __init__(self, path: Path) -> None:
-        self.root = path
+    Classes are the names of the first folders in plain order, as with class folders on disk.
+    """
+
+    kind = KIND
+
+    def __init__(self, path: Path, index: TarIndex | None = None) -> None:
+        self.root, self.account, self.notes = path, Account(), []
         self.tars = [path] if path.is_file() else sorted(path.glob("*.tar"))
-        index = index_tars(self.tars)
-        images = np.flatnonzero(index.values < 0)
-        if not len(images):
+        index = index or index_tars(self.tars)
+        images = _latest(index, images_among(index, self.account), self.account)
+        if not images:
+            self.account.settle(path)
             raise UserError(f"{path}: no images found in it")
+        index = index.take(images)
         if path.is_dir():
-            index.names = [f"{index.tars[t].stem}/{n}" for t, n in zip(index.tar, index.names, strict=True)]
-        order = sorted(images.tolist(), key=lambda row: natural_key(index.names[row]))
+            classes, index.names = _of_tars(index)
+        else:
+            classes = _of_one(index, path)
+        order = sorted(range(len(index)), key=lambda row: natural_key(index.names[row]))
         self.index = index.take(order)
-        classes = [_leaf_folder(name) for name in self.index.names]
-        self.class_names = sorted(set(classes), key=natural_key)
+        self._set_classes([classes[row] for row in order])
+
+    def _set_classes(self, classes: list[str]) -> None:
+        self.class_names = sorted(set(classes))
         numbers = {name: i for i, name in enumerate(self.class_names)}
         self.labels = np.array([numbers[name] for name in classes], np.int64)
+
+    def require_labels(self) -> None:
+        """Images that lie in no folder of the archive are in no class."""
+        if "" not in self.class_names:
+            return
+        classes = [self.class_names[label] for label in self.labels]
+        for row in (i for i, name in enumerate(classes) if not name):
+            self.account.give_up(KIND, "no_label", self.place(row))
+        self.index = self.index.take([i for i, name in enumerate(classes) if name])
+        self._set_classes([name for name in classes if name])
 
     def name(self, i: int) -> str:
         return self.index.names[i]
@@ -187,8 +77,19 @@ class TarReader(Reader):
     def encoded(self, i: int) -> bytes:
         return self.index.read(i)
 
+    def sizes(self) -> NDArray[np.int64]:
+        return self.index.sizes
+
+    def places(self) -> NDArray[np.int64]:
+        return self.index.places()
+
+    def modified(self) -> str:
+        return modified(self.tars)
+
     def fingerprint(self) -> str:
-        return self.index.fingerprint() if self.root.is_dir() else fingerprint(self.root.parent, self.tars)
+        classes = "\n".join(self.class_names).encode(errors="surrogateescape")
+        labels = self.labels.astype("<i8").tobytes()
+        return hashlib.sha256(self.index.fingerprint().encode() + classes + labels).hexdigest()
 
     def empty_classes(self) -> list[str]:
         if not self.root.is_dir():
@@ -197,6 +98,109 @@ class TarReader(Reader):
         return [path.stem for path in self.tars if path not in filled]
 
 
-def _leaf_folder(name: str) -> str:
-    folders = name.split("/")[:-1]
-    return folders[-1] if folders else ""
+def images_among(index: TarIndex, account: Account) -> list[int]:
+    """Rows of the images; every other member goes into `account` with its reason."""
+    images = []
+    for row, name in enumerate(index.names):
+        account.found(KIND)
+        reason = _why_not(index, row, name)
+        if reason:
+            account.leave_out(KIND, reason, f"{index.tars[index.tar[row]].name}/{name}")
+        else:
+            account.use(KIND)
+            images.append(row)
+    return images
+
+
+def _why_not(index: TarIndex, row: int, name: str) -> str:
+    if any(map(is_hidden, name.split("/"))):
+        return "hidden"
+    if index.states[row]:
+        return REASONS[index.states[row]]
+    kind: Kind = kind_of(name, lambda: index.read(row, HEAD))
+    return "" if kind == "image" else kind
+
+
+def _latest(index: TarIndex, rows: list[int], account: Account) -> list[int]:
+    """The last of the rows that have the same name in the same archive: an inner archive that was added once more."""
+    latest: dict[tuple[int, str], int] = {}
+    for row in rows:
+        key = (int(index.tar[row]), index.names[row])
+        if key in latest:
+            account.give_up(KIND, "replaced", f"{index.tars[key[0]].name}/{key[1]}")
+        latest[key] = row
+    return sorted(latest.values())
+
+
+def _of_one(index: TarIndex, path: Path) -> list[str]:
+    """The class of each image of one tar: the first folder, behind one that wraps the archive whole."""
+    if index.inner.any():
+        stems = [name.split("/")[0] if inner else "" for name, inner in zip(index.names, index.inner, strict=True)]
+        insides = [
+            name.partition("/")[2] if inner else name for name, inner in zip(index.names, index.inner, strict=True)
+        ]
+        return _by_archives(stems, insides, path)
+    return first_folders(index.names, path)
+
+
+def _of_tars(index: TarIndex) -> tuple[list[str], list[str]]:
+    """Classes of the images of a folder of tars, and their names with the archive's stem in front."""
+    stems = [index.tars[tar].stem for tar in index.tar]
+    names = [f"{stem}/{name}" for stem, name in zip(stems, index.names, strict=True)]
+    return _by_archives(stems, index.names, index.tars[0].parent), names
+
+
+def _by_archives(stems: Sequence[str], names: Sequence[str], where: Path) -> list[str]:
+    """Classes where archives are classes (flat inside, or below a folder of their name), or parts that hold class folders.
+
+    Raises:
+        UserError: it could be either.
+    """
+    folders: dict[str, set[str]] = defaultdict(set)
+    for stem, name in zip(stems, names, strict=True):
+        folders[stem].add(name.partition("/")[0] if "/" in name else "")
+    if all(inside <= {"", stem} for stem, inside in folders.items()):
+        check_not_shards(list(folders), where)
+        return list(stems)
+    within = {folder for inside in folders.values() for folder in inside}
+    parts = _are_numbered(list(folders)) or all(SYNSET.fullmatch(folder) for folder in within)
+    if parts and "" not in within:
+        return [name.partition("/")[0] for name in names]
+    stem = next(stem for stem, inside in folders.items() if not inside <= {"", stem})
+    raise UserError(
+        f"{where}: are the classes its archives ({stem}.tar, …) or the folders in them ({sorted(folders[stem])[0]}, …)? "
+        "Unpack it, so that the folders right under the split's are the classes"
+    )
+
+
+def check_not_shards(stems: Sequence[str], where: Path) -> None:
+    """Raises UserError for archives with flat images whose names count up: pieces of one set, not a class each."""
+    if len(stems) > 1 and _are_numbered(stems):
+        raise UserError(
+            f"{where}: {stems[0]}.tar and so on look like shards, and hold no labels: expected key.cls beside key.jpg (or "
+            "another file, named by --set data.options.label=…), or class folders"
+        )
+
+
+def _are_numbered(stems: Sequence[str]) -> bool:
+    """Whether archives are numbered pieces: ``train-000000``, ``shard_001``; not synsets, nor plain class numbers."""
+    if any(map(SYNSET.fullmatch, stems)):
+        return False
+    matches = [_NUMBERED.fullmatch(stem) for stem in stems]
+    return None not in matches and len({match[1] or match[2] for match in matches if match}) == 1
+
+
+def first_folders(names: Sequence[str], path: Path) -> list[str]:
+    """The first folder of each name, "" for those in none; a folder that wraps the whole archive does not count."""
+    cut = 0
+    while True:
+        firsts = {name[cut:].partition("/")[0] if "/" in name[cut:] else "" for name in names}
+        only = next(iter(firsts)) if len(firsts) == 1 else ""
+        wraps = bool(only) and (
+            bool(_WRAPPERS.fullmatch(only))
+            or only == path.stem
+            or all(SYNSET.fullmatch(name[cut + len(only) + 1 :].partition("/")[0]) for name in names)
+        )
+        if not wraps:
+            return [name[cut:].partition("/")[0] if "/" in name[cut:] else "" for name in names]
+        cut += len(only) + 1

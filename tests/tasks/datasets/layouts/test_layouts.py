@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from tasks.datasets.images import open_split
-from tasks.datasets.layouts import tars as tar_module
-from tests.tasks.datasets.layouts import layouts
+from tasks.images import open_split
+from tasks.imagesets import tar_index as tar_module
+from tests.tasks.imagesets import layouts
 from tests.tasks.pictures import make_folders, save_picture
 
 Maker = Callable[[Path, Path, str], object]
@@ -194,7 +194,9 @@ def test_a_cache_that_cannot_be_written_does_not_stop_anything(
 def test_a_sample_without_label_is_named(folders: Path, tmp_path: Path) -> None:
     shard = layouts.shards(folders, tmp_path / "w", "train", count=1)[0]
     layouts.write_tar(shard, [("a.cls", b"0"), ("a.jpg", b"x"), ("b.jpg", b"x")])
-    assert "train-000000.tar: sample 'b' has no label file b.cls" in refusal(tmp_path / "w")
+    message = refusal(tmp_path / "w")
+    assert "1 members of 3 without a label" in message
+    assert "train-000000.tar: b.jpg (no b.cls)" in message
 
 
 def test_a_label_that_is_no_number_is_named(folders: Path, tmp_path: Path) -> None:
@@ -227,7 +229,7 @@ def test_parquet_without_names_numbers_its_classes(folders: Path, tmp_path: Path
 def test_parquet_is_read_in_any_order_and_in_forked_workers(folders: Path, tmp_path: Path) -> None:
     from torch.utils.data import DataLoader
 
-    from tasks.datasets.images import TransformedImages
+    from tasks.images import TransformedImages
 
     layouts.parquet(folders, tmp_path, "train", shards=3)
     images = open_split("mine", str(tmp_path), "train")

@@ -1,0 +1,107 @@
+"""What a run says of its images before it trains: their account, what the splits are to each other, a look at some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tasks.base import DataInfo
+from tasks.datasets.account import printable
+from tasks.datasets.look import look, spread
+from tasks.datasets.manifest import check_alone, check_pair, copies
+from tasks.images import ImageSet
+from tasks.recipe import DataConfig
+
+LOOKED_AT = 128  # images of each split that are decoded before the first step
+
+
+def allowed(data: DataConfig, split: str) -> frozenset[str]:
+    """``data.allow``; ``data.skip_broken`` allows training images that cannot be read."""
+    skip = {"unreadable"} if data.skip_broken and split != "val" else set()
+    return frozenset(data.allow) | skip
+
+
+def drop_unreadable(images: ImageSet, data: DataConfig) -> list[str]:
+    """Decodes every image and leaves out those that cannot be read, where that is allowed; a note."""
+    if "unreadable" not in allowed(data, images.split):
+        return []
+    dropped = images.drop_broken()
+    what = "validation" if images.split == "val" else "training"
+    return [f"{dropped} unreadable {what} images left out"] if dropped else []
+
+
+def describe(
+    data: DataConfig, root: str | None, splits: Mapping[str, ImageSet], notes: list[str], *, labelled: bool = True
+) -> DataInfo:
+    """What the record says of the data of a task on whole images.
+
+    Args:
+        splits: of ``train`` and ``val``, those that are used; the last is what is evaluated on.
+        notes: that are known already.
+        labelled: whether classes matter.
+
+    Raises:
+        UserError: one class alone, or validation images that are training images too.
+    """
+    notes = list(notes)
+    for name, images in splits.items():
+        notes += images.account.notes(name, but={"unreadable"})  # `drop_unreadable` has said it
+        notes += [f"{name}: {note}" for note in images.reader.notes]
+        if labelled:
+            notes += check_alone(images.manifest(whole=True))
+    if labelled and len(splits) == 2:
+        notes += check_pair(splits["train"].manifest(), splits["val"].manifest(), data.allow)
+    last = list(splits.values())[-1]
+    return DataInfo(
+        name=data.name,
+        root=str(root),
+        train_count=len(splits.get("train", ())),
+        val_count=len(splits.get("val", ())),
+        classes=last.classes,
+        fingerprint="+".join(images.fingerprint() for images in splits.values()),
+        notes=notes,
+        account={name: images.account.to_json() for name, images in splits.items()},
+        class_names=[printable(name) for name in last.class_names] if labelled else [],
+    )
+
+
+def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
+    """Looks at some images of each split; adds what it sees to the notes of `info`. Returns three lines for people.
+
+    Raises:
+        UserError: an image that cannot be read, naming it.
+    """
+    told, books = [], []
+    for name, images in splits.items():
+        sizes = images.reader.sizes()
+        rows = sorted({*spread(len(images), LOOKED_AT), *_empty(images, sizes)})
+        seen = look(lambda i, images=images: images.reader.encoded(images.indices[i]), rows)  # type: ignore[misc]
+        if seen.broken:
+            row, why = seen.broken[0]
+            raise images.unreadable(row, ValueError(why))
+        counts = np.bincount(images.labels, minlength=images.classes)
+        few, many = counts[counts > 0].min(initial=len(images)), counts.max(initial=0)
+        balance = f", {few:,} to {many:,} of each of {np.count_nonzero(counts):,} classes" if images.classes > 1 else ""
+        told.append(f"{name}: {len(images):,} images{balance}, {seen.sizes()} ({seen.images:,} looked at)")
+        books.append(f"{name} {_books(images.account.to_json())}")
+    if len(splits) == 2 and info.class_names:
+        info.notes += copies(splits["train"].manifest(), splits["val"].manifest())
+    notes = "; ".join(info.notes[:3]) + ("; …" if len(info.notes) > 3 else "")
+    lines = [f"data {info.name}: {'; '.join(told)}", f"data {info.name}: {'; '.join(books)}"]
+    info.notes += told
+    return [*lines, f"data {info.name}: {notes or 'nothing else to be said'}"]
+
+
+def _empty(images: ImageSet, sizes: Any) -> list[int]:
+    """Images whose files are known to be empty."""
+    return [] if sizes is None else np.flatnonzero(sizes[np.asarray(images.indices, np.int64)] == 0).tolist()
+
+
+def _books(account: Mapping[str, Any]) -> str:
+    kinds = (
+        f"{books['found']:,} {kind} = {books['used']:,} used + {books['found'] - books['used']:,} left out"
+        for kind, books in account.items()
+    )
+    return ", ".join(kinds)

@@ -1,0 +1,104 @@
+"""A look at images before they are used: which cannot be decoded to their end, the smallest and the largest of them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+_BLOCK = 512  # images handed to the threads at a time
+
+Size = tuple[int, int]  # width, height in pixels
+
+
+@dataclass
+class Looked:
+    """What was seen of some images.
+
+    Attributes:
+        images: looked at.
+        broken: those that cannot be decoded to their end, and why.
+        smallest, largest: by area; None where none could be decoded.
+    """
+
+    images: int = 0
+    broken: list[tuple[int, str]] = field(default_factory=list)
+    smallest: Size | None = None
+    largest: Size | None = None
+
+    def see(self, row: int, seen: Size | str) -> None:
+        """Counts one image: its size, or why it has none."""
+        self.images += 1
+        if isinstance(seen, str):
+            self.broken.append((row, seen))
+            return
+        if self.smallest is None or _area(seen) < _area(self.smallest):
+            self.smallest = seen
+        if self.largest is None or _area(seen) > _area(self.largest):
+            self.largest = seen
+
+    def sizes(self) -> str:
+        """Such as ``32x32 to 640x480 pixels``; empty where nothing could be decoded."""
+        if self.smallest is None or self.largest is None:
+            return ""
+        low, high = ("x".join(map(str, size)) for size in (self.smallest, self.largest))
+        return f"{low} pixels" if low == high else f"{low} to {high} pixels"
+
+
+def look(content: Callable[[int], bytes], rows: Sequence[int], done: Callable[[int], None] = lambda _: None) -> Looked:
+    """Decodes the images of some rows, in order of reading.
+
+    Args:
+        content: row -> the file's bytes.
+        done: told how many were looked at, some at a time.
+    """
+    looked = Looked()
+    for row, seen in _seen(content, rows):
+        looked.see(row, seen)
+        if looked.images % _BLOCK == 0 or looked.images == len(rows):
+            done(looked.images)
+    return looked
+
+
+def spread(count: int, sample: int | None) -> Sequence[int]:
+    """`sample` rows of `count`, at equal distances; all where there are no more, or None is given."""
+    if sample is None or sample >= count:
+        return range(count)
+    return [k * count // sample for k in range(sample)]
+
+
+def _seen(content: Callable[[int], bytes], rows: Sequence[int]) -> Iterator[tuple[int, Size | str]]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock alone; reading goes in order
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            yield from zip(block, pool.map(_decoded, [_read(content, row) for row in block]), strict=True)
+
+
+def _read(content: Callable[[int], bytes], row: int) -> bytes | str:
+    try:
+        return content(row)
+    except (OSError, ValueError) as e:
+        return _said(e)
+
+
+def _decoded(content: bytes | str) -> Size | str:
+    if isinstance(content, str):
+        return content
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            return image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        return _said(e)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _area(size: Size) -> int:
+    return size[0] * size[1]

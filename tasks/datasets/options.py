@@ -1,0 +1,52 @@
+"""What a user may say of a layout where it does not say so itself: ``--set data.options.label=json:label``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+
+from backbones.errors import UserError, unknown
+from tasks.recipe import DataConfig
+
+_OF_OTHERS = ("real_json",)  # an option of `tasks.classification.robustness`
+
+
+@dataclass(frozen=True)
+class LayoutOptions:
+    """Options of labelled images' layouts.
+
+    Attributes:
+        image: the image among several of a sample: a field of shards such as ``jpg``, or a column of Parquet files.
+        label: where labels are: a field of shards (``cls``, ``txt``, ``json:KEY``), or a column of Parquet files.
+        first_label: the number of the first class in lists, shards and Parquet files.
+        outside: a list may name files outside the data folder.
+    """
+
+    image: str | None = None
+    label: str | None = None
+    first_label: int = 0
+    outside: bool = False
+
+
+def layout_options(data: DataConfig) -> LayoutOptions:
+    """``data.options`` of a data set on disk; the embedded one's are its maker's.
+
+    Raises:
+        UserError: an option that nobody reads, or a value of another type.
+    """
+    if data.name == "embedded" and data.root is None:
+        return LayoutOptions()
+    known = [option.name for option in fields(LayoutOptions)]
+    given = {key: value for key, value in data.options.items() if key not in _OF_OTHERS}
+    for key, value in given.items():
+        if key not in known:
+            raise unknown("option", key, known, where="data.options")
+        if key == "first_label":
+            if value not in (0, 1) or isinstance(value, bool):
+                raise UserError(f"data.options.first_label={value}: give 0 or 1")
+        elif key == "outside":
+            if not isinstance(value, bool):
+                raise UserError(f"data.options.outside={value}: give true or false")
+        elif not isinstance(value, str) or not re.fullmatch(r"\S.*", value):
+            raise UserError(f"data.options.{key}={value}: give a name, such as {'jpg' if key == 'image' else 'cls'}")
+    return LayoutOptions(**given)
