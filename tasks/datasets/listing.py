@@ -77,7 +77,7 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...], found: 
     """
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):  # the same account on every file system
                 _look(entry, prefix, above, found, account)
     except OSError as e:
         raise UserError(f"{e.filename or folder}: cannot be read ({e.strerror or e}): mend its permissions") from e
