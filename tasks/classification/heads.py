@@ -13,9 +13,9 @@ from backbones.checkpoints.checkpoint import Checkpoint
 from backbones.errors import UserError
 from tasks.classification.model import Classifier
 from tasks.datasets.account import printable
+from tasks.datasets.images import ImageSet
 from tasks.datasets.listing import natural_key
 from tasks.datasets.manifest import CLASS_NAMES
-from tasks.images import ImageSet
 
 _POOLING = {"fc_norm.weight": "avg", "attn_pool.latent": "attentive"}  # a tensor that only this pooling has
 

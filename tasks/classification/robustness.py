@@ -1,7 +1,8 @@
 """Test sets that share ImageNet's classes, for a fine-tuned classifier as it is: what each holds and how it is counted.
 
-ImageNet-A, -R, -Sketch, -C (paper Table 13), -V2 and ReaL. Their folders are read by `tasks.images`, their class lists are in
-`tasks.imagenet`.
+ImageNet-A, -R, -Sketch, -C (paper Table 13), -V2 and ReaL. Their folders are read by `tasks.datasets.images`,
+their class lists are in
+`tasks.datasets.imagenet`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from torch.utils.data import Dataset
 from backbones.errors import UserError, unknown
 from tasks.base import DataInfo, Evaluator
 from tasks.classification.evaluation import AccuracyEvaluator
-from tasks.data import data_root, normalise
 from tasks.datasets.account import Account
 from tasks.datasets.describe import allowed
+from tasks.datasets.imagenet import SEVERITIES, class_subset, corruption_folders, real_labels, synsets
+from tasks.datasets.images import ImageSet, open_split
 from tasks.datasets.options import layout_options
-from tasks.imagenet import SEVERITIES, class_subset, corruption_folders, real_labels, synsets
-from tasks.images import ImageSet, open_split
+from tasks.datasets.roots import data_root
+from tasks.datasets.transforms import normalise
 from tasks.recipe import DataConfig
 
 # AlexNet's error on each corruption, mean over the severities (arXiv 1903.12261; figures of hendrycks/robustness, as

@@ -8,9 +8,9 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
 from backbones.errors import UserError
-from backbones.finetune import param_groups
+from backbones.vit.param_groups import param_groups
 from tasks.base import Evaluator, Task
 from tasks.classification.config import ClassificationRecipe
 from tasks.classification.evaluation import AccuracyEvaluator
@@ -19,11 +19,12 @@ from tasks.classification.mixing import Mixup
 from tasks.classification.model import Classifier
 from tasks.classification.robustness import TestSet, open_test_set
 from tasks.classification.transforms import eval_transform, train_crop, train_transform
-from tasks.data import embedded_root, normalise
 from tasks.datasets.describe import allowed, describe, drop_unreadable, first_look
+from tasks.datasets.embedded.root import embedded_root
+from tasks.datasets.images import ImageSet, TransformedImages, open_split, training_images
+from tasks.datasets.label_subset import choose_labels
 from tasks.datasets.options import layout_options
-from tasks.images import ImageSet, TransformedImages, open_split, training_images
-from tasks.label_subset import choose_labels
+from tasks.datasets.transforms import normalise
 
 
 class ClassificationTask(Task[ClassificationRecipe]):

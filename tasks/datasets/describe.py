@@ -9,9 +9,9 @@ import numpy as np
 
 from tasks.base import DataInfo
 from tasks.datasets.account import printable
+from tasks.datasets.images import ImageSet
 from tasks.datasets.look import look, spread
 from tasks.datasets.manifest import check_alone, check_pair, copies
-from tasks.images import ImageSet
 from tasks.recipe import DataConfig
 
 LOOKED_AT = 128  # images of each split that are decoded before the first step

@@ -1,4 +1,4 @@
-"""Labelled images as classification and pre-training read them, whatever layout they lie in (`tasks.imagesets`)."""
+"""Labelled images as classification and pre-training read them, whatever layout they lie in (`tasks.datasets.layouts`)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError, unknown
-from tasks.data import data_root
 from tasks.datasets.account import Account
+from tasks.datasets.decoding import SKIP_BROKEN, UNREADABLE, RandomCrop, decode_rgb, unreadable
+from tasks.datasets.layouts import Reader, open_reader
+from tasks.datasets.layouts.find import SPLITS, open_path
 from tasks.datasets.manifest import Manifest
 from tasks.datasets.options import LayoutOptions
-from tasks.decoding import SKIP_BROKEN, UNREADABLE, RandomCrop, decode_rgb, unreadable
-from tasks.imagesets import Reader, open_reader
-from tasks.imagesets.find import SPLITS, open_path
+from tasks.datasets.roots import data_root
 
 # fast: `CroppedImages`; pil: PIL decodes and resizes the whole, as in the official code.
 DECODERS = ("fast", "pil")
@@ -175,7 +175,7 @@ def open_split(
     options: LayoutOptions = LayoutOptions(),  # noqa: B008 (frozen)
     allow: Collection[str] = (),
 ) -> ImageSet:
-    """The images of `split` (pretrain, train or val) under `root`, in any layout of `tasks.imagesets`.
+    """The images of `split` (pretrain, train or val) under `root`, in any layout of `tasks.datasets.layouts`.
 
     Args:
         class_to_idx: classes of the training split, so that both splits number them alike.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from PIL import Image
+from tasks.datasets.pictures import UNREADABLE, open_picture
 
 _BLOCK = 512  # images handed to the threads at a time
 
@@ -89,10 +88,10 @@ def _decoded(content: bytes | str) -> Size | str:
     if isinstance(content, str):
         return content
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_picture(content) as image:
             image.load()
             return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    except (*UNREADABLE, MemoryError) as e:
         return _said(e)
 
 

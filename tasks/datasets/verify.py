@@ -1,6 +1,7 @@
 """Whether a classification data set on disk is the published one, and its whole account: counts, labels, unreadable files.
 
-No layouts (`tasks.imagesets`) and no printing. Detection and segmentation data have readers of their own, and are not covered.
+No layouts (`tasks.datasets.layouts`) and no printing. Detection and segmentation data have readers of their own,
+and are not covered.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from backbones.errors import UserError
-from tasks.data import data_root
+from tasks.datasets.imagenet import class_subset, corruption_places, synsets
+from tasks.datasets.layouts import Reader, open_reader
+from tasks.datasets.layouts.folders import SYNSET, ImageNetFolderReader
 from tasks.datasets.look import look, spread
 from tasks.datasets.manifest import Manifest, check_alone, check_pair, copies
 from tasks.datasets.options import LayoutOptions
-from tasks.imagenet import class_subset, corruption_places, synsets
-from tasks.imagesets import Reader, open_reader
-from tasks.imagesets.folders import SYNSET, ImageNetFolderReader
+from tasks.datasets.roots import data_root
 
 _NAMED = 5  # files or classes that a line of the report names
 

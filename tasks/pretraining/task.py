@@ -1,4 +1,4 @@
-"""The pre-training task: unlabelled images, `backbones.mae.MaskedAutoencoder`, its loss. No evaluation, no transforms."""
+"""The pre-training task: unlabelled images, `backbones.mae.model.MaskedAutoencoder`, its loss. No evaluation, no transforms."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.tensor_files import sha256_file
 from backbones.errors import UserError, unknown
-from backbones.finetune import no_decay_pretraining, param_groups
-from backbones.mae import MaskedAutoencoder
-from backbones.masking import SAMPLINGS, grid_stride, visible_count
-from backbones.patches import patchify
-from backbones.targets import TokenTarget, create_target
-from backbones.tensor_files import sha256_file
-from backbones.tokenizer import PatchCodebook
+from backbones.mae.masking import SAMPLINGS, grid_stride, visible_count
+from backbones.mae.model import MaskedAutoencoder
+from backbones.mae.patches import patchify
+from backbones.mae.targets import TokenTarget, create_target
+from backbones.mae.tokenizer import PatchCodebook
+from backbones.vit.param_groups import no_decay_pretraining, param_groups
 from tasks.base import Task
-from tasks.data import embedded_root, normalise
 from tasks.datasets.describe import allowed, describe, drop_unreadable, first_look
+from tasks.datasets.embedded.root import embedded_root
+from tasks.datasets.images import open_split, training_images
 from tasks.datasets.options import layout_options
-from tasks.images import open_split, training_images
+from tasks.datasets.transforms import normalise
 from tasks.pretraining import transforms
 from tasks.pretraining.config import MAEConfig, PretrainingRecipe
 

@@ -12,15 +12,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
 from backbones.errors import UserError, unknown
-from backbones.features import Feature, choose
+from backbones.vit.features import Feature, choose
 from tasks.base import Evaluator, Task
-from tasks.data import embedded_root
 from tasks.datasets.describe import allowed, describe, drop_unreadable, first_look
+from tasks.datasets.embedded.root import embedded_root
+from tasks.datasets.images import ImageSet, open_split
+from tasks.datasets.label_subset import choose_labels
 from tasks.datasets.options import layout_options
-from tasks.images import ImageSet, open_split
-from tasks.label_subset import choose_labels
 from tasks.probing.config import FeaturesConfig, ProbingRecipe
 from tasks.probing.evaluation import KnnEvaluator
 from tasks.probing.heads import GridEvaluator, Head, ProbeHeads
@@ -28,7 +28,7 @@ from tasks.probing.kept import Source, kept_features
 from tasks.probing.knn import NearestNeighbours
 
 METHODS = ("knn", "probe")
-POOLS = {"token": "cls", "avg": "mean"}  # as recipes of classification call them -> `backbones.features.KINDS`
+POOLS = {"token": "cls", "avg": "mean"}  # as recipes of classification call them -> `backbones.vit.features.KINDS`
 
 
 class KeptRows(Dataset[Any]):

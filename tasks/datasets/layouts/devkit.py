@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from backbones.errors import UserError
-from tasks.imagenet import synsets
-from tasks.imagesets.listed import KAGGLE_LIST, kaggle_labels
-from tasks.imagesets.reader import Reader
+from tasks.datasets.imagenet import synsets
+from tasks.datasets.layouts.listed import KAGGLE_LIST, kaggle_labels
+from tasks.datasets.layouts.reader import Reader
 
 _KIT = "ILSVRC2012_devkit_t12"
 _TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from backbones.errors import UserError
+from tasks.datasets.layouts import devkit
+from tasks.datasets.layouts.folders import FolderReader, ImageNetFolderReader, class_folders, looks_like_imagenet
+from tasks.datasets.layouts.listed import find_annotations, find_list, open_annotations, open_list
+from tasks.datasets.layouts.parquet import ParquetReader
+from tasks.datasets.layouts.reader import Reader
+from tasks.datasets.layouts.shards import ShardReader, are_shards
+from tasks.datasets.layouts.tar_index import index_tars
+from tasks.datasets.layouts.tars import TarReader
 from tasks.datasets.options import LayoutOptions
-from tasks.imagesets import devkit
-from tasks.imagesets.folders import FolderReader, ImageNetFolderReader, class_folders, looks_like_imagenet
-from tasks.imagesets.listed import find_annotations, find_list, open_annotations, open_list
-from tasks.imagesets.parquet import ParquetReader
-from tasks.imagesets.reader import Reader
-from tasks.imagesets.shards import ShardReader, are_shards
-from tasks.imagesets.tar_index import index_tars
-from tasks.imagesets.tars import TarReader
 
 # Names of a split's folder, tar or shards; the first that is there is taken.
 SPLITS = {

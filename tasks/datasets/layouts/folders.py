@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from backbones.errors import UserError
 from tasks.datasets.account import Account
+from tasks.datasets.imagenet import synsets
+from tasks.datasets.layouts.reader import Reader
 from tasks.datasets.listing import KIND, list_images, natural_key
 from tasks.datasets.suffixes import is_hidden
-from tasks.imagenet import synsets
-from tasks.imagesets.reader import Reader
 
 SYNSET = re.compile(r"n\d{8}")
 

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 
 from backbones.errors import UserError
 from tasks.datasets.account import Account
-from tasks.datasets.manifest import place_of
-from tasks.datasets.options import LayoutOptions
-from tasks.imagesets.reader import (
+from tasks.datasets.layouts.reader import (
     Reader,
     class_indices,
     list_fingerprint,
@@ -28,6 +26,8 @@ from tasks.imagesets.reader import (
     numbered_names,
     unique_names,
 )
+from tasks.datasets.manifest import place_of
+from tasks.datasets.options import LayoutOptions
 
 KIND = "rows"
 # Where the images of a list lie, under the folder that the user gives; the first that holds the first image is taken.

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbones.errors import UserError
-from tasks.data import fingerprint
 from tasks.datasets.account import Account
+from tasks.datasets.layouts.reader import Reader, class_indices, modified, numbered_names, unique_names
 from tasks.datasets.manifest import place_of
 from tasks.datasets.options import LayoutOptions
-from tasks.imagesets.reader import Reader, class_indices, modified, numbered_names, unique_names
+from tasks.datasets.roots import fingerprint
 
 KIND = "rows"
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.parquet")

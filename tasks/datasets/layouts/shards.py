@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from backbones.errors import UserError
 from tasks.datasets.account import Account
+from tasks.datasets.layouts.reader import Reader, class_indices, modified, numbered_names
+from tasks.datasets.layouts.tar_index import REASONS, TarIndex
 from tasks.datasets.options import LayoutOptions
 from tasks.datasets.suffixes import is_hidden, readable
-from tasks.imagesets.reader import Reader, class_indices, modified, numbered_names
-from tasks.imagesets.tar_index import REASONS, TarIndex
 
 # The key ends at the first dot of the file's base name, as in webdataset (tariterators.base_plus_ext).
 _SAMPLE = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from backbones.atomic import replacing
 from backbones.errors import UserError
-from tasks.data import default_cache_root
+from tasks.datasets.cache_folder import default_cache_root
 from tasks.datasets.manifest import place_of
 
 LABEL_SUFFIX = ".cls"

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from backbones.errors import UserError
 from tasks.datasets.account import Account
+from tasks.datasets.layouts.folders import SYNSET
+from tasks.datasets.layouts.reader import Reader, modified
+from tasks.datasets.layouts.tar_index import REASONS, TarIndex, index_tars
 from tasks.datasets.listing import natural_key
 from tasks.datasets.suffixes import HEAD, Kind, is_hidden, kind_of
-from tasks.imagesets.folders import SYNSET
-from tasks.imagesets.reader import Reader, modified
-from tasks.imagesets.tar_index import REASONS, TarIndex, index_tars
 
 KIND = "members"
 # An archive's own name for the folder that all of it lies in.

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.tasks.imagesets import layouts
 
 from backbones.errors import UserError
-from tasks.images import open_split
-from tasks.imagesets import tar_index as tar_module
-from tests.tasks.imagesets import layouts
+from tasks.datasets.images import open_split
+from tasks.datasets.layouts import tar_index as tar_module
 from tests.tasks.pictures import make_folders, save_picture
 
 Maker = Callable[[Path, Path, str], object]
@@ -229,7 +229,7 @@ def test_parquet_without_names_numbers_its_classes(folders: Path, tmp_path: Path
 def test_parquet_is_read_in_any_order_and_in_forked_workers(folders: Path, tmp_path: Path) -> None:
     from torch.utils.data import DataLoader
 
-    from tasks.images import TransformedImages
+    from tasks.datasets.images import TransformedImages
 
     layouts.parquet(folders, tmp_path, "train", shards=3)
     images = open_split("mine", str(tmp_path), "train")
