@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tasks.imagesets import layouts
+from tests.tasks.datasets.layouts import layouts
 
 from backbones.errors import UserError
 from tasks.datasets.images import open_split
