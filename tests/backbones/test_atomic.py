@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbones.tensor_files import save_tensors
 
 from backbones.atomic import check_writable, replacing, sweep, write_json, write_text
 from backbones.errors import UserError
+from backbones.tensor_files import save_tensors
 
 
 @pytest.mark.parametrize("durable", [False, True])
