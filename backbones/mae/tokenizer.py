@@ -12,12 +12,13 @@ import math
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from backbones.checkpoints.tensor_files import read_tensors
 from backbones.errors import UserError
 from backbones.mae.patches import patchify
+from backbones.plain_files import open_plain
 
 
 @runtime_checkable
@@ -85,9 +86,10 @@ def load_tokenizer(path: str | Path, patch_size: int) -> PatchCodebook:
         UserError: no such file, no codebook in it, or one for another patch size.
     """
     try:
-        tensors = read_tensors(Path(path).expanduser()).tensors
-    except UserError as e:
-        raise UserError(f"mae.tokenizer={path}: not readable as safetensors ({e})") from e
+        open_plain(Path(path).expanduser()).close()
+        tensors = safetensors.torch.load_file(Path(path).expanduser())
+    except Exception as e:  # safetensors raises errors of its own, the system others
+        raise UserError(f"mae.tokenizer={path}: not readable as safetensors ({' '.join(str(e).split())[:120]})") from e
     codebook = tensors.get("codebook")
     if codebook is None or codebook.ndim != 2 or not torch.isfinite(codebook).all():
         raise UserError(f"mae.tokenizer={path}: holds no finite codebook (K, P): give a run's tokenizer.safetensors")

@@ -21,7 +21,8 @@ from backbones.plain_files import open_plain
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 # As Pillow's own limit, three times the largest of ImageNet; decoded to RGB it is half a gigabyte.
 MOST_PIXELS = 178_956_970
-UNREADABLE = (OSError, SyntaxError, ValueError)  # what `open_picture` raises on a file that is no picture, or half of one
+# What `open_picture` raises on a file that is no picture, or half of one.
+UNREADABLE = (OSError, SyntaxError, ValueError)
 
 
 @cache
