@@ -11,8 +11,8 @@ from backbones.encoders.contract import Encoder
 from backbones.errors import UserError
 from mae_bench.common.console import processes
 from mae_bench.jobs import ledger
-from mae_bench.jobs.job import Job
-from mae_bench.jobs.plan import Request, Steps, plan
+from mae_bench.jobs.job import JobPlan, PlannedJob
+from mae_bench.jobs.plan import Request, make_plan
 from mae_bench.jobs.run import make_folder, run_job
 from mae_bench.launchers import launch, local
 from mae_bench.launchers.base import Outcome, Settings
@@ -25,7 +25,7 @@ from tasks import require
 
 @dataclass(frozen=True)
 class Launcher:
-    """Which launcher, with its settings; `only` names the one step to run, as processes do that a launcher started."""
+    """Which launcher, with its settings; `only` names the one job to run, as processes do that a launcher started."""
 
     name: str = "local"
     settings: Settings = field(default_factory=Settings)
@@ -40,7 +40,7 @@ def pretrain(recipe: str, out: str | Path, *, data: str | None = None, overrides
     if data is not None:
         resolved.data.root = str(Path(data).expanduser().resolve())
     default = load_recipe(default_name(recipe), overrides)
-    job = Job(recipe, resolved, pretraining=describe_pretraining(resolved, default))
+    job = PlannedJob(recipe, resolved, pretraining=describe_pretraining(resolved, default))
     return run_job(job, lambda _: Path(out))
 
 
@@ -77,33 +77,33 @@ def make_request(
     suite: str | None = None,
     options: Options | None = None,
 ) -> Request:
-    """What `run` and `mae_bench.jobs.plan.plan` take."""
+    """What `run` and `mae_bench.jobs.plan.make_plan` take."""
     given = [checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint or []
     return Request([str(c) for c in given], scratch, tasks, suite, options or Options())
 
 
 def run_request(request: Request, out: Path, launcher: Launcher) -> Outcome:
     """As `run`."""
-    steps = plan(request)
-    for step in steps.steps:
-        require(step.recipe.task)
+    plan = make_plan(request)
+    for job in plan.jobs:
+        require(job.recipe.task)
     make_folder(out)
     if launcher.only is not None:
-        return local.only(launcher.only, steps, out)
+        return local.only(launcher.only, plan, out)
     if processes().is_main_process:
-        ledger.write_plan(out, steps)
-    outcome = launch(launcher.name, request, steps, out, launcher.settings)
-    outcome.tables, outcome.notes = steps.tables, steps.notes
+        ledger.write_plan(out, plan)
+    outcome = launch(launcher.name, request, plan, out, launcher.settings)
+    outcome.tables, outcome.notes = plan.tables, plan.notes
     if launcher.name != "slurm":  # that would be the machine that submits
-        _measure_speed(steps, out, outcome)
+        _measure_speed(plan, out, outcome)
     return outcome
 
 
-def _measure_speed(steps: Steps, out: Path, outcome: Outcome) -> None:
+def _measure_speed(plan: JobPlan, out: Path, outcome: Outcome) -> None:
     """Table 2's measurements, which are of this machine and no jobs."""
     from mae_bench.speed import measure
 
-    for arch in steps.speed:
+    for arch in plan.speed:
         folder = out / "speed" / arch
         if (folder / "speed.json").is_file():
             continue

@@ -151,15 +151,15 @@ def run(
 
 def _show_plan(request: Request, out: Path, as_json: bool) -> None:
     from mae_bench.jobs import dry_run
-    from mae_bench.jobs.plan import plan
+    from mae_bench.jobs.plan import make_plan
 
-    steps = plan(request)
-    lines = dry_run.forecast(steps, out)
+    plan = make_plan(request)
+    lines = dry_run.forecast(plan, out)
     if as_json:
-        print_json(dry_run.as_json(steps, lines))
+        print_json(dry_run.as_json(plan, lines))
         return
     print_rows(dry_run.as_rows(lines))
-    print("\n".join(dry_run.summary(steps, lines)))
+    print("\n".join(dry_run.summary(plan, lines)))
 
 
 def _show_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from mae_bench.jobs import ledger
-from mae_bench.jobs.plan import Step, Steps
+from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.recipes.load import load_recipe, recipe_hash
 from tasks import require
 from tasks.datasets.roots import data_root
@@ -32,16 +32,16 @@ class Forecast:
     cost_source: str
 
 
-def forecast(steps: Steps, out: Path) -> list[Forecast]:
-    """A line for each step."""
-    return [_of_step(steps, step, out) for step in steps.steps]
+def forecast(plan: JobPlan, out: Path) -> list[Forecast]:
+    """A line for each job."""
+    return [_of_job(plan, job, out) for job in plan.jobs]
 
 
-def as_json(steps: Steps, lines: list[Forecast]) -> dict[str, Any]:
+def as_json(plan: JobPlan, lines: list[Forecast]) -> dict[str, Any]:
     """For ``--json``: jobs, and what is left to do in published GPU-hours."""
     hours, without = _total(lines)
-    rest = {"gpu_hours_to_do": hours, "jobs_without_published_cost": without, "tables": steps.tables}
-    return {"jobs": [asdict(line) for line in lines], **rest, "speed": steps.speed, "notes": steps.notes}
+    rest = {"gpu_hours_to_do": hours, "jobs_without_published_cost": without, "tables": plan.tables}
+    return {"jobs": [asdict(line) for line in lines], **rest, "speed": plan.speed, "notes": plan.notes}
 
 
 def as_rows(lines: list[Forecast]) -> list[dict[str, str]]:
@@ -59,7 +59,7 @@ def as_rows(lines: list[Forecast]) -> list[dict[str, str]]:
     ]
 
 
-def summary(steps: Steps, lines: list[Forecast]) -> list[str]:
+def summary(plan: JobPlan, lines: list[Forecast]) -> list[str]:
     """What is to be said below the table."""
     count = {state: sum(line.state == state for line in lines) for state in ("done", "resumes", "new")}
     said = [f"{len(lines)} jobs: " + ", ".join(f"{n} {state}" for state, n in count.items() if n)] if lines else []
@@ -70,8 +70,8 @@ def summary(steps: Steps, lines: list[Forecast]) -> list[str]:
     elif without:
         said.append("GPU-hours to do: not published for any of these jobs")
     said += [f"cost: {source}" for source in dict.fromkeys(line.cost_source for line in lines if line.cost_source)]
-    said += [f"measures the speed of pre-training steps of {arch}" for arch in steps.speed]
-    said += [f"note: {note}" for note in steps.notes]
+    said += [f"measures the speed of pre-training steps of {arch}" for arch in plan.speed]
+    said += [f"note: {note}" for note in plan.notes]
     missing = dict.fromkeys(line.data for line in lines if not line.data_found)
     return [*said, *(f"missing: {data}" for data in missing)]
 
@@ -86,20 +86,20 @@ def _total(lines: list[Forecast]) -> tuple[float, int]:
     return sum(h for h in hours if h is not None), sum(h is None for h in hours)
 
 
-def _of_step(steps: Steps, step: Step, out: Path) -> Forecast:
-    data, found = _data(step)
-    plain_hash, gpu_hours, source = _published(step.entry.recipe_name)
-    same = recipe_hash(step.recipe) == plain_hash
+def _of_job(plan: JobPlan, job: PlannedJob, out: Path) -> Forecast:
+    data, found = _data(job)
+    plain_hash, gpu_hours, source = _published(job.recipe_name)
+    same = recipe_hash(job.recipe) == plain_hash
     return Forecast(
-        job=step.name,
-        recipe=step.entry.recipe_name,
-        start=step.after or (str(step.source.path) if step.source else "scratch"),
-        seed=step.recipe.seed,
-        gpus=step.recipe.gpus,
-        state=ledger.state(out, steps, step),
+        job=job.name,
+        recipe=job.recipe_name,
+        start=job.after or (str(job.checkpoint.path) if job.checkpoint else "scratch"),
+        seed=job.recipe.seed,
+        gpus=job.recipe.gpus,
+        state=ledger.state(out, plan, job),
         data=data,
         data_found=found,
-        missing_packages=_missing_packages(step.recipe.task),
+        missing_packages=_missing_packages(job.recipe.task),
         gpu_hours=gpu_hours if same else None,
         cost_source=source if same else "",
     )
@@ -112,8 +112,8 @@ def _published(recipe_name: str) -> tuple[str, float | None, str]:
     return recipe_hash(recipe), recipe.cost.gpu_hours, recipe.cost.source
 
 
-def _data(step: Step) -> tuple[str, bool]:
-    data = step.recipe.data
+def _data(job: PlannedJob) -> tuple[str, bool]:
+    data = job.recipe.data
     if data.name == "embedded" and data.root is None:
         return "embedded", True
     try:

@@ -1,4 +1,4 @@
-"""Suites: YAML under ``configs/suites`` that says which recipes run from which starts. What jobs that makes is in `planning`.
+"""Suites: YAML under ``configs/suites`` that says which recipes run from which starts. What jobs that makes is in `plan`.
 
 A suite (``configs/suites/NAME.yaml``) has these keys, all but `title` optional:
     title      what it is, for `mae-bench list suites`
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError, unknown
+from mae_bench.jobs.job import PlannedJob
 from mae_bench.recipes.load import find, load_recipe, read_yaml, recipe_hash, suite_names
 from mae_bench.recipes.options import Loaded, Options, check_used, load_recipes
 from mae_bench.recipes.pretraining import default_name, describe_pretraining
@@ -36,65 +37,55 @@ KEYS = (
 )
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A recipe and where it starts; `pretraining` (see `ablations`) where the recipe is one."""
+@dataclass
+class SuiteFile:
+    """What one suite file says by itself: jobs with their starts, and the pre-trainings that some of them start from."""
 
-    recipe_name: str
-    recipe: Recipe
-    start: str  # scratch | checkpoint | a recipe of the same group
-    pretraining: dict[str, Any] | None = None
+    jobs: list[PlannedJob]
+    pretrainings: list[PlannedJob] = field(default_factory=list)
 
 
 @dataclass
-class Group:
-    """What one suite file says by itself."""
+class Suite:
+    """A suite with those that it includes, the tables to print at the end, and what is to be said of it."""
 
-    entries: list[Entry]
-    pretrainings: list[Entry] = field(default_factory=list)
-
-
-@dataclass
-class Plan:
-    """All entries of a run by group, the tables to print at the end, and what is to be said of it."""
-
-    groups: list[Group] = field(default_factory=list)
+    files: list[SuiteFile] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     speed: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
     @property
-    def entries(self) -> list[Entry]:
-        return [e for group in self.groups for e in group.entries]
+    def jobs(self) -> list[PlannedJob]:
+        return [job for file in self.files for job in file.jobs]
 
     @property
-    def pretrainings(self) -> list[Entry]:
-        return [p for group in self.groups for p in group.pretrainings]
+    def pretrainings(self) -> list[PlannedJob]:
+        return [p for file in self.files for p in file.pretrainings]
 
-    def __add__(self, other: Plan) -> Plan:
+    def __add__(self, other: Suite) -> Suite:
         def both(mine: list[str], theirs: list[str]) -> list[str]:
             return list(dict.fromkeys([*mine, *theirs]))
 
-        return Plan(
-            self.groups + other.groups,
+        return Suite(
+            self.files + other.files,
             both(self.tables, other.tables),
             both(self.speed, other.speed),
             both(self.missing, other.missing),
         )
 
 
-def from_suite(name: str, options: Options, *, pretrain: bool) -> Plan:
-    """The plan of a suite; `pretrain` False leaves its pre-trainings out (a checkpoint was given).
+def from_suite(name: str, options: Options, *, pretrain: bool) -> Suite:
+    """A suite read and resolved; `pretrain` False leaves its pre-trainings out (a checkpoint was given).
 
     Raises:
         UserError: a mistake in the file, or a --data or --set that no recipe of the suite has a use for.
     """
-    plan = _read(name, options, pretrain=pretrain, seen=())
-    check_used(options, [e.recipe for e in (*plan.entries, *plan.pretrainings)])
-    return plan
+    suite = _read(name, options, pretrain=pretrain, seen=())
+    check_used(options, [job.recipe for job in (*suite.jobs, *suite.pretrainings)])
+    return suite
 
 
-def _read(name: str, options: Options, *, pretrain: bool, seen: tuple[Path, ...]) -> Plan:
+def _read(name: str, options: Options, *, pretrain: bool, seen: tuple[Path, ...]) -> Suite:
     path = find("suite", name)
     if path in seen:
         raise UserError(f"{path}: include: leads back to itself")
@@ -102,19 +93,19 @@ def _read(name: str, options: Options, *, pretrain: bool, seen: tuple[Path, ...]
     for key in content:
         if key not in KEYS:
             raise unknown("key", key, KEYS, where=str(path))
-    plan = Plan()
+    suite = Suite()
     for other in _strings(content, "include", path):
         beside = path.parent / f"{other}.yaml"
         other = str(beside) if beside.is_file() and other not in suite_names() else other
-        plan += _read(other, options, pretrain=pretrain, seen=(*seen, path))
-    own = Plan(
-        [_group(content, path, options, pretrain=pretrain)],
+        suite += _read(other, options, pretrain=pretrain, seen=(*seen, path))
+    own = Suite(
+        [_file(content, path, options, pretrain=pretrain)],
         *(_strings(content, key, path) for key in ("tables", "speed", "missing")),
     )
-    return plan + own
+    return suite + own
 
 
-def _group(content: Mapping[str, Any], path: Path, options: Options, *, pretrain: bool) -> Group:
+def _file(content: Mapping[str, Any], path: Path, options: Options, *, pretrain: bool) -> SuiteFile:
     items = list(_jobs(content, path))
     rows = _rows(content, path) if pretrain else []
     options = replace(options, preset=_strings(content, "set", path))
@@ -123,8 +114,8 @@ def _group(content: Mapping[str, Any], path: Path, options: Options, *, pretrain
     pretrain_seeds = (
         options.pretrain_seeds if options.pretrain_seeds is not None else _seeds(content, "pretrain_seeds", path)
     )
-    return Group(
-        entries=[e for r, start in items for e in seeded(r, recipes[r][0], start, seeds)],
+    return SuiteFile(
+        jobs=[e for r, start in items for e in seeded(r, recipes[r][0], start, seeds)],
         pretrainings=_pretrainings(rows, options, pretrain_seeds),
     )
 
@@ -175,9 +166,11 @@ def _rows(content: Mapping[str, Any], path: Path) -> list[tuple[str, str | None]
     return rows
 
 
-def _pretrainings(rows: Sequence[tuple[str, str | None]], options: Options, seeds: Sequence[int] | None) -> list[Entry]:
-    """Entries of the rows, each once: under a base whose value it is, a row is the default and need not run again."""
-    entries: dict[tuple[str, int], Entry] = {}
+def _pretrainings(
+    rows: Sequence[tuple[str, str | None]], options: Options, seeds: Sequence[int] | None
+) -> list[PlannedJob]:
+    """Jobs of the rows, each once: under a base whose value it is, a row is the default and need not run again."""
+    jobs: dict[tuple[str, int], PlannedJob] = {}
     defaults: dict[tuple[str, ...], Recipe] = {}
     for row, base in rows:
         loaded: Loaded = load_recipes([row], options, {row: base})
@@ -186,15 +179,16 @@ def _pretrainings(rows: Sequence[tuple[str, str | None]], options: Options, seed
         key = (default, *overrides)
         defaults[key] = defaults.get(key) or load_recipe(default, overrides)
         described = describe_pretraining(recipe, defaults[key])
-        for entry in seeded(row, recipe, "scratch", seeds):
-            key_of_entry = (recipe_hash(entry.recipe), entry.recipe.seed)
-            entries.setdefault(key_of_entry, replace(entry, pretraining=described))
-    return list(entries.values())
+        for job in seeded(row, recipe, "scratch", seeds):
+            jobs.setdefault((recipe_hash(job.recipe), job.recipe.seed), replace(job, pretraining=described))
+    return list(jobs.values())
 
 
-def seeded(name: str, recipe: Recipe, start: str, seeds: Sequence[int] | None) -> list[Entry]:
-    """An entry for each seed; None means the recipe's own."""
-    return [Entry(name, _with_seed(recipe, s), start) for s in (seeds if seeds is not None else [recipe.seed])]
+def seeded(name: str, recipe: Recipe, start: str, seeds: Sequence[int] | None) -> list[PlannedJob]:
+    """A job for each seed; None means the recipe's own."""
+    return [
+        PlannedJob(name, _with_seed(recipe, s), start=start) for s in (seeds if seeds is not None else [recipe.seed])
+    ]
 
 
 def _with_seed(recipe: Recipe, seed: int) -> Recipe:

@@ -1,12 +1,14 @@
-"""``--tasks``: which of the shipped recipes is meant, and which table shows its runs. Suites are in `suites`."""
+"""``--tasks``: which of the shipped recipes is meant, and which table shows its runs. Suites are in `from_suite`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from backbones.checkpoints.checkpoint import Checkpoint
 from backbones.errors import UserError, unknown
-from mae_bench.jobs.from_suite import Group, Plan, seeded
+from mae_bench.jobs.from_suite import seeded
+from mae_bench.jobs.job import JobPlan
 from mae_bench.recipes.load import describe, find, recipe_names
 from mae_bench.recipes.options import Options, check_used, load_recipes
 from mae_bench.tables.of_recipe import table_of
@@ -15,8 +17,8 @@ from mae_bench.tables.of_recipe import table_of
 OWN_DATA = {"detection": "coco", "detection_fpn": "coco"}
 
 
-def from_tasks(tasks: Sequence[str], arch: str, start: str, options: Options) -> Plan:
-    """The plan of ``--tasks``: protocols (the recipe is chosen by architecture and data) or recipe names."""
+def from_tasks(tasks: Sequence[str], arch: str, source: Checkpoint | None, options: Options) -> JobPlan:
+    """The jobs of ``--tasks``, from `source` or from scratch: protocols (architecture and data choose the recipe) or names."""
     own = _own(options.data)
     names = [name for task in tasks for name in _choose(task, arch, options.data, own)]
     if own:
@@ -25,9 +27,10 @@ def from_tasks(tasks: Sequence[str], arch: str, start: str, options: Options) ->
         options = replace(options, overrides=[*renamed, *options.overrides])
     recipes = load_recipes(names, options)
     check_used(options, [recipe for recipe, _ in recipes.values()])
-    entries = [e for n in names for e in seeded(n, recipes[n][0], start, options.seeds)]
-    tables = dict.fromkeys(table for e in entries if (table := table_of(e.recipe)))
-    return Plan([Group(entries)], tables=list(tables))
+    start = "checkpoint" if source else "scratch"
+    jobs = [replace(job, checkpoint=source) for n in names for job in seeded(n, recipes[n][0], start, options.seeds)]
+    tables = dict.fromkeys(table for job in jobs if (table := table_of(job.recipe)))
+    return JobPlan(jobs, list(tables))
 
 
 def _own(data: Mapping[str, str]) -> str | None:

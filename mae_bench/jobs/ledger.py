@@ -1,6 +1,6 @@
-"""What is known on disk of a run's steps, without data or models: planned, begun, done, failed, waiting in a queue.
+"""What is known on disk of a run's jobs, without data or models: planned, begun, done, failed, waiting in a queue.
 
-``OUT/plan.json`` names all steps; ``OUT/.plan/NAME.json`` says of a step what its own run directory cannot (it failed before
+``OUT/plan.json`` names all jobs; ``OUT/.plan/NAME.json`` says of a job what its own run directory cannot (it failed before
 it had one, it waits, it never ran); ``OUT/NAME-XXXXXXXX/job.json`` is written by `jobs`.
 """
 
@@ -13,80 +13,80 @@ from typing import Any
 from backbones.atomic import read_json, write_json
 from backbones.checkpoints.tensor_files import sha256_file
 from mae_bench.jobs.files import JOB_FILE, PLAN_FILE, note_file
-from mae_bench.jobs.plan import Step, Steps
+from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.recipes.load import recipe_hash
 from mae_bench.records.record import FILE_NAME
 
 _MODELS = ("model.safetensors", "encoder.safetensors")  # the first of them is what the next job starts from
 
 
-def write_plan(out: Path, steps: Steps) -> None:
-    """Adds these steps' names to those of earlier runs into `out`, so that `status` knows what is left."""
+def write_plan(out: Path, plan: JobPlan) -> None:
+    """Adds these jobs' names to those of earlier runs into `out`, so that `status` knows what is left."""
     known = read_json(out / PLAN_FILE)
     names = list(known["jobs"]) if isinstance(known, dict) else []
-    names += [step.name for step in steps.steps]
+    names += [job.name for job in plan.jobs]
     write_json(out / PLAN_FILE, {"jobs": list(dict.fromkeys(names))})
 
 
 def write_note(out: Path, name: str, state: str, **fields: Any) -> None:
-    """Says of a step that it is ``queued`` (with ``slurm``, its job's id), ``failed`` or ``not run`` (with ``error``)."""
+    """Says of a job that it is ``queued`` (with ``slurm``, its job's id), ``failed`` or ``not run`` (with ``error``)."""
     path = note_file(out, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"state": state, **fields})
 
 
 def log_file(out: Path, name: str) -> Path:
-    """What a step's process prints, where a launcher started one."""
+    """What a job's process prints, where a launcher started one."""
     return note_file(out, name).with_suffix(".log")
 
 
 def clear_note(out: Path, name: str) -> None:
-    """What was noted holds no more: the step runs. Its id in the queue stays: it is that job which runs."""
+    """What was noted holds no more: the job runs. Its id in the queue stays: it is that job which runs."""
     if queue_id(out, name) is None:
         note_file(out, name).unlink(missing_ok=True)
 
 
 def error_of(out: Path, name: str) -> str | None:
-    """Why a step failed, where it said so."""
+    """Why a job failed, where it said so."""
     note = read_json(note_file(out, name))
     return note.get("error") if isinstance(note, dict) and note.get("state") == "failed" else None
 
 
 def queue_id(out: Path, name: str) -> str | None:
-    """Slurm's id of a step that was submitted; `slurm_queue` knows whether the job is still there."""
+    """Slurm's id of a job that was submitted; `slurm_queue` knows whether the job is still there."""
     note = read_json(note_file(out, name))
     return note.get("slurm") if isinstance(note, dict) else None
 
 
-def state(out: Path, steps: Steps, step: Step) -> str:
+def state(out: Path, plan: JobPlan, job: PlannedJob) -> str:
     """``done``, ``resumes`` or ``new``; the data's content is not looked at, only the job itself does that."""
-    found = _runs(out, steps, step)
+    found = _runs(out, plan, job)
     return "done" if any((run / FILE_NAME).is_file() for run in found) else "resumes" if found else "new"
 
 
-def done(out: Path, steps: Steps, step: Step) -> Path | None:
-    """The run directory in which a step is done, the newest of several."""
-    finished = [run for run in _runs(out, steps, step) if (run / FILE_NAME).is_file()]
+def done(out: Path, plan: JobPlan, job: PlannedJob) -> Path | None:
+    """The run directory in which a job is done, the newest of several."""
+    finished = [run for run in _runs(out, plan, job) if (run / FILE_NAME).is_file()]
     return max(finished, key=lambda run: (run / FILE_NAME).stat().st_mtime_ns, default=None)
 
 
-def _runs(out: Path, steps: Steps, step: Step) -> list[Path]:
+def _runs(out: Path, plan: JobPlan, job: PlannedJob) -> list[Path]:
     """Run directories of this recipe, start and seed."""
-    start = _start(out, steps, step)
+    start = _start(out, plan, job)
     if start is None:
         return []
-    wanted = (recipe_hash(step.recipe), start, step.recipe.seed)
-    folder = out / step.name
+    wanted = (recipe_hash(job.recipe), start, job.recipe.seed)
+    folder = out / job.name
     return [p.parent for p in sorted(folder.parent.glob(f"{folder.name}-*/{JOB_FILE}")) if _said(p.parent) == wanted]
 
 
-def _start(out: Path, steps: Steps, step: Step) -> str | None:
-    """Identity of what a step starts from, ``scratch``, or None while that is not there."""
-    if step.source is not None:
-        return step.source.identity
-    if step.after is None:
+def _start(out: Path, plan: JobPlan, job: PlannedJob) -> str | None:
+    """Identity of what a job starts from, ``scratch``, or None while that is not there."""
+    if job.checkpoint is not None:
+        return job.checkpoint.identity
+    if job.after is None:
         return "scratch"
-    before = done(out, steps, steps[step.after])
+    before = done(out, plan, plan[job.after])
     path = next((before / name for name in _MODELS if (before / name).is_file()), None) if before else None
     return _sha256(path, path.stat().st_mtime_ns) if path else None
 

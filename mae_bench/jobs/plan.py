@@ -1,7 +1,7 @@
-"""From suites and checkpoints to steps: every job of a run by name, what it starts from, and what must be done before it.
+"""From a request to a plan: every job of a run by name, what it starts from, and what must be done before it.
 
-Reads no data and builds no model, so that a plan can be shown where neither is there. Jobs themselves are in `jobs`, how they
-get onto machines in `launchers`.
+Reads no data and builds no model, so that a plan can be shown where neither is there. How jobs get onto machines is
+`mae_bench.launchers`' business.
 """
 
 from __future__ import annotations
@@ -10,63 +10,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from backbones.errors import UserError, unknown
+from backbones.errors import UserError
 from backbones.vit.arch import parse_arch
-from mae_bench.jobs.from_suite import Entry, Group, Plan, from_suite
+from mae_bench.jobs.from_suite import SuiteFile, from_suite
 from mae_bench.jobs.from_tasks import from_tasks
-from mae_bench.jobs.job import Job, job_name
+from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.recipes.load import recipe_hash, short_name
 from mae_bench.recipes.options import Options
-from tasks.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Step:
-    """A job to come. `after` names the step whose result it starts from, `source` is a checkpoint of the command line."""
-
-    entry: Entry
-    method: str
-    variant: str = ""
-    source: Checkpoint | None = None
-    after: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The job's name, of which a plan has each once."""
-        recipe = self.entry.recipe
-        return job_name(recipe.protocol(), self.entry.recipe_name, self.method, recipe.seed, self.variant)
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.entry.recipe
-
-    def job(self, source: Checkpoint | None) -> Job:
-        """The job, `source` being the checkpoint that it starts from (of `after`, or its own)."""
-        return Job(self.entry.recipe_name, self.recipe, source, self.entry.pretraining, self.variant)
-
-
-@dataclass(frozen=True)
-class Steps:
-    """What a run is made of, in an order in which every step comes after what it starts from."""
-
-    steps: list[Step]
-    tables: list[str] = field(default_factory=list)
-    speed: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # for people: what is left out, and why
-
-    def __getitem__(self, name: str) -> Step:
-        for step in self.steps:
-            if step.name == name:
-                return step
-        raise unknown("job", name, [step.name for step in self.steps])
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line or the API asks for: the same request gives the same steps in every process."""
+    """What the command line or the API asks for: the same request gives the same plan in every process."""
 
     checkpoints: Sequence[str] = ()  # FILE, or NAME=FILE
     scratch: str | None = None
@@ -87,8 +45,8 @@ class Request:
         return [text for pair in given for text in pair]
 
 
-def plan(request: Request) -> Steps:
-    """The steps of a request.
+def make_plan(request: Request) -> JobPlan:
+    """The jobs of a request.
 
     Raises:
         UserError: unknown names, an unreadable checkpoint, or nothing that fits the checkpoints.
@@ -104,14 +62,11 @@ def plan(request: Request) -> Steps:
         raise UserError("give one of --checkpoint FILE and --scratch ARCH")
     if request.scratch is not None:
         parse_arch(request.scratch)
-        made = from_tasks(request.tasks, request.scratch, "scratch", request.options)
-        return _checked(list(_of_group(made.groups[0], [])), made)
-    made, steps = Plan(), []
-    for source in sources:
-        of_source = from_tasks(request.tasks, source.arch, "checkpoint", request.options)
-        made += of_source
-        steps += [Step(e, source.method, source=source) for e in of_source.entries]
-    return _checked(steps, made)
+        plans = [from_tasks(request.tasks, request.scratch, None, request.options)]
+    else:
+        plans = [from_tasks(request.tasks, source.arch, source, request.options) for source in sources]
+    tables = dict.fromkeys(table for each in plans for table in each.tables)
+    return _checked([job for each in plans for job in each.jobs], JobPlan([], list(tables)))
 
 
 @lru_cache(maxsize=32)
@@ -136,84 +91,92 @@ def _sources(items: Sequence[str]) -> list[Checkpoint]:
     return list(sources.values())
 
 
-def _of_suite(name: str, sources: list[Checkpoint], options: Options) -> Steps:
-    made = from_suite(name, options, pretrain=not sources)
-    wanted = {e.recipe.encoder.arch for e in made.entries if e.start != "scratch"}
+def _of_suite(name: str, sources: list[Checkpoint], options: Options) -> JobPlan:
+    suite = from_suite(name, options, pretrain=not sources)
+    wanted = {job.recipe.encoder.arch for job in suite.jobs if job.start != "scratch"}
     for source in sources:
         if source.arch not in wanted:
             raise UserError(
                 f"suite {name} has nothing for a {source.arch} ({source.path}): its recipes are for "
                 f"{', '.join(sorted(wanted)) or 'training from scratch'}"
             )
-    found = {source.arch for source in sources} or {p.recipe.encoder.arch for p in made.pretrainings}
+    found = {source.arch for source in sources} or {p.recipe.encoder.arch for p in suite.pretrainings}
     if not found and wanted:
         raise UserError(f"suite {name} needs a checkpoint: give --checkpoint FILE")
     left_out = [
-        f"no checkpoint of {arch}: {sum(e.start != 'scratch' and e.recipe.encoder.arch == arch for e in made.entries)} "
-        "jobs left out"
+        f"no checkpoint of {arch}: "
+        f"{sum(job.start != 'scratch' and job.recipe.encoder.arch == arch for job in suite.jobs)} jobs left out"
         for arch in sorted(wanted - found)
     ]
-    steps = [step for group in made.groups for step in _of_group(group, sources)]
-    return _checked(steps, made, left_out)
+    jobs = [job for file in suite.files for job in _of_file(file, sources)]
+    return _checked(jobs, JobPlan([], suite.tables, suite.speed, [*suite.missing, *left_out]))
 
 
-def _checked(steps: Sequence[Step], made: Plan, left_out: Sequence[str] = ()) -> Steps:
-    """Each step once, however many suites have it; two different ones by one name are a mistake."""
-    by_name: dict[str, Step] = {}
-    for step in steps:
-        other = by_name.setdefault(step.name, step)
-        if recipe_hash(other.recipe) != recipe_hash(step.recipe) or other.after != step.after:
+def _checked(jobs: Sequence[PlannedJob], rest: JobPlan) -> JobPlan:
+    """Each job once, however many suites have it; two different ones by one name are a mistake."""
+    by_name: dict[str, PlannedJob] = {}
+    for job in jobs:
+        other = by_name.setdefault(job.name, job)
+        if recipe_hash(other.recipe) != recipe_hash(job.recipe) or other.after != job.after:
             raise UserError(
-                f"two different jobs would be called {step.name}: run the suites that they are of one by one, into folders "
+                f"two different jobs would be called {job.name}: run the suites that they are of one by one, into folders "
                 "of their own"
             )
-    notes = [*made.missing, *left_out]
-    return Steps(list(by_name.values()), made.tables, made.speed, notes)
+    return replace(rest, jobs=list(by_name.values()))
 
 
-def _of_group(group: Group, sources: Sequence[Checkpoint]) -> Iterator[Step]:
-    """Steps of one suite file: pre-trainings, each with what starts from it; what starts from scratch comes after the first."""
-    scratch = [Step(e, "scratch") for e in group.entries if e.start == "scratch"]
-    labels = _labels(group.pretrainings)
-    for i, pretraining in enumerate(group.pretrainings):
-        before = Step(pretraining, "scratch", variant=labels[i][0])
+class Encoder(NamedTuple):
+    """What downstream jobs start from: a checkpoint of the command line, or the result of a pre-training of the plan."""
+
+    arch: str
+    method: str
+    variant: str = ""
+    source: Checkpoint | None = None
+    after: str | None = None
+
+    def start(self, job: PlannedJob) -> PlannedJob:
+        """`job`, started from this encoder."""
+        method = "" if self.source else self.method
+        return replace(job, checkpoint=self.source, variant=self.variant, after=self.after, method_of_result=method)
+
+
+def _of_file(file: SuiteFile, sources: Sequence[Checkpoint]) -> Iterator[PlannedJob]:
+    """Jobs of one suite file: pre-trainings, each with what starts from it; from scratch comes after the first of them."""
+    scratch = [job for job in file.jobs if job.start == "scratch"]
+    labels = _labels(file.pretrainings)
+    for i, pretraining in enumerate(file.pretrainings):
+        before = replace(pretraining, variant=labels[i][0])
         yield before
         yield from scratch if i == 0 else []
-        yield from _downstream(group.entries, pretraining.recipe.encoder.arch, "MAE", labels[i][1], after=before.name)
-    if not group.pretrainings:
+        made = Encoder(before.recipe.encoder.arch, "MAE", labels[i][1], after=before.name)
+        yield from _downstream(file.jobs, made)
+    if not file.pretrainings:
         yield from scratch
     for source in sources:
-        yield from _downstream(group.entries, source.arch, source.method, "", source=source)
+        yield from _downstream(file.jobs, Encoder(source.arch, source.method, source=source))
 
 
-def _downstream(
-    entries: Sequence[Entry],
-    arch: str,
-    method: str,
-    variant: str,
-    *,
-    after: str | None = None,
-    source: Checkpoint | None = None,
-) -> Iterator[Step]:
+def _downstream(jobs: Sequence[PlannedJob], encoder: Encoder) -> Iterator[PlannedJob]:
     """What starts from one encoder, first what starts from it itself, then what starts from the results of that."""
-    fitting = [e for e in entries if e.start != "scratch" and e.recipe.encoder.arch == arch]
-    of_results = [e for e in fitting if e.start != "checkpoint"]
+    fitting = [job for job in jobs if job.start != "scratch" and job.recipe.encoder.arch == encoder.arch]
+    of_results = [job for job in fitting if job.start != "checkpoint"]
+    source = encoder.source
     tuned = source is not None and bool(source.head)
     results: dict[tuple[str, int], str] = {}
-    for entry in fitting:
-        if entry.start == "checkpoint" and not (tuned and entry.recipe_name in {e.start for e in of_results}):
-            step = Step(entry, method, variant, source, after)
-            results[entry.recipe_name, entry.recipe.seed] = step.name
-            yield step
-    for entry in of_results:
+    for job in fitting:
+        if job.start == "checkpoint" and not (tuned and job.recipe_name in {other.start for other in of_results}):
+            started = encoder.start(job)
+            results[job.recipe_name, job.recipe.seed] = started.name
+            yield started
+    for job in of_results:
         if source is not None and tuned:
-            if entry.recipe.encoder.img_size == source.img_size[0]:  # a model tuned at 224 is none of the 448's
-                yield Step(entry, method, variant, source, after)
-        elif name := results.get((entry.start, entry.recipe.seed)):
-            yield Step(entry, method, variant, after=name)
+            if job.recipe.encoder.img_size == source.img_size[0]:  # a model tuned at 224 is none of the 448's
+                yield encoder.start(job)
+        elif name := results.get((job.start, job.recipe.seed)):
+            yield replace(job, variant=encoder.variant, after=name, method_of_result=encoder.method)
 
 
-def _labels(pretrainings: Sequence[Entry]) -> list[tuple[str, str]]:
+def _labels(pretrainings: Sequence[PlannedJob]) -> list[tuple[str, str]]:
     """(label of its own job, label of the jobs that start from it) of each; empty where the names differ without one."""
 
     def count(**wanted: Any) -> int:
@@ -231,6 +194,6 @@ def _labels(pretrainings: Sequence[Entry]) -> list[tuple[str, str]]:
     return labels
 
 
-def _facts(pretraining: Entry) -> dict[str, Any]:
+def _facts(pretraining: PlannedJob) -> dict[str, Any]:
     recipe = pretraining.recipe
     return {"short": short_name(pretraining.recipe_name), "arch": recipe.encoder.arch, "seed": recipe.seed}

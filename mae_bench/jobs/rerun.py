@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
 from mae_bench.common.console import say
-from mae_bench.jobs.job import Job
+from mae_bench.jobs.job import PlannedJob
 from mae_bench.jobs.run import run_job
 from mae_bench.records import record
 from mae_bench.records.record import Record
@@ -36,7 +36,7 @@ def rerun(path: str | Path, out: str | Path, data: Mapping[str, str] | None = No
     recipe.data.root = folder or recipe.data.root
     checkpoint = _checkpoint(old, str(path))
     pretraining = old.init.pretraining if recipe.task == "pretraining" else None
-    new = run_job(Job(old.recipe_name, recipe, checkpoint, pretraining), lambda _: Path(out))
+    new = run_job(PlannedJob(old.recipe_name, recipe, checkpoint, pretraining), lambda _: Path(out))
     for what, before, after in (
         ("data set's fingerprint", old.data.fingerprint, new.data.fingerprint),
         ("software", old.software, new.software),

@@ -30,7 +30,7 @@ from mae_bench.engine.flops import step_flops_per_image
 from mae_bench.engine.optimizer import check
 from mae_bench.engine.seeding import seed_all
 from mae_bench.jobs.files import JOB_FILE
-from mae_bench.jobs.job import Job, _facts, job_id
+from mae_bench.jobs.job import PlannedJob, identity_facts, job_id
 from mae_bench.jobs.lock import RunLock
 from mae_bench.recipes.load import as_dict, recipe_hash
 from mae_bench.records import provenance
@@ -43,7 +43,7 @@ from tasks.datasets.loading import dead_workers_explained
 T = TypeVar("T")
 
 
-def run_job(job: Job, place: Callable[[str], Path]) -> Record:
+def run_job(job: PlannedJob, place: Callable[[str], Path]) -> Record:
     """Runs a job, or finds it done.
 
     Args:
@@ -87,7 +87,12 @@ def _on_main(accelerator: Accelerator, do: Callable[[], T]) -> T | None:
 
 
 def _run(
-    job: Job, task: Task[Any], run_dir: Path, identity: str, accelerator: Accelerator, check_owner: Callable[[], None]
+    job: PlannedJob,
+    task: Task[Any],
+    run_dir: Path,
+    identity: str,
+    accelerator: Accelerator,
+    check_owner: Callable[[], None],
 ) -> Record:
     job = _with_counts(job, task)  # before the model is compiled or wrapped
     started = _now()
@@ -116,7 +121,7 @@ def _run(
     return record
 
 
-def _with_counts(job: Job, task: Task[Any]) -> Job:
+def _with_counts(job: PlannedJob, task: Task[Any]) -> PlannedJob:
     """A pre-training says on how many images it was and what a step costs, which its recipe does not know."""
     if job.pretraining is None:
         return job
@@ -125,7 +130,7 @@ def _with_counts(job: Job, task: Task[Any]) -> Job:
     return replace(job, pretraining={**job.pretraining, **counts})
 
 
-def _claim(run_dir: Path, job: Job, identity: str, held: ExitStack) -> RunLock | None:
+def _claim(run_dir: Path, job: PlannedJob, identity: str, held: ExitStack) -> RunLock | None:
     """Makes `run_dir` this job's and this process's until `held` ends; None when the finished job is there."""
     if _finished(run_dir, identity):
         return None
@@ -134,7 +139,9 @@ def _claim(run_dir: Path, job: Job, identity: str, held: ExitStack) -> RunLock |
     if _finished(run_dir, identity):  # while we waited for another process
         return None
     with writing(run_dir / JOB_FILE):
-        write_json(run_dir / JOB_FILE, {"id": identity, "name": job.name, "recipe": job.recipe_name, **_facts(job)})
+        write_json(
+            run_dir / JOB_FILE, {"id": identity, "name": job.name, "recipe": job.recipe_name, **identity_facts(job)}
+        )
         recipe = yaml.safe_dump(as_dict(job.recipe), sort_keys=False)
         write_text(run_dir / "config.yaml", f"# {job.recipe_name}, resolved\n{recipe}")
     write_status(run_dir, "running", name=job.name)
@@ -165,7 +172,7 @@ def make_folder(path: Path) -> None:
         raise UserError(f"--out {path}: not writable: give another folder")
 
 
-def _export_metadata(job: Job, classes: list[str]) -> dict[str, Any]:
+def _export_metadata(job: PlannedJob, classes: list[str]) -> dict[str, Any]:
     """What a checkpoint of ours says of itself: the row of the tables that its encoder belongs to, the classes of its head."""
     method = "MAE" if job.recipe.task == "pretraining" else job.method
     said: dict[str, Any] = {"method": method, "arch": job.recipe.encoder.arch, "recipe": job.recipe_name}
@@ -179,7 +186,7 @@ def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def _record(job: Job, task: Task[Any], result: FitResult, identity: str, run_dir: Path, started: str) -> Record:
+def _record(job: PlannedJob, task: Task[Any], result: FitResult, identity: str, run_dir: Path, started: str) -> Record:
     recipe, progress, checkpoint = job.recipe, result.progress, job.checkpoint
     kind = next(result.model.parameters()).device
     return Record(

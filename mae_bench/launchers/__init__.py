@@ -1,4 +1,4 @@
-"""How a run's steps get onto machines: one module a launcher, `launch` picks. What the steps are is `planning`'s business."""
+"""How jobs get onto machines: one module a launcher, `launch` picks. Which jobs those are is `mae_bench.jobs`' business."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 from backbones.errors import unknown
-from mae_bench.jobs.plan import Request, Steps
+from mae_bench.jobs.job import JobPlan
+from mae_bench.jobs.plan import Request
 from mae_bench.launchers.base import Outcome, Settings
 
 LAUNCHERS = {
@@ -17,12 +18,12 @@ LAUNCHERS = {
     "slurm": "a cluster's queue, through submitit",
 }
 
-Launch = Callable[[Request, Steps, Path, Settings], Outcome]
+Launch = Callable[[Request, JobPlan, Path, Settings], Outcome]
 
 
-def launch(name: str, request: Request, steps: Steps, out: Path, settings: Settings) -> Outcome:
-    """Runs (or submits) the steps by the launcher called `name`."""
+def launch(name: str, request: Request, plan: JobPlan, out: Path, settings: Settings) -> Outcome:
+    """Runs (or submits) the plan by the launcher called `name`."""
     if name not in LAUNCHERS:
         raise unknown("launcher", name, LAUNCHERS)
     run: Launch = import_module(f"mae_bench.launchers.{name}").launch
-    return run(request, steps, out, settings)
+    return run(request, plan, out, settings)

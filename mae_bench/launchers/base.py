@@ -1,4 +1,4 @@
-"""What launchers share: their settings, what a run came to, the command of one step in a process of its own."""
+"""What launchers share: their settings, what a run came to, the command of one job in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mae_bench.jobs import ledger
-from mae_bench.jobs.plan import Request, Step, Steps
+from mae_bench.jobs.job import JobPlan, PlannedJob
+from mae_bench.jobs.plan import Request
 from mae_bench.records import record
 from mae_bench.records.record import Record
 
 
 @dataclass
 class Outcome:
-    """What a run of several steps came to."""
+    """What a run of several jobs came to."""
 
     records: list[Record] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)  # job name -> one line
@@ -37,32 +38,32 @@ class Settings:
     wait: bool = False  # for the queue to be through
 
 
-def command(request: Request, out: Path, step: Step) -> list[str]:
-    """Arguments of python that run one step of the same request."""
-    return ["-m", "mae_bench", "run", *request.arguments(), "--out", str(out), "--only", step.name]
+def command(request: Request, out: Path, job: PlannedJob) -> list[str]:
+    """Arguments of python that run one job of the same request."""
+    return ["-m", "mae_bench", "run", *request.arguments(), "--out", str(out), "--only", job.name]
 
 
-def python(request: Request, out: Path, step: Step) -> list[str]:
-    """The whole command line of a step in one process."""
-    return [sys.executable, *command(request, out, step)]
+def python(request: Request, out: Path, job: PlannedJob) -> list[str]:
+    """The whole command line of a job in one process."""
+    return [sys.executable, *command(request, out, job)]
 
 
-def blocked(steps: Steps, step: Step, outcome: Outcome, out: Path) -> bool:
-    """Whether what `step` starts from has failed (or was not run itself); then it is noted as not run."""
-    if step.after not in {*outcome.failures, *outcome.not_run}:
+def blocked(plan: JobPlan, job: PlannedJob, outcome: Outcome, out: Path) -> bool:
+    """Whether what `job` starts from has failed (or was not run itself); then it is noted as not run."""
+    if job.after not in {*outcome.failures, *outcome.not_run}:
         return False
-    reason = f"starts from {step.after}, which {'failed' if step.after in outcome.failures else 'did not run'}"
-    outcome.not_run[step.name] = reason
-    ledger.write_note(out, step.name, "not run", error=reason)
+    reason = f"starts from {job.after}, which {'failed' if job.after in outcome.failures else 'did not run'}"
+    outcome.not_run[job.name] = reason
+    ledger.write_note(out, job.name, "not run", error=reason)
     return True
 
 
-def settle(steps: Steps, step: Step, out: Path, code: int, outcome: Outcome, log: Path) -> None:
-    """Reads off the disk what a step's process came to."""
-    run_dir = ledger.done(out, steps, step)
+def settle(plan: JobPlan, job: PlannedJob, out: Path, code: int, outcome: Outcome, log: Path) -> None:
+    """Reads off the disk what a job's process came to."""
+    run_dir = ledger.done(out, plan, job)
     if run_dir is not None:
         outcome.records.append(record.read(run_dir))
     elif not outcome.interrupted:
-        said = ledger.error_of(out, step.name) or f"its process ended with {code}"
-        outcome.failures[step.name] = f"{said} ({log})"
-        ledger.write_note(out, step.name, "failed", error=said)
+        said = ledger.error_of(out, job.name) or f"its process ended with {code}"
+        outcome.failures[job.name] = f"{said} ({log})"
+        ledger.write_note(out, job.name, "failed", error=said)

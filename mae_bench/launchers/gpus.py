@@ -7,25 +7,26 @@ import sys
 from pathlib import Path
 
 from backbones.errors import UserError
-from mae_bench.jobs.plan import Request, Step, Steps
+from mae_bench.jobs.job import JobPlan, PlannedJob
+from mae_bench.jobs.plan import Request
 from mae_bench.launchers import pool
 from mae_bench.launchers.base import Outcome, Settings, command
 
 
-def launch(request: Request, steps: Steps, out: Path, settings: Settings) -> Outcome:
-    """Runs the steps on ``--gpus``, by default all that there are; a recipe that wants more than that gets them all."""
+def launch(request: Request, plan: JobPlan, out: Path, settings: Settings) -> Outcome:
+    """Runs the jobs on ``--gpus``, by default all that there are; a recipe that wants more than that gets them all."""
     devices = list(settings.gpus) or _visible()
-    wanted = {step.name: settings.gpus_per_job or step.recipe.gpus for step in steps.steps}
+    wanted = {job.name: settings.gpus_per_job or job.recipe.gpus for job in plan.jobs}
     if settings.gpus_per_job is not None and not 1 <= settings.gpus_per_job <= len(devices):
         raise UserError(f"--gpus-per-job {settings.gpus_per_job}: there are {len(devices)} in {','.join(devices)}")
     needs = {name: min(count, len(devices)) for name, count in wanted.items()}
 
-    def call(step: Step, mine: list[str]) -> pool.Call:
+    def call(job: PlannedJob, mine: list[str]) -> pool.Call:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(mine)}"]
-        arguments = [*(launcher if len(mine) > 1 else []), *command(request, out, step)]
+        arguments = [*(launcher if len(mine) > 1 else []), *command(request, out, job)]
         return pool.Call([sys.executable, *arguments], {"CUDA_VISIBLE_DEVICES": ",".join(mine)})
 
-    return pool.run(steps, out, devices, needs, call)
+    return pool.run(plan, out, devices, needs, call)
 
 
 def _visible() -> list[str]:

@@ -1,4 +1,4 @@
-"""The steps one after the other in this process, or in all processes that torchrun started."""
+"""The jobs one after the other in this process, or in all processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -9,64 +9,65 @@ from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
 from mae_bench.common.console import processes, say
 from mae_bench.jobs import ledger
-from mae_bench.jobs.plan import Request, Step, Steps
+from mae_bench.jobs.job import JobPlan, PlannedJob
+from mae_bench.jobs.plan import Request
 from mae_bench.jobs.run import describe, run_job
 from mae_bench.launchers.base import Outcome, Settings, blocked
 
 
-def launch(_: Request, steps: Steps, out: Path, __: Settings) -> Outcome:
-    """Runs all steps; one that fails stops only what starts from it.
+def launch(_: Request, plan: JobPlan, out: Path, __: Settings) -> Outcome:
+    """Runs all jobs; one that fails stops only what starts from it.
 
     Raises:
         mae_bench.engine.Interrupted: a signal came.
     """
     outcome = Outcome()
     made: dict[str, Path] = {}
-    for step in steps.steps:
-        if not blocked(steps, step, outcome, out):
-            _run(step, made, out, outcome)
+    for job in plan.jobs:
+        if not blocked(plan, job, outcome, out):
+            _run(job, made, out, outcome)
     return outcome
 
 
-def only(name: str, steps: Steps, out: Path) -> Outcome:
-    """Runs one step of a request in a process that a launcher started."""
+def only(name: str, plan: JobPlan, out: Path) -> Outcome:
+    """Runs one job of a request in a process that a launcher started."""
     outcome = Outcome()
-    step = steps[name]
+    job = plan[name]
     made: dict[str, Path] = {}
-    if step.after is not None:
-        before = ledger.done(out, steps, steps[step.after])
+    if job.after is not None:
+        before = ledger.done(out, plan, plan[job.after])
         if before is None:
-            raise UserError(f"{name} starts from {step.after}, which is not done in {out}: run that first")
-        made[step.after] = before
-    _run(step, made, out, outcome)
+            raise UserError(f"{name} starts from {job.after}, which is not done in {out}: run that first")
+        made[job.after] = before
+    _run(job, made, out, outcome)
     return outcome
 
 
-def _run(step: Step, made: dict[str, Path], out: Path, outcome: Outcome) -> None:
-    """Runs a step; what a user can mend, and what torch stops with (no memory left), is kept as its failure: the others run."""
+def _run(job: PlannedJob, made: dict[str, Path], out: Path, outcome: Outcome) -> None:
+    """Runs a job; what a user can mend, and what torch stops with (no memory left), is kept as its failure: the others run."""
     main = processes().is_main_process
     if main:
-        ledger.clear_note(out, step.name)
+        ledger.clear_note(out, job.name)
 
     def place(identity: str) -> Path:
-        made[step.name] = out / f"{step.name}-{identity[:8]}"
-        return made[step.name]
+        made[job.name] = out / f"{job.name}-{identity[:8]}"
+        return made[job.name]
 
     try:
-        record = run_job(step.job(_source(step, made)), place)
+        record = run_job(job.from_result(_source(job, made)), place)
     except (UserError, RuntimeError, OSError) as e:
         if not isinstance(e, UserError):
             if processes().num_processes > 1:
                 raise  # the other processes wait for this one: only the launcher can stop them
             traceback.print_exc()
-        outcome.failures[step.name] = " ".join(str(e).split()) or type(e).__name__
+        outcome.failures[job.name] = " ".join(str(e).split()) or type(e).__name__
         if main:
-            ledger.write_note(out, step.name, "failed", error=outcome.failures[step.name])
-        say(f"{step.name}: {outcome.failures[step.name]}", style="red")
+            ledger.write_note(out, job.name, "failed", error=outcome.failures[job.name])
+        say(f"{job.name}: {outcome.failures[job.name]}", style="red")
         return
     say(describe(record))
     outcome.records.append(record)
 
 
-def _source(step: Step, made: dict[str, Path]) -> Checkpoint | None:
-    return step.source if step.after is None else load_checkpoint(made[step.after])
+def _source(job: PlannedJob, made: dict[str, Path]) -> Checkpoint | None:
+    return job.checkpoint if job.after is None else load_checkpoint(made[job.after])

@@ -1,4 +1,4 @@
-"""Steps as processes of this machine, side by side on as many devices as each needs. Which ones is the launchers' business."""
+"""Jobs as processes of this machine, side by side on as many devices as each needs, which its launcher says."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from mae_bench.common.console import say
 from mae_bench.jobs import ledger
-from mae_bench.jobs.plan import Step, Steps
+from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.launchers.base import Outcome, blocked, settle
 
 _POLL_SECONDS = 0.2
@@ -36,60 +36,64 @@ class _Running:
     log: Path
 
 
-def choose(ready: Sequence[Step], needs: Mapping[str, int], free: int) -> Step | None:
-    """Which of the steps that could start does: the one that needs most among those that fit, the first of several such."""
-    fitting = [step for step in ready if needs[step.name] <= free]
-    return max(fitting, key=lambda step: needs[step.name], default=None)
+def choose(ready: Sequence[PlannedJob], needs: Mapping[str, int], free: int) -> PlannedJob | None:
+    """Which of the jobs that could start does: the one that needs most among those that fit, the first of several such."""
+    fitting = [job for job in ready if needs[job.name] <= free]
+    return max(fitting, key=lambda job: needs[job.name], default=None)
 
 
 def run(
-    steps: Steps, out: Path, devices: Sequence[str], needs: Mapping[str, int], call: Callable[[Step, list[str]], Call]
+    plan: JobPlan,
+    out: Path,
+    devices: Sequence[str],
+    needs: Mapping[str, int],
+    call: Callable[[PlannedJob, list[str]], Call],
 ) -> Outcome:
-    """Runs all steps, each on as many of `devices` as it needs, after what it starts from.
+    """Runs all jobs, each on as many of `devices` as it needs, after what it starts from.
 
     A signal is handed on to the processes, which save and leave; the rest then stays for the next start.
     """
     outcome = Outcome()
-    free, pending, running = list(devices), list(steps.steps), dict[str, _Running]()
+    free, pending, running = list(devices), list(plan.jobs), dict[str, _Running]()
     with _stop_signals() as stop:
         while (pending and not outcome.interrupted) or running:
             if stop.is_set() and not outcome.interrupted:
                 outcome.interrupted = True
                 _hand_on(running)
-            _start_ready(steps, out, free, pending, running, needs, call, outcome)
+            _start_ready(plan, out, free, pending, running, needs, call, outcome)
             for name in [n for n, r in running.items() if r.process.poll() is not None]:
                 ended = running.pop(name)
                 free += ended.devices
-                settle(steps, steps[name], out, ended.process.returncode, outcome, ended.log)
+                settle(plan, plan[name], out, ended.process.returncode, outcome, ended.log)
                 say(f"{name}: {_came_to(name, outcome)}")
             time.sleep(_POLL_SECONDS)
     return outcome
 
 
 def _start_ready(
-    steps: Steps,
+    plan: JobPlan,
     out: Path,
     free: list[str],
-    pending: list[Step],
+    pending: list[PlannedJob],
     running: dict[str, _Running],
     needs: Mapping[str, int],
-    call: Callable[[Step, list[str]], Call],
+    call: Callable[[PlannedJob, list[str]], Call],
     outcome: Outcome,
 ) -> None:
-    pending[:] = [step for step in pending if not blocked(steps, step, outcome, out)]
+    pending[:] = [job for job in pending if not blocked(plan, job, outcome, out)]
     while not outcome.interrupted:
-        waiting = {step.name for step in pending} | set(running)
-        step = choose([s for s in pending if s.after not in waiting], needs, len(free))
-        if step is None:
+        waiting = {job.name for job in pending} | set(running)
+        job = choose([s for s in pending if s.after not in waiting], needs, len(free))
+        if job is None:
             return
-        pending.remove(step)
-        mine = [free.pop(0) for _ in range(needs[step.name])]
-        running[step.name] = _start(step, call(step, mine), mine, out)
-        say(f"{step.name}: started on {', '.join(mine)}")
+        pending.remove(job)
+        mine = [free.pop(0) for _ in range(needs[job.name])]
+        running[job.name] = _start(job, call(job, mine), mine, out)
+        say(f"{job.name}: started on {', '.join(mine)}")
 
 
-def _start(step: Step, call: Call, devices: list[str], out: Path) -> _Running:
-    log = ledger.log_file(out, step.name)
+def _start(job: PlannedJob, call: Call, devices: list[str], out: Path) -> _Running:
+    log = ledger.log_file(out, job.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as file:
         # In a session of its own: Ctrl-C reaches this process alone, which hands it on once.

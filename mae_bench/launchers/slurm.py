@@ -16,7 +16,8 @@ from typing import Any
 from backbones.errors import UserError
 from mae_bench.common.console import say
 from mae_bench.jobs import ledger, slurm_queue
-from mae_bench.jobs.plan import Request, Step, Steps
+from mae_bench.jobs.job import JobPlan, PlannedJob
+from mae_bench.jobs.plan import Request
 from mae_bench.launchers.base import Outcome, Settings, python, settle
 from mae_bench.launchers.slurm_job import SIGNAL, SlurmStep
 
@@ -38,54 +39,54 @@ _OWN = (
 _WAIT_SECONDS = 2.0
 
 
-def launch(request: Request, steps: Steps, out: Path, settings: Settings) -> Outcome:
+def launch(request: Request, plan: JobPlan, out: Path, settings: Settings) -> Outcome:
     """Submits what is not done; with ``--wait`` stays until the queue is through with it."""
     parameters = _parameters(settings.slurm)
     outcome = Outcome()
     ids: dict[str, str] = {}
     waiting = slurm_queue.live()
-    for step in steps.steps:
-        if (run_dir := ledger.done(out, steps, step)) is not None:
-            say(f"{step.name}: done already ({run_dir})")
-        elif (known := ledger.queue_id(out, step.name)) in waiting:
-            ids[step.name] = outcome.queued[step.name] = str(known)
-            say(f"{step.name}: in the queue already, as {known}")
-    todo = [s for s in steps.steps if s.name not in ids and ledger.done(out, steps, s) is None]
+    for job in plan.jobs:
+        if (run_dir := ledger.done(out, plan, job)) is not None:
+            say(f"{job.name}: done already ({run_dir})")
+        elif (known := ledger.queue_id(out, job.name)) in waiting:
+            ids[job.name] = outcome.queued[job.name] = str(known)
+            say(f"{job.name}: in the queue already, as {known}")
+    todo = [s for s in plan.jobs if s.name not in ids and ledger.done(out, plan, s) is None]
     for members in _arrays(todo, settings):
         submitted = _submit(members, ids, request, out, settings, parameters)
         ids |= submitted
         outcome.queued |= submitted
     if settings.wait:
-        _wait(steps, out, outcome)
+        _wait(plan, out, outcome)
     return outcome
 
 
-def _arrays(todo: Sequence[Step], settings: Settings) -> Iterator[list[Step]]:
-    """Steps that may be one array: they wait for the same and need as many processes; what they wait for comes before."""
+def _arrays(todo: Sequence[PlannedJob], settings: Settings) -> Iterator[list[PlannedJob]]:
+    """Jobs that may be one array: they wait for the same and need as many processes; what they wait for comes before."""
 
-    def alike(step: Step) -> tuple[bool, str, int, int]:
-        return bool(step.after), step.after or "", _processes(step, settings), step.recipe.train.workers
+    def alike(job: PlannedJob) -> tuple[bool, str, int, int]:
+        return bool(job.after), job.after or "", _processes(job, settings), job.recipe.train.workers
 
-    depth = {step.name: 0 for step in todo}
-    for step in todo:  # what a step comes after has been there before it
-        depth[step.name] = depth.get(step.after or "", -1) + 1
+    depth = {job.name: 0 for job in todo}
+    for job in todo:  # what a job comes after has been there before it
+        depth[job.name] = depth.get(job.after or "", -1) + 1
     for _, members in groupby(sorted(todo, key=lambda s: (depth[s.name], alike(s))), key=alike):
         yield list(members)
 
 
-def _processes(step: Step, settings: Settings) -> int:
-    return settings.gpus_per_job or step.recipe.gpus
+def _processes(job: PlannedJob, settings: Settings) -> int:
+    return settings.gpus_per_job or job.recipe.gpus
 
 
 def _submit(
-    members: Sequence[Step],
+    members: Sequence[PlannedJob],
     ids: Mapping[str, str],
     request: Request,
     out: Path,
     settings: Settings,
     parameters: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Submits an array; the queue's id of each step."""
+    """Submits an array; the queue's id of each job."""
     executor = _executor(out)
     processes, first = _processes(members[0], settings), members[0]
     mine = {
@@ -100,11 +101,11 @@ def _submit(
         mine["dependency"] = f"afterok:{ids[first.after]}"
     executor.update_parameters(job_name="mae-bench", additional_parameters=extra, **mine)
     with executor.batch():
-        jobs = [executor.submit(SlurmStep(python(request, out, step))) for step in members]
-    named = {step.name: str(job.job_id) for step, job in zip(members, jobs, strict=True)}
-    for step in members:
-        ledger.write_note(out, step.name, "queued", slurm=named[step.name], after=step.after)
-        say(f"{step.name}: queued as {named[step.name]}")
+        submitted = [executor.submit(SlurmStep(python(request, out, job))) for job in members]
+    named = {job.name: str(entry.job_id) for job, entry in zip(members, submitted, strict=True)}
+    for job in members:
+        ledger.write_note(out, job.name, "queued", slurm=named[job.name], after=job.after)
+        say(f"{job.name}: queued as {named[job.name]}")
     return named
 
 
@@ -154,15 +155,15 @@ def minutes(text: str) -> int:
     return max(1, int(days or 0) * 1440 + hours * 60 + mins + (seconds + 59) // 60)
 
 
-def _wait(steps: Steps, out: Path, outcome: Outcome) -> None:
-    """Until none of the steps is in the queue; then what each came to is read off the disk."""
+def _wait(plan: JobPlan, out: Path, outcome: Outcome) -> None:
+    """Until none of the jobs is in the queue; then what each came to is read off the disk."""
     while slurm_queue.live().keys() & set(outcome.queued.values()):
         time.sleep(_WAIT_SECONDS)
     queued, outcome.queued = outcome.queued, {}
-    for step in steps.steps:
+    for job in plan.jobs:
         bad = {*outcome.failures, *outcome.not_run}
-        if step.after in bad and ledger.done(out, steps, step) is None:
-            outcome.not_run[step.name] = f"starts from {step.after}, which is not done"
-            ledger.write_note(out, step.name, "not run", error=outcome.not_run[step.name])
-        elif step.name in queued or ledger.done(out, steps, step) is not None:
-            settle(steps, step, out, 1, outcome, out / ".plan" / "slurm")
+        if job.after in bad and ledger.done(out, plan, job) is None:
+            outcome.not_run[job.name] = f"starts from {job.after}, which is not done"
+            ledger.write_note(out, job.name, "not run", error=outcome.not_run[job.name])
+        elif job.name in queued or ledger.done(out, plan, job) is not None:
+            settle(plan, job, out, 1, outcome, out / ".plan" / "slurm")

@@ -10,11 +10,10 @@ import torch
 
 from backbones.errors import UserError
 from mae_bench import api
-from mae_bench.jobs.from_suite import Plan, from_suite
+from mae_bench.jobs.from_suite import Suite, from_suite
 from mae_bench.jobs.from_tasks import from_tasks
-from mae_bench.jobs.job import Job
-from mae_bench.jobs.plan import Request
-from mae_bench.jobs.plan import plan as steps_of
+from mae_bench.jobs.job import PlannedJob
+from mae_bench.jobs.plan import Request, make_plan
 from mae_bench.launchers import local
 from mae_bench.recipes.options import Options
 from mae_bench.records.record import Record
@@ -29,7 +28,7 @@ def suite(folder: Path, text: str) -> str:
     return str(path)
 
 
-def plan(folder: Path, text: str, *overrides: str) -> Plan:
+def plan(folder: Path, text: str, *overrides: str) -> Suite:
     return from_suite(suite(folder, text), Options(overrides=overrides), pretrain=True)
 
 
@@ -53,11 +52,11 @@ def test_rows_get_the_suites_base_and_equal_ones_run_once(tmp_path: Path) -> Non
 def test_the_command_lines_overrides_come_after_the_suites(tmp_path: Path) -> None:
     made = plan(tmp_path, ROWS, "pretrain:schedule.epochs=1")
     assert {p.recipe.schedule.epochs for p in made.pretrainings} == {1}
-    assert {e.recipe.schedule.epochs for e in made.entries} == {3}
+    assert {e.recipe.schedule.epochs for e in made.jobs} == {3}
 
 
 def names(folder: Path, text: str, *, options: Options | None = None) -> list[str]:
-    return [step.name for step in steps_of(Request(suite=suite(folder, text), options=options or Options())).steps]
+    return [step.name for step in make_plan(Request(suite=suite(folder, text), options=options or Options())).jobs]
 
 
 def test_jobs_are_named_after_their_pretraining_where_there_are_several(tmp_path: Path) -> None:
@@ -71,7 +70,7 @@ def test_jobs_are_named_after_their_pretraining_where_there_are_several(tmp_path
 
 
 def test_the_only_pretraining_is_not_in_the_names_of_its_jobs() -> None:
-    assert [step.name for step in steps_of(Request(suite="quickstart")).steps][:3] == [
+    assert [step.name for step in make_plan(Request(suite="quickstart")).jobs][:3] == [
         "pretrain/vit_micro_patch8_embedded-scratch-s0",
         "linear/vit_micro_patch8_embedded-scratch-s0",
         "finetune/vit_micro_patch8_embedded-scratch-s0",
@@ -81,7 +80,7 @@ def test_the_only_pretraining_is_not_in_the_names_of_its_jobs() -> None:
 def test_a_pretraining_that_fails_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def out_of_memory(job: Job, _: object) -> Record:
+    def out_of_memory(job: PlannedJob, _: object) -> Record:
         raise torch.OutOfMemoryError(f"no memory for\n{job.recipe.protocol()}")
 
     monkeypatch.setattr(local, "run_job", out_of_memory)
@@ -118,18 +117,18 @@ def test_a_mistake_in_a_suite_is_named(tmp_path: Path, text: str, said: str) -> 
 
 
 @pytest.fixture(scope="module")
-def shipped() -> dict[str, Plan]:
+def shipped() -> dict[str, Suite]:
     return {s: from_suite(s, Options(), pretrain=True) for s in ("table1", "fig5", "fig7", "ablations_embedded")}
 
 
-def test_the_papers_suites_hold_each_of_its_models_once(shipped: dict[str, Plan]) -> None:
+def test_the_papers_suites_hold_each_of_its_models_once(shipped: dict[str, Suite]) -> None:
     for name, count in {"table1": 19, "fig5": 10, "fig7": 5}.items():
         assert len(shipped[name].pretrainings) == count
         assert {p.recipe.encoder.arch for p in shipped[name].pretrainings} == {"vit_large_patch16"}
-        assert {e.recipe.protocol() for e in shipped[name].entries} == {"finetune", "linear"}
+        assert {e.recipe.protocol() for e in shipped[name].jobs} == {"finetune", "linear"}
 
 
-def test_the_embedded_suite_holds_all_rows_of_table_1_and_figure_5(shipped: dict[str, Plan]) -> None:
+def test_the_embedded_suite_holds_all_rows_of_table_1_and_figure_5(shipped: dict[str, Suite]) -> None:
     micro = {p.recipe_name for p in shipped["ablations_embedded"].pretrainings}
     large = {p.recipe_name for s in ("table1", "fig5") for p in shipped[s].pretrainings}
     # Each default has other values: those of the micro model are two blocks, 128 wide.
@@ -138,9 +137,7 @@ def test_the_embedded_suite_holds_all_rows_of_table_1_and_figure_5(shipped: dict
 
 
 def chosen(task: str, arch: str, *data: str) -> list[str]:
-    return [
-        e.recipe_name for e in from_tasks([task], arch, "checkpoint", Options(data=dict.fromkeys(data, "/"))).entries
-    ]
+    return [e.recipe_name for e in from_tasks([task], arch, None, Options(data=dict.fromkeys(data, "/"))).jobs]
 
 
 def test_of_several_recipes_for_a_data_set_the_plainly_named_is_meant() -> None:
@@ -163,7 +160,7 @@ def test_one_folder_for_recipes_of_several_data_sets_asks_which() -> None:
 
 def test_the_cifar10_suite_has_every_protocol_and_three_seeds_of_each() -> None:
     made = from_suite("cifar10", Options(seeds=[0, 1, 2]), pretrain=True)
-    runs = Counter((e.recipe.protocol(), e.start) for e in made.entries)
+    runs = Counter((e.recipe.protocol(), e.start) for e in made.jobs)
     assert runs == {
         ("scratch", "scratch"): 3,
         ("finetune", "checkpoint"): 9,  # all labels, 1 % and 10 %
@@ -171,14 +168,14 @@ def test_the_cifar10_suite_has_every_protocol_and_three_seeds_of_each() -> None:
         ("linear", "checkpoint"): 3,
         ("knn", "checkpoint"): 3,
     }
-    tuned = {e.recipe.head.tune_blocks for e in made.entries if isinstance(e.recipe, ClassificationRecipe)}
+    tuned = {e.recipe.head.tune_blocks for e in made.jobs if isinstance(e.recipe, ClassificationRecipe)}
     assert tuned == {None, 0, 0.5, 1, 2, 4}
 
 
 def test_scratch_and_fine_tuning_of_the_cifar10_suite_are_as_long_on_the_same_images() -> None:
     made = from_suite("cifar10", Options(), pretrain=True)
     scratch, tuned = (
-        next(e.recipe for e in made.entries if e.recipe_name == f"{p}/vit_micro_patch4_cifar10")
+        next(e.recipe for e in made.jobs if e.recipe_name == f"{p}/vit_micro_patch4_cifar10")
         for p in ("scratch", "finetune")
     )
     assert (scratch.schedule, scratch.data, scratch.train.batch_size) == (

@@ -7,13 +7,13 @@ import pytest
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from backbones.errors import UserError
-from mae_bench.jobs.from_suite import Entry
 from mae_bench.jobs.from_tasks import from_tasks
+from mae_bench.jobs.job import PlannedJob
 from mae_bench.recipes.options import Options
 
 
-def chosen(task: str, data: dict[str, str]) -> Entry:
-    (entry,) = from_tasks([task], "vit_micro_patch8", "scratch", Options(data)).groups[0].entries
+def chosen(task: str, data: dict[str, str]) -> PlannedJob:
+    (entry,) = from_tasks([task], "vit_micro_patch8", None, Options(data)).jobs
     return entry
 
 
@@ -28,9 +28,9 @@ def test_names_of_recipes_are_no_own_data() -> None:
     entry = chosen("detection", {"coco": "/coco"})
     assert (entry.recipe.data.name, entry.recipe.data.root) == ("coco", "/coco")
     with pytest.raises(UserError, match="unknown data set"):
-        from_tasks(["detection"], "vit_micro_patch8", "scratch", Options({"imagenet": "/imagenet"}))
+        from_tasks(["detection"], "vit_micro_patch8", None, Options({"imagenet": "/imagenet"}))
 
 
 def test_of_two_own_names_none_is_guessed() -> None:
     with pytest.raises(UserError, match="data"):
-        from_tasks(["detection"], "vit_micro_patch8", "scratch", Options({"mine": "/a", "yours": "/b"}))
+        from_tasks(["detection"], "vit_micro_patch8", None, Options({"mine": "/a", "yours": "/b"}))

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from backbones.errors import UserError
-from mae_bench.jobs.plan import Request, Step, Steps, plan
+from mae_bench.jobs.job import JobPlan, PlannedJob
+from mae_bench.jobs.plan import Request, make_plan
 from mae_bench.launchers.base import Settings
 from mae_bench.launchers.gpus import launch as launch_on_gpus
 from mae_bench.launchers.pool import choose
@@ -29,7 +30,7 @@ def write_suite(folder: Path, text: str, name: str = "suite") -> str:
 
 
 def names(suite: str, **options: Sequence[int]) -> list[str]:
-    return [step.name for step in plan(Request(suite=suite, options=Options(**options))).steps]
+    return [step.name for step in make_plan(Request(suite=suite, options=Options(**options))).jobs]
 
 
 TUNED = """
@@ -42,7 +43,7 @@ jobs:
 
 
 def test_a_job_may_start_from_the_model_that_another_gave(tmp_path: Path) -> None:
-    steps = plan(Request(suite=write_suite(tmp_path, TUNED), options=Options(seeds=[3, 4], pretrain_seeds=[0])))
+    steps = make_plan(Request(suite=write_suite(tmp_path, TUNED), options=Options(seeds=[3, 4], pretrain_seeds=[0])))
     knn = steps["knn/vit_micro_patch8_embedded-MAE-s4"]
     assert knn.after == "finetune/vit_micro_patch8_embedded-MAE-s4"
     assert steps[knn.after].after == "pretrain/vit_micro_patch8_embedded-scratch-s0"
@@ -76,21 +77,21 @@ def test_two_different_jobs_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def paper() -> Steps:
-    return plan(Request(suite="paper"))
+def paper() -> JobPlan:
+    return make_plan(Request(suite="paper"))
 
 
-def test_the_papers_suite_has_every_table_and_no_job_before_what_it_starts_from(paper: Steps) -> None:
+def test_the_papers_suite_has_every_table_and_no_job_before_what_it_starts_from(paper: JobPlan) -> None:
     assert {"table1", "table2", "table3", "table4", "table5", "table6", "table7", "table12", "table13"} <= {
         *paper.tables
     }
     assert {"fig5", "fig7", "fig9", "vitdet_coco", "vitdet_lvis"} <= {*paper.tables}
     seen: set[str | None] = {None}
-    for step in paper.steps:
+    for step in paper.jobs:
         assert step.after in seen, step.name
         seen.add(step.name)
-    robust = [step for step in paper.steps if step.name.startswith("robustness/")]
-    assert {step.after for step in robust} <= {s.name for s in paper.steps if s.name.startswith("finetune/")}
+    robust = [step for step in paper.jobs if step.name.startswith("robustness/")]
+    assert {step.after for step in robust} <= {s.name for s in paper.jobs if s.name.startswith("finetune/")}
 
 
 def test_every_table_of_the_paper_has_a_suite() -> None:
@@ -108,12 +109,12 @@ def save_micro(path: Path) -> Path:
 def test_several_checkpoints_are_told_apart_by_name(tmp_path: Path) -> None:
     file = save_micro(tmp_path / "a.pth")
     tasks = ["finetune"]
-    two = [step.name for step in plan(Request([f"MAE={file}", f"DINO={file}"], tasks=tasks)).steps]
+    two = [step.name for step in make_plan(Request([f"MAE={file}", f"DINO={file}"], tasks=tasks)).jobs]
     assert two == [f"finetune/vit_micro_patch8_embedded-{method}-s0" for method in ("MAE", "DINO")]
     with pytest.raises(UserError, match="tell them apart by --checkpoint NAME=FILE"):
-        plan(Request([str(file), str(file)], tasks=tasks))
+        make_plan(Request([str(file), str(file)], tasks=tasks))
     with pytest.raises(UserError, match="suite table3 has nothing for a vit_micro_patch8"):
-        plan(Request([str(file)], suite="table3"))
+        make_plan(Request([str(file)], suite="table3"))
 
 
 def test_a_dry_run_needs_no_data_and_says_what_is_missing(cli: Cli, tmp_path: Path) -> None:
@@ -134,8 +135,8 @@ def test_a_published_cost_is_of_the_recipe_as_it_stands(cli: Cli, tmp_path: Path
     assert {j["recipe"] for j in told["jobs"] if j["gpu_hours"] is not None} == {"linear/vit_base_patch16_imagenet"}
 
 
-def step(name: str) -> Step:
-    return plan(Request(tasks=[name], scratch="vit_micro_patch8")).steps[0]
+def step(name: str) -> PlannedJob:
+    return make_plan(Request(tasks=[name], scratch="vit_micro_patch8")).jobs[0]
 
 
 def test_the_job_that_needs_most_of_what_is_free_starts_first() -> None:
@@ -149,7 +150,7 @@ def test_the_job_that_needs_most_of_what_is_free_starts_first() -> None:
 def test_more_gpus_a_job_than_there_are_is_refused(tmp_path: Path) -> None:
     request = Request(tasks=["finetune"], scratch="vit_micro_patch8")
     with pytest.raises(UserError, match="--gpus-per-job 3: there are 2"):
-        launch_on_gpus(request, plan(request), tmp_path, Settings(gpus=("0", "1"), gpus_per_job=3))
+        launch_on_gpus(request, make_plan(request), tmp_path, Settings(gpus=("0", "1"), gpus_per_job=3))
 
 
 @pytest.mark.parametrize(

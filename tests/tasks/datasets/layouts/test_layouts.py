@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tasks.datasets.layouts import layouts
 
 from backbones.errors import UserError
 from tasks.datasets.images import open_split
 from tasks.datasets.layouts import tar_index as tar_module
+from tests.tasks.datasets.layouts import layouts
 from tests.tasks.pictures import make_folders, save_picture
 
 Maker = Callable[[Path, Path, str], object]
