@@ -7,9 +7,10 @@ import re
 from backbones.errors import UserError, unknown
 
 # name: (width, depth, heads). Base, large and huge are the paper's (Dosovitskiy et al., Table 1); tiny and small
-# are DeiT's; micro is ours, for laptops and tests.
+# are DeiT's; micro and mini are ours, for laptops and tests.
 SIZES: dict[str, tuple[int, int, int]] = {
     "micro": (128, 4, 4),
+    "mini": (128, 6, 4),
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
     "base": (768, 12, 12),

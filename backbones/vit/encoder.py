@@ -34,7 +34,7 @@ def create_encoder(
     """A ViT encoder with class token and MAE's initialisation, without a classification head.
 
     Args:
-        arch: ``vit_{micro,tiny,small,base,large,huge}_patch{P}``, or ``vit_w{WIDTH}_d{DEPTH}_h{HEADS}_patch{P}``.
+        arch: ``vit_{micro,mini,tiny,small,base,large,huge}_patch{P}``, or ``vit_w{WIDTH}_d{DEPTH}_h{HEADS}_patch{P}``.
         img_size: pixels, height and width when two are given; multiples of the patch size.
         drop_path: stochastic depth rate of the last block, growing linearly from 0.
         relative_bias: BEiT's relative position bias in every block (`backbones.vit.relative`), zero.

@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 import uuid
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -59,7 +58,7 @@ def prepare(config: EmbeddedConfig, cache_root: Path | None = None) -> Path:
 
 
 def _settings(config: EmbeddedConfig) -> str:
-    return json.dumps({"generator": GENERATOR_VERSION, **asdict(config)}, sort_keys=True)
+    return json.dumps({"generator": GENERATOR_VERSION, **config.settings()}, sort_keys=True)
 
 
 def _generate(folder: Path, config: EmbeddedConfig, pools: dict[str, Pool]) -> None:
@@ -73,7 +72,7 @@ def _generate(folder: Path, config: EmbeddedConfig, pools: dict[str, Pool]) -> N
         bar = progress.add_task("embedded data set (digits on photographs)", total=singles + scenes)
         write_class_folders(folder / "imagenet", config, pools, lambda: progress.advance(bar))
         write_scenes(folder / "coco", folder / "ADEChallengeData2016", config, pools, lambda: progress.advance(bar))
-    write_readme(folder / "README.txt", _settings(config))
+    write_readme(folder / "README.txt", config, _settings(config))
 
 
 def _remove_abandoned(final: Path) -> None:

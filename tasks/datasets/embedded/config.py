@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from backbones.errors import UserError
+from backbones.errors import UserError, unknown
 
 NATIVE_DIGIT = 28
 """Side in pixels of an MNIST tile; a digit's ink spans about 20 of them."""
+PRETRAIN_PICTURES = ("singles", "pieces")
+_OF_PIECES = ("pretrain_pictures", "pretrain_size", "pretrain_digit_size", "pretrain_digits")
 
 
 @dataclass
@@ -29,6 +32,13 @@ class EmbeddedConfig:
     digit_size: list[int] = field(default_factory=lambda: [34, 46])
     pretrain_count: int = 8000
     """Pictures without a label, for pre-training; drawn from the training digits and photographs."""
+    pretrain_pictures: str = "singles"
+    """What pre-training sees: ``singles``, one whole digit as in classification, hence always about the middle; or
+    ``pieces``, several digits and pieces of digits of all sizes, at any place alike, out of ``pretrain_*`` below."""
+    pretrain_size: int = 64
+    pretrain_digit_size: list[int] = field(default_factory=lambda: [28, 64])
+    pretrain_digits: list[int] = field(default_factory=lambda: [2, 5])
+    """Digits asked for per picture; some lie mostly outside of it, and some find no free place."""
     train_count: int = 2000
     val_count: int = 1000
 
@@ -55,9 +65,36 @@ class EmbeddedConfig:
             raise UserError(f"embedded data set: seed must not be negative, not {self.seed}")
         if not 0 <= self.scene_bold <= 4:
             raise UserError(f"embedded data set: scene_bold must lie in 0..4, not {self.scene_bold}")
+        self._check_pretraining()
         self._check_range("digit_size", 8, self.image_size, "image_size")
         self._check_range("scene_digit_size", 8, self.scene_size, "scene_size")
         self._check_range("scene_digits", 1, 100, "100")
+
+    def settings(self) -> dict[str, Any]:
+        """What the bytes of the data set hang on. Fields that came later are left out where they change nothing, so that
+        data sets of before keep their folders."""
+        values = asdict(self)
+        if self.pretrain_pictures == "singles":
+            for name in _OF_PIECES:
+                del values[name]
+        return values
+
+    def _check_pretraining(self) -> None:
+        if self.pretrain_pictures not in PRETRAIN_PICTURES:
+            raise unknown(
+                "kind of picture", self.pretrain_pictures, PRETRAIN_PICTURES, where="data.options.pretrain_pictures"
+            )
+        default = EmbeddedConfig()
+        for name in _OF_PIECES if self.pretrain_pictures == "singles" else ():
+            if getattr(self, name) != getattr(default, name):
+                raise UserError(
+                    f"embedded data set: {name} changes nothing with pretrain_pictures=singles: leave it out, or set "
+                    "data.options.pretrain_pictures=pieces"
+                )
+        if not 16 <= self.pretrain_size <= 1024:
+            raise UserError(f"embedded data set: pretrain_size must lie in 16..1024, not {self.pretrain_size}")
+        self._check_range("pretrain_digit_size", 8, 2 * self.pretrain_size, "twice pretrain_size")
+        self._check_range("pretrain_digits", 1, 100, "100")
 
     def _check_range(self, name: str, low: int, high: int, high_name: str) -> None:
         values = list(getattr(self, name))

@@ -16,6 +16,8 @@ STREAMS = {"pretrain": 0, "train": 1, "val": 2, "scene_train": 3, "scene_val": 4
 MAX_ZOOM_OUT = 3
 """A background is cut from a square of 1 to this many times the picture's side."""
 PLACING_ATTEMPTS = 30
+Box = tuple[int, int, int, int]
+"""(top, left, bottom, right) in pixels, the latter two not included."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ def generator(seed: int, stream: str, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, STREAMS[stream], index]))
 
 
+def class_picture(config: EmbeddedConfig, pool: Pool, stream: str, index: int) -> tuple[np.ndarray, int]:
+    """(H, W, 3) uint8 picture of a class folder, and its class; what pre-training sees may have none (0)."""
+    if stream == "pretrain" and config.pretrain_pictures == "pieces":
+        return pieces(config, pool, stream, index), 0
+    return single_digit(config, pool, stream, index)
+
+
 def single_digit(config: EmbeddedConfig, pool: Pool, stream: str, index: int) -> tuple[np.ndarray, int]:
     """(H, W, 3) uint8 picture with one whole digit, and its class; classes take turns, hence balance."""
     rng = generator(config.seed, stream, index)
@@ -52,12 +61,38 @@ def single_digit(config: EmbeddedConfig, pool: Pool, stream: str, index: int) ->
     return np.rint(canvas).astype(np.uint8), label
 
 
+def pieces(config: EmbeddedConfig, pool: Pool, stream: str, index: int) -> np.ndarray:
+    """(H, W, 3) uint8 picture of digits and pieces of digits that has no privileged place: the places of a digit reach
+    as far beyond the picture as the digit does, so that every pixel is covered equally often.
+
+    Sizes are spread evenly over their logarithms; strokes are as in the class folders or as in the scenes, by turns of luck.
+    """
+    rng = generator(config.seed, stream, index)
+    size = config.pretrain_size
+    canvas = _background(rng, pool, size, config.background_brightness)
+    boxes: list[Box] = []
+    low, high = config.pretrain_digits
+    smallest, largest = config.pretrain_digit_size
+    for _ in range(int(rng.integers(low, high + 1))):
+        side = round(float(np.exp(rng.uniform(np.log(smallest), np.log(largest)))))
+        bold = config.scene_bold * int(rng.integers(2))
+        ink = _crop_to_ink(_digit(rng, pool.digits[int(rng.integers(len(CLASSES)))], [side, side], bold))
+        box = _free_place(rng, ink.shape, boxes, size, config.scene_overlap, beyond=True)
+        if box is None:
+            continue
+        boxes.append(box)
+        top, left, _, _ = box
+        inside = ink[max(0, -top) : size - top, max(0, -left) : size - left]
+        _paint(canvas, inside, max(0, top), max(0, left), _colour(rng, config.ink_brightness))
+    return np.rint(canvas).astype(np.uint8)
+
+
 def many_digits(config: EmbeddedConfig, pool: Pool, stream: str, index: int) -> Scene:
     """A scene with several digits, later ones over earlier ones; all boxes lie inside the picture."""
     rng = generator(config.seed, stream, index)
     canvas = _background(rng, pool, config.scene_size, config.background_brightness)
     placed: list[Instance] = []
-    boxes: list[tuple[int, int, int, int]] = []
+    boxes: list[Box] = []
     low, high = config.scene_digits
     for _ in range(int(rng.integers(low, high + 1))):
         label = int(rng.integers(len(CLASSES)))
@@ -118,21 +153,28 @@ def _paint(canvas: np.ndarray, ink: np.ndarray, top: int, left: int, colour: np.
 def _free_place(
     rng: np.random.Generator,
     shape: tuple[int, ...],
-    taken: list[tuple[int, int, int, int]],
+    taken: list[Box],
     size: int,
     max_overlap: float,
-) -> tuple[int, int, int, int] | None:
-    """(top, left, bottom, right) of a place that keeps clear of `taken`; None if none was found."""
+    *,
+    beyond: bool = False,
+) -> Box | None:
+    """A place that keeps clear of `taken`, inside the picture or, with `beyond`, with at least a pixel inside; None if none
+    was found.
+    """
     height, width = shape
     for _ in range(PLACING_ATTEMPTS):
-        top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
+        if beyond:
+            top, left = int(rng.integers(1 - height, size)), int(rng.integers(1 - width, size))
+        else:
+            top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
         box = (top, left, top + height, left + width)
         if all(_overlap(box, other) <= max_overlap for other in taken):
             return box
     return None
 
 
-def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """Area that two (top, left, bottom, right) boxes share, as a share of the smaller one."""
+def _overlap(a: Box, b: Box) -> float:
+    """Area that two boxes share, as a share of the smaller one."""
     shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
     return shared / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tasks.datasets.embedded.config import EmbeddedConfig
 from tasks.datasets.embedded.outlines import polygons
-from tasks.datasets.embedded.scenes import Scene, many_digits, single_digit
+from tasks.datasets.embedded.scenes import Scene, class_picture, many_digits
 from tasks.datasets.embedded.sources import CLASSES, PHOTOGRAPHS, Pool
 
 Tick = Callable[[], None]
@@ -32,7 +32,7 @@ def write_class_folders(root: Path, config: EmbeddedConfig, pools: dict[str, Poo
         for name in ("unlabelled",) if split == "pretrain" else CLASSES:
             (root / split / name).mkdir(parents=True)
         for index in range(count):
-            image, label = single_digit(config, pool, split, index)
+            image, label = class_picture(config, pool, split, index)
             folder = root / split / ("unlabelled" if split == "pretrain" else CLASSES[label])
             (folder / f"{split}_{index:08d}.JPEG").write_bytes(_jpeg(image))
             tick()
@@ -138,9 +138,12 @@ def _write_class_list(path: Path, pixels: np.ndarray, scenes_with: dict[str, np.
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_readme(path: Path, settings: str) -> None:
+def write_readme(path: Path, config: EmbeddedConfig, settings: str) -> None:
     """What the folder is, for whoever finds it in a cache."""
     photographs = "\n".join(f"  {name:<22} {licence}" for name, licence in PHOTOGRAPHS.items())
+    pieces = (
+        ", and show several\n" + 43 * " " + "digits and pieces of them" if config.pretrain_pictures == "pieces" else ""
+    )
     path.write_text(
         f"""Embedded data set of mae_bench
 ==============================
@@ -149,7 +152,7 @@ This is a composite made by a program, not a natural data set: handwritten digit
 colours, onto random squares of dimmed photographs. Use it to see that everything works and that pre-training
 helps; a figure measured on it says nothing about ImageNet, COCO or ADE20K: only the layouts are theirs.
 
-  imagenet/{{pretrain,train,val}}/<class>/   one digit a picture; the pretrain pictures have no label
+  imagenet/{{pretrain,train,val}}/<class>/   one digit a picture; the pretrain pictures have no label{pieces}
   coco/                                    several digits a picture; boxes, and masks as polygons
   ADEChallengeData2016/                    the pictures of coco/; maps: 1 background, 2 to 11 digits 0 to 9
 
