@@ -24,17 +24,29 @@ def inspect(
         str,
         typer.Argument(metavar="CKPT", help="File, Hugging Face folder, run directory, timm:NAME or hf:OWNER/NAME."),
     ],
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="DIR", help="Also: what explains the patch tokens' variance on these images."),
+    ] = None,
+    img_size: ImgSize = None,
     as_json: Json = False,
 ) -> None:
     """Say what a checkpoint is, whether it is a published file, and which tasks it can start."""
     from mae_bench.checkpoint_tools.inspect import inspect as run
     from mae_bench.checkpoint_tools.inspect import lines
 
+    if img_size is not None and images is None:
+        raise UserError("--img-size goes with --images: a card has the checkpoint's own size")
     card = run(checkpoint)
+    rows = lines(card)
+    if images is not None:
+        from mae_bench.checkpoint_tools import variance
+
+        card["variance"] = variance.token_variance(checkpoint, images, img_size=_img_size(img_size))
+        rows += variance.lines(card["variance"])
     if as_json:
         print(json.dumps(card, indent=2))
         return
-    rows = lines(card)
     width = max(len(heading) for heading, _ in rows)
     for heading, text in rows:
         print(f"{heading.ljust(width)}  {text}")

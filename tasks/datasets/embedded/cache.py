@@ -72,7 +72,7 @@ def _generate(folder: Path, config: EmbeddedConfig, pools: dict[str, Pool]) -> N
         bar = progress.add_task("embedded data set (digits on photographs)", total=singles + scenes)
         write_class_folders(folder / "imagenet", config, pools, lambda: progress.advance(bar))
         write_scenes(folder / "coco", folder / "ADEChallengeData2016", config, pools, lambda: progress.advance(bar))
-    write_readme(folder / "README.txt", config, _settings(config))
+    write_readme(folder / "README.txt", _settings(config))
 
 
 def _remove_abandoned(final: Path) -> None:

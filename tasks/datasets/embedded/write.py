@@ -138,12 +138,10 @@ def _write_class_list(path: Path, pixels: np.ndarray, scenes_with: dict[str, np.
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_readme(path: Path, config: EmbeddedConfig, settings: str) -> None:
+def write_readme(path: Path, settings: str) -> None:
     """What the folder is, for whoever finds it in a cache."""
     photographs = "\n".join(f"  {name:<22} {licence}" for name, licence in PHOTOGRAPHS.items())
-    pieces = (
-        ", and show several\n" + 43 * " " + "digits and pieces of them" if config.pretrain_pictures == "pieces" else ""
-    )
+    several = f", and show several\n{43 * ' '}digits and pieces of them" if "pretrain_pictures" in settings else ""
     path.write_text(
         f"""Embedded data set of mae_bench
 ==============================
@@ -152,7 +150,7 @@ This is a composite made by a program, not a natural data set: handwritten digit
 colours, onto random squares of dimmed photographs. Use it to see that everything works and that pre-training
 helps; a figure measured on it says nothing about ImageNet, COCO or ADE20K: only the layouts are theirs.
 
-  imagenet/{{pretrain,train,val}}/<class>/   one digit a picture; the pretrain pictures have no label{pieces}
+  imagenet/{{pretrain,train,val}}/<class>/   one digit a picture; the pretrain pictures have no label{several}
   coco/                                    several digits a picture; boxes, and masks as polygons
   ADEChallengeData2016/                    the pictures of coco/; maps: 1 background, 2 to 11 digits 0 to 9
 

@@ -90,14 +90,17 @@ def test_another_seed_alters_every_picture(small: EmbeddedConfig, embedded: Path
     assert all(other[path] != first[path] for path in pictures)
 
 
-def test_every_field_of_the_configuration_has_a_part_in_the_folder_name() -> None:
-    default = EmbeddedConfig()
+@pytest.mark.parametrize("pictures", ["singles", "pieces"])
+def test_every_field_of_the_configuration_has_a_part_in_the_folder_name(pictures: str) -> None:
+    """But those of pieces, where there are none: `check` refuses them then."""
+    default = EmbeddedConfig(pretrain_pictures=pictures)
+    others = 3 if pictures == "singles" else 0
     names = {cache_folder(default, Path("x")).name}
     for field in dataclasses.fields(default):
         value = getattr(default, field.name)
-        other = [1, 1] if isinstance(value, list) else value / 2 + 7
+        other = [1, 1] if isinstance(value, list) else "pieces" * 2 if isinstance(value, str) else value / 2 + 7
         names.add(cache_folder(dataclasses.replace(default, **{field.name: other}), Path("x")).name)
-    assert len(names) == len(dataclasses.fields(default)) + 1
+    assert len(names) == len(dataclasses.fields(default)) + 1 - others
 
 
 def test_an_interruption_leaves_nothing_behind(
@@ -188,3 +191,8 @@ def test_a_value_that_makes_no_data_set_is_named(wrong: dict[str, object], tmp_p
         prepare(EmbeddedConfig(**wrong), tmp_path)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_option_at_its_default_leaves_the_folders_of_before(tmp_path: Path) -> None:
+    assert cache_folder(EmbeddedConfig(), tmp_path).name == "embedded-bf4d7fe971f7"
+    assert cache_folder(EmbeddedConfig(pretrain_pictures="pieces"), tmp_path).name != "embedded-bf4d7fe971f7"

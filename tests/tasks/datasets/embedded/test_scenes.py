@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 from pycocotools import mask as coco_mask
 from shapely import Polygon
 
 from backbones.errors import UserError
 from tasks.datasets.embedded import EmbeddedConfig, sources
 from tasks.datasets.embedded.outlines import polygons
-from tasks.datasets.embedded.scenes import many_digits, single_digit
+from tasks.datasets.embedded.scenes import class_picture, many_digits, single_digit
 from tasks.datasets.embedded.sources import PHOTOGRAPHS, Pool, load_pools
 
 
@@ -118,3 +120,44 @@ def test_an_eight_is_cut_through_both_eyes_at_once() -> None:
     rings = polygons(eight)
     assert len(rings) == 2
     np.testing.assert_array_equal(decoded(rings, 11, 7), eight)
+
+
+def test_pieces_have_no_privileged_place(pools: dict[str, Pool]) -> None:
+    """Ink covers middle, borders and corners alike, where that of single digits lies in the middle."""
+    black = Pool(pools["train"].digits, [Image.new("RGB", (200, 200))])
+    config = EmbeddedConfig(pretrain_pictures="pieces", pretrain_size=48, pretrain_digit_size=[16, 48])
+
+    def ink(render: Callable[..., tuple[np.ndarray, int]], stream: str) -> np.ndarray:
+        pictures = (render(config, black, stream, index)[0] for index in range(1200))
+        thirds = sum((picture.max(axis=-1) > 128).astype(float) for picture in pictures)
+        return np.asarray(thirds).reshape(3, 16, 3, 16).mean(axis=(1, 3))
+
+    of_pieces, of_singles = ink(class_picture, "pretrain"), ink(class_picture, "train")
+    assert of_pieces.max() < 1.3 * of_pieces.min()
+    assert of_singles.max() > 3 * of_singles.min()
+
+
+def test_pieces_are_of_many_sizes_and_of_the_wanted_side(pools: dict[str, Pool]) -> None:
+    config = EmbeddedConfig(pretrain_pictures="pieces", pretrain_size=80)
+    images = [class_picture(config, pools["train"], "pretrain", index)[0] for index in range(20)]
+    assert {image.shape for image in images} == {(80, 80, 3)}
+    np.testing.assert_array_equal(images[3], class_picture(config, pools["train"], "pretrain", 3)[0])
+    np.testing.assert_array_equal(
+        class_picture(config, pools["train"], "train", 3)[0],
+        class_picture(EmbeddedConfig(), pools["train"], "train", 3)[0],
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"pretrain_pictures": "piecs"}, "did you mean|pieces"),
+        ({"pretrain_size": 32}, "pretrain_size changes nothing with pretrain_pictures=singles"),
+        ({"pretrain_digits": [1, 2]}, "pretrain_digits changes nothing"),
+        ({"pretrain_pictures": "pieces", "pretrain_size": 4}, r"pretrain_size must lie in 16\.\.1024"),
+        ({"pretrain_pictures": "pieces", "pretrain_digit_size": [64, 28]}, "pretrain_digit_size must be"),
+    ],
+)
+def test_options_of_pieces_that_make_no_sense_are_refused(options: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        EmbeddedConfig(**options).check()
