@@ -78,7 +78,9 @@ def test_the_actions_scripts_run_as_github_runs_them(tmp_path: Path) -> None:
     tool = tmp_path / "bin/mae-bench"
     tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m mae_bench "$@"\n')
     tool.chmod(0o755)
-    options = "data.options={pretrain_count: 1, train_count: 40, val_count: 20, scene_train_count: 1, scene_val_count: 1}"
+    options = (
+        "data.options={pretrain_count: 1, train_count: 240, val_count: 20, scene_train_count: 1, scene_val_count: 1}"
+    )
     environment = {
         **os.environ,
         "PATH": f"{tool.parent}:{os.environ['PATH']}",

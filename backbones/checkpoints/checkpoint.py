@@ -22,6 +22,7 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from backbones.checkpoints import shipped
 from backbones.checkpoints.architecture import Architecture, fixed_positions, read_architecture
 from backbones.checkpoints.hub import is_remote, resolve_remote
 from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, Named, block_count, read_names
@@ -288,7 +289,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] |
     """Reads a checkpoint.
 
     Args:
-        path: a file, a folder (Hugging Face, timm, a finished run), ``timm:NAME`` and ``hf:OWNER/NAME`` (fetched),
+        path: a file, a folder (Hugging Face, timm, a finished run), a shipped encoder's name, ``timm:NAME`` and ``hf:OWNER/NAME`` (fetched),
             ``timm:NAME=FILE`` (weights at hand) or ``module:package.file:function`` (the user's own code).
         img_size: pixels, (height, width), that it was trained at; asked for only when the positions form no square.
 
@@ -300,7 +301,10 @@ def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] |
         return _of_plugin(source)
     if source.startswith(TIMM):
         return _of_name(source.removeprefix(TIMM))
-    file = read_tensors(resolve_remote(source) if is_remote(source) else Path(source))
+    if is_remote(source):
+        file = read_tensors(resolve_remote(source))
+    else:
+        file = read_tensors(shipped.find(source) or Path(source))
     return replace(_of_file(file, img_size), source=str(file.path.absolute()))
 
 

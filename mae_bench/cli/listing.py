@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -51,14 +52,39 @@ def recipes() -> Rows:
     return [describe(n) for n in recipe_names()]
 
 
-KINDS: dict[str, Callable[[], Rows]] = {"tasks": tasks, "suites": suites, "tables": tables, "recipes": recipes}
+def encoders() -> Rows:
+    """Encoders that come with the package: what ``--checkpoint`` takes by name."""
+    from backbones.checkpoints import shipped
+
+    return [_encoder(name, shipped.record(name), shipped.FOLDER / f"{name}.safetensors") for name in shipped.names()]
+
+
+def _encoder(name: str, record: dict[str, Any], path: Path) -> dict[str, str]:
+    return {
+        "encoder": name,
+        "arch": record["arch"],
+        "pixels": str(record["img_size"]),
+        "MB": f"{path.stat().st_size / 1e6:.1f}",
+        "pre-trained on": record["data"]["name"],
+        "recipe": record["recipe_name"],
+        "licence": "Apache-2.0",
+    }
+
+
+KINDS: dict[str, Callable[[], Rows]] = {
+    "tasks": tasks,
+    "suites": suites,
+    "tables": tables,
+    "recipes": recipes,
+    "encoders": encoders,
+}
 
 
 def list_(
-    what: Annotated[str, typer.Argument(metavar="tasks|suites|tables|recipes", help="What to list.")],
+    what: Annotated[str, typer.Argument(metavar="tasks|suites|tables|recipes|encoders", help="What to list.")],
     as_json: Json = False,
 ) -> None:
-    """List tasks, suites, tables or recipes."""
+    """List tasks, suites, tables, recipes or the encoders that come with the package."""
     if what not in KINDS:
         raise unknown("listing", what, KINDS)
     rows = KINDS[what]()
