@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones.checkpoint import load_checkpoint
+from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.errors import UserError
-from backbones.features import choose
-from mae_bench.extraction import transform
-from tasks.features import feature_batches
-from tasks.images import TransformedImages, open_folder
+from backbones.vit.features import choose
+from mae_bench.checkpoint_tools.extract import transform
+from tasks.features.extract import feature_batches
+from tasks.datasets.images import TransformedImages, open_folder
 from tasks.progress import progress
 
 

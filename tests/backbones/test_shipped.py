@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backbones.checkpoint import load_checkpoint
+from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.checkpoints import shipped
 from backbones.errors import UserError
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from backbones.encoder import create_encoder
+from backbones.vit.encoder import create_encoder
 from mae_bench.checkpoint_tools.variance import Sums
 
 IMAGES, PLACES, WIDTH = 40, 9, 5
