@@ -289,8 +289,9 @@ def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] |
     """Reads a checkpoint.
 
     Args:
-        path: a file, a folder (Hugging Face, timm, a finished run), a shipped encoder's name, ``timm:NAME`` and ``hf:OWNER/NAME`` (fetched),
-            ``timm:NAME=FILE`` (weights at hand) or ``module:package.file:function`` (the user's own code).
+        path: a file, a folder (Hugging Face, timm, a finished run), a shipped encoder's name, ``timm:NAME`` and
+            ``hf:OWNER/NAME`` (fetched), ``timm:NAME=FILE`` (weights at hand) or ``module:package.file:function`` (the user's
+            own code).
         img_size: pixels, (height, width), that it was trained at; asked for only when the positions form no square.
 
     Raises:

@@ -16,8 +16,8 @@ from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.errors import UserError
 from backbones.vit.features import choose
 from mae_bench.checkpoint_tools.extract import transform
-from tasks.features.extract import feature_batches
 from tasks.datasets.images import TransformedImages, open_folder
+from tasks.features.extract import feature_batches
 from tasks.progress import progress
 
 

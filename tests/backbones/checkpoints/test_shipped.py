@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.checkpoints import shipped
+from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.errors import UserError
 
 
