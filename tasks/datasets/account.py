@@ -45,6 +45,8 @@ REASONS: dict[str, Reason] = {
     "not_chosen": Reason("that the recipe does not ask for", foreign=True),
     "crowd": Reason("of crowds", foreign=True),
     "empty_image": Reason("without objects"),
+    "no_mask": Reason("without a polygon of three points"),
+    "unlisted": Reason("of images that are not listed"),
     # Doubtful: figures on what is left would be of another data set.
     "unreadable": Reason("that cannot be read", True, "replace them"),
     "unknown_format": Reason("in a format that is not read here", True, "convert them to JPEG or PNG"),

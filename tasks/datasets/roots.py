@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
     """sha256 over the relative paths and sizes of `files`: cheap on a million files, changes when any is swapped."""
     digest = hashlib.sha256()
     for file in sorted(files):
-        digest.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\n".encode())
+        name = file.relative_to(root) if file.is_relative_to(root) else file
+        digest.update(os.fsencode(f"{name.as_posix()}\0{file.stat().st_size}\n"))
     return digest.hexdigest()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from tasks.datasets.decoding import read_rgb
 from tasks.datasets.roots import fingerprint
 from tasks.detection.annotations import Content, read_content
 from tasks.detection.config import DetectionConfig
+from tasks.detection.files import locate
 from tasks.detection.layout import find_images, find_json, no_json
 
 Record = dict[str, Any]  # one image and its annotations in detectron2's dataset format
@@ -73,53 +73,43 @@ def read_split(
     content = read_content(json, with_masks=with_masks, skip_broken=skip_broken)
     names = [image["file_name"].replace("\\", "/") for image in content.images]
     images = find_images(root, split, json, names, options)
+    paths = locate(json, root, images, names, outside=bool(options.get("outside")))
     category_ids = tuple(category["id"] for category in content.categories)
-    records = _records(content, images, names, {category: i for i, category in enumerate(category_ids)})
-    _check_files(json, records)
+    records = _records(content, paths, {category: i for i, category in enumerate(category_ids)})
     classes = tuple(str(category["name"]) for category in content.categories)
-    return CocoSplit(json, images, records, classes, category_ids, content, content.notes)
+    return CocoSplit(json, images, records, classes, category_ids, content, list(content.notes))
 
 
-def _records(content: Content, images: Path, names: Sequence[str], classes: Mapping[Any, int]) -> list[Record]:
+def _records(content: Content, paths: Sequence[str], classes: Mapping[Any, int]) -> list[Record]:
     """What detectron2's `load_coco_json` makes of the json."""
     objects = defaultdict(list)
     for a in content.annotations:
+        if a["id"] in content.maskless:
+            continue
         each: Record = {key: a[key] for key in ("iscrowd", "bbox", "segmentation") if key in a}
         each |= {"category_id": classes[a["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
         objects[a["image_id"]].append(each)
     return [
         {
-            "file_name": os.path.join(images, name),
+            "file_name": path,
             "height": image["height"],
             "width": image["width"],
             "image_id": image["id"],
             "annotations": objects[image["id"]],
         }
-        for image, name in zip(content.images, names, strict=True)
+        for image, path in zip(content.images, paths, strict=True)
     ]
-
-
-def _check_files(json: Path, records: Sequence[Record]) -> None:
-    missing = [record["file_name"] for record in records if not Path(record["file_name"]).is_file()]
-    if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"{missing[0]}: no such image{more}, but {json} names it: complete the images or mend the json")
 
 
 def require_masks(split: CocoSplit) -> None:
     """A `UserError` naming the first object of `split` that has no mask."""
     names = {image["id"]: image["file_name"] for image in split.content.images}
     for annotation in split.content.annotations:
-        if "segmentation" not in annotation:
+        if "segmentation" not in annotation and annotation["id"] not in split.content.maskless:
             raise UserError(
                 f"{split.json}: annotation {annotation['id']} ({names[annotation['image_id']]}) has no segmentation, which "
                 "masks need: give a json with masks, or train boxes only with --set detection.with_masks=false"
             )
-
-
-def with_objects(records: Sequence[Record]) -> list[Record]:
-    """Images that have an object which is not a crowd: only these train, as in detectron2."""
-    return [r for r in records if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]
 
 
 def readable(records: Sequence[Record]) -> tuple[list[Record], list[str]]:

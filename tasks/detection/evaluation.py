@@ -11,7 +11,7 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ from torch import nn
 
 from backbones.atomic import write_text
 from tasks.base import Evaluator
+from tasks.detection.annotations import Content
 from tasks.detection.data import CocoSplit, Record
+from tasks.detection.ids import Id
+from tasks.detection.objects import Annotation
 from tasks.detection.pictures import write_pictures
 
 RESULTS_FILE = "coco_instances_results.json"
@@ -68,8 +71,8 @@ class DetectionEvaluator(Evaluator):
         found = in_order(results)
         metrics: dict[str, float] = {}
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints; stdout is for results
-            truth = _truth(self.split)
             for kind in self.kinds:
+                truth = _truth(self.split, kind)
                 evaluation = evaluate(truth, found, kind, [record["image_id"] for record in self.records])
                 metrics |= summary(evaluation, _KINDS[kind], self.split.classes)
         return metrics
@@ -77,7 +80,7 @@ class DetectionEvaluator(Evaluator):
     def write(self, results: list[Any], folder: Path) -> None:
         """The results file for COCO's tools, and pictures of truth beside prediction."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / RESULTS_FILE, json.dumps(in_order(results)))
+        write_text(folder / RESULTS_FILE, json.dumps(with_file_ids(in_order(results), self.split.content.file_ids)))
         write_pictures(self.split, self.records, results, folder, self.pictures)
 
 
@@ -87,12 +90,24 @@ def in_order(results: list[Any]) -> list[dict[str, Any]]:
     return [each for result in ordered for each in result["instances"]]
 
 
-def _truth(split: CocoSplit) -> COCO:
-    """The checked json as pycocotools has it."""
-    annotations = [dict(a) for a in split.content.annotations]  # COCOeval writes into them
-    if any(a["id"] == 0 for a in annotations):  # it keeps the id of what was matched, and takes 0 for "nothing"
-        annotations = [{**a, "id": number} for number, a in enumerate(annotations, 1)]
-    return _coco(split.content.images, annotations, split.content.categories)
+def with_file_ids(found: list[dict[str, Any]], old: Mapping[str, Mapping[int, Id]]) -> list[dict[str, Any]]:
+    """Results under the json's own ids of images and categories, where ours are others."""
+    keys = {"image_id": old.get("images", {}), "category_id": old.get("categories", {})}
+    return [{**each, **{key: ids.get(each[key], each[key]) for key, ids in keys.items()}} for each in found]
+
+
+def _truth(split: CocoSplit, kind: str) -> COCO:
+    """The checked json as pycocotools has it; of masks without the objects that detectron2 leaves out for theirs."""
+    content = split.content
+    annotations = [dict(a) for a in judged(content, kind)]  # COCOeval writes into them
+    return _coco(content.images, annotations, content.categories)
+
+
+def judged(content: Content, kind: str) -> list[Annotation]:
+    """The objects that count for ``bbox`` or ``segm``."""
+    if kind == "bbox" or not content.maskless:
+        return content.annotations
+    return [a for a in content.annotations if a["id"] not in content.maskless]
 
 
 def _coco(images: list[Any], annotations: list[Any], categories: list[Any]) -> COCO:

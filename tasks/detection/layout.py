@@ -2,7 +2,8 @@
 
 ``--data NAME=DIR`` is enough for COCO 2017 and 2014, for jsons in DIR or ``annotations/`` whose names say train and val,
 and for Roboflow's ``train/_annotations.coco.json``. ``data.options`` names what a layout does not tell: ``train_json``,
-``val_json``, ``train_images``, ``val_images``; relative to DIR or to the current folder.
+``val_json``, ``train_images``, ``val_images``, relative to DIR or to the current folder; ``outside: true`` takes images from
+anywhere.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError, unknown
+from tasks.detection.files import hits
 
-OPTIONS = tuple(f"{split}_{what}" for split in ("train", "val") for what in ("json", "images"))
+OPTIONS = (*(f"{split}_{what}" for split in ("train", "val") for what in ("json", "images")), "outside")
 
 _WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "minival")}
 # Jsons that lie beside those of objects.
@@ -70,9 +72,12 @@ def find_images(root: Path, split: str, json: Path, names: Sequence[str], option
     if given := options.get(f"{split}_images"):
         return _given(root, f"{split}_images", given)
     folders = [folder for folder in _image_folders(root, split, json) if folder.is_dir()]
-    hits = {folder: sum((folder / name).is_file() for name in names[:_HITS]) for folder in folders}
-    best = max(folders, key=lambda folder: hits[folder], default=None)
-    if best is None or not hits[best]:
+    for loosely in (False, True):
+        found = {folder: hits(folder, names[:_HITS], loosely=loosely) for folder in folders}
+        best = max(folders, key=lambda folder: found[folder], default=None)
+        if best is not None and found[best]:
+            break
+    else:
         looked = ", ".join(str(folder) for folder in folders)
         raise UserError(
             f"{names[0]}: no such image in {looked or root}, but {json} names it: "

@@ -19,7 +19,8 @@ import numpy as np
 
 from backbones.errors import UserError
 from tasks.detection.data import CocoSplit
-from tasks.detection.evaluation import DetectionEvaluator, in_order
+from tasks.detection.evaluation import DetectionEvaluator, in_order, judged
+from tasks.detection.ids import shown, whole
 
 _MAX_DETECTIONS = 300  # an image; part of the metric
 _KINDS = {"bbox": "box", "segm": "mask"}
@@ -30,17 +31,20 @@ _FIGURES = {
 
 
 def is_lvis(split: CocoSplit) -> bool:
-    """Whether the json says which classes are known to be absent."""
-    return all("neg_category_ids" in image for image in split.content.images)
+    """Whether the json says, if of one image alone, which classes are known to be absent."""
+    return any("neg_category_ids" in image for image in split.content.images)
 
 
 def check_lvis(split: CocoSplit) -> None:
-    """A `UserError` for an LVIS json that lacks what the metric needs."""
+    """A `UserError` for an LVIS json that lacks what the metric needs: without it, detections count as in COCO."""
+    known = set(split.category_ids)
     for image in split.content.images:
-        if "not_exhaustive_category_ids" not in image:
-            raise UserError(
-                f"{split.json}: image {image['id']} has no not_exhaustive_category_ids, which LVIS's AP needs"
-            )
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            name = f"{split.json}: image {image['id']} ({image['file_name']})"
+            if not isinstance(image.get(key), list):
+                raise UserError(f"{name} has no {key}, which LVIS's AP needs of every image: complete the json")
+            if strange := [of for of in image[key] if not (isinstance(of, int) and of in known)]:
+                raise UserError(f"{name} has {key} with {shown(strange[0])}, which is no category of the json")
     for category in split.content.categories:
         if category.get("frequency") not in ("r", "c", "f"):
             raise UserError(
@@ -51,8 +55,9 @@ def check_lvis(split: CocoSplit) -> None:
 def image_counts(split: CocoSplit) -> list[int]:
     """Training images of each class, in order of class: what the json says (LVIS's does), else counted."""
     categories = split.content.categories
-    if all("image_count" in category for category in categories):
-        return [int(category["image_count"]) for category in categories]
+    said = [whole(category.get("image_count")) for category in categories]
+    if all(count is not None for count in said):
+        return [count or 0 for count in said]
     seen = Counter(of for _, of in {(a["image_id"], a["category_id"]) for a in split.content.annotations})
     return [seen[category["id"]] for category in categories]
 
@@ -65,9 +70,10 @@ class LvisEvaluator(DetectionEvaluator):
 
     def metrics(self, results: list[Any]) -> dict[str, float]:
         found = in_order(results)
-        truth = _truth(self.split, {record["image_id"] for record in self.records})
+        shown_images = {record["image_id"] for record in self.records}
         metrics: dict[str, float] = {}
         for kind in self.kinds:
+            truth = _truth(self.split, shown_images, kind)
             figures = evaluate(truth, found, kind)
             metrics |= {f"{_KINDS[kind]}_{ours}": _per_cent(figures[theirs]) for theirs, ours in _FIGURES.items()}
         return metrics
@@ -91,11 +97,11 @@ def evaluate(truth: dict[str, Any], found: list[dict[str, Any]], kind: str) -> d
     return dict(evaluation.get_results())
 
 
-def _truth(split: CocoSplit, image_ids: set[Any]) -> dict[str, Any]:
+def _truth(split: CocoSplit, image_ids: set[Any], kind: str) -> dict[str, Any]:
     content = split.content
     return {
         "images": [image for image in content.images if image["id"] in image_ids],
-        "annotations": [a for a in content.annotations if a["image_id"] in image_ids],
+        "annotations": [a for a in judged(content, kind) if a["image_id"] in image_ids],
         "categories": content.categories,
     }
 

@@ -16,7 +16,9 @@ from backbones.errors import UserError
 from backbones.vit.param_groups import NoDecay, param_groups
 from tasks.base import DataInfo, Task
 from tasks.datasets.embedded.root import embedded_root
+from tasks.datasets.manifest import VAL_IN_TRAIN, check_pair, copies
 from tasks.datasets.roots import data_root
+from tasks.detection.checks import Used, class_notes, first_look, has_objects, manifest, open_books
 from tasks.detection.config import DetectionRecipe
 from tasks.detection.data import (
     CocoDataset,
@@ -26,7 +28,6 @@ from tasks.detection.data import (
     readable,
     require_masks,
     splits_fingerprint,
-    with_objects,
 )
 from tasks.detection.evaluation import DetectionEvaluator
 from tasks.detection.lvis import LvisEvaluator, check_lvis, image_counts, is_lvis
@@ -49,8 +50,9 @@ class DetectionTask(Task[DetectionRecipe]):
         root = data_root(recipe.data.name, embedded_root(recipe.data, "coco"))
         self.evaluates_only = recipe.schedule.iterations == 0
         train, self.val = self._read(root)
-        self.train_records, notes = ([], []) if self.evaluates_only else _train_records(recipe, train)
-        self.val_records = self.val.records[: recipe.data.limit_val]
+        self._used, notes = self._choose(train)
+        self.train_records = [record for used in self._used[:-1] for record in used.records]
+        self.val_records = self._used[-1].records
         encoder = build_encoder(recipe.encoder.arch, recipe.encoder.img_size, recipe.encoder.drop_path, checkpoint)
         self.depth = len(encoder.blocks)
         self.model = build_detector(encoder, recipe.detection, len(train.classes), image_counts(train))
@@ -64,7 +66,30 @@ class DetectionTask(Task[DetectionRecipe]):
             classes=len(train.classes),
             fingerprint=splits_fingerprint([self.val] if train is self.val else [train, self.val]),
             notes=list(dict.fromkeys([*train.notes, *self.val.notes, *notes])),
+            account={used.name: used.account.to_json() for used in self._used},
+            class_names=list(train.classes),
         )
+
+    def _choose(self, train: CocoSplit) -> tuple[list[Used], list[str]]:
+        """What is used of each split, validation last, and what the record has to say of it."""
+        data = self.recipe.data
+        val = Used("val", self.val, self.val.records[: data.limit_val], open_books(self.val, trains=False))
+        if not val.records:
+            raise UserError(f"data.limit_val={data.limit_val} leaves no validation image")
+        splits, notes = [val], val.account.notes("val")
+        if not self.evaluates_only:
+            used, unreadable = _train_images(self.recipe, train)
+            splits = [used, val]
+            notes = [*used.account.notes("train"), *unreadable, *notes]
+            notes += check_pair(manifest(used), manifest(val), data.allow)
+            notes += class_notes(used, val)
+        return splits, notes
+
+    def look_at_data(self) -> list[str]:
+        """See `Task`."""
+        if len(self._used) == 2:
+            self.data.notes += copies(*map(manifest, self._used))
+        return first_look(self.data, self._used)
 
     def _read(self, root: Path) -> tuple[CocoSplit, CocoSplit]:
         """Both splits, checked; a run that only evaluates needs no training set, and takes the classes from the other."""
@@ -80,6 +105,8 @@ class DetectionTask(Task[DetectionRecipe]):
         val = read("val")
         if is_lvis(val):
             check_lvis(val)
+        elif recipe.protocol() == "lvis":
+            raise UserError(f"{val.json}: its images have no neg_category_ids, which LVIS's AP needs: give LVIS's json")
         train = val if self.evaluates_only else read("train")
         _check_classes(recipe, train, val)
         return train, val
@@ -142,8 +169,11 @@ class DetectionTask(Task[DetectionRecipe]):
 
 
 def _check_classes(recipe: DetectionRecipe, train: CocoSplit, val: CocoSplit) -> None:
-    if train is not val and train.json.resolve() == val.json.resolve():
-        raise UserError(f"{train.json} is the json of both training and validation: figures on it would mean nothing")
+    if train is not val and train.json.resolve() == val.json.resolve() and VAL_IN_TRAIN not in recipe.data.allow:
+        raise UserError(
+            f"{train.json} is the json of both training and validation: figures on it would mean nothing (to see a model "
+            f"learn it by heart: --set data.allow=[{VAL_IN_TRAIN}])"
+        )
     for ours, theirs in itertools.zip_longest(*(zip(s.category_ids, s.classes, strict=True) for s in (train, val))):
         if ours != theirs:
             said = ", ".join("none" if each is None else f"{each[0]} ({each[1]})" for each in (ours, theirs))
@@ -157,18 +187,17 @@ def _check_classes(recipe: DetectionRecipe, train: CocoSplit, val: CocoSplit) ->
         )
 
 
-def _train_records(recipe: DetectionRecipe, split: CocoSplit) -> tuple[list[Record], list[str]]:
-    """Images to train on, and what the record has to say of those left out."""
-    notes = []
-    records = with_objects(split.records)
-    if len(records) < len(split.records):
-        notes.append(f"{len(split.records) - len(records)} training images without objects left out")
-    records = records[: recipe.data.limit_train]
+def _train_images(recipe: DetectionRecipe, split: CocoSplit) -> tuple[Used, list[str]]:
+    """Images to train on, and what the record has to say of those that cannot be read."""
+    books, notes = open_books(split, trains=True), []
+    records = [record for record in split.records if has_objects(record)][: recipe.data.limit_train]
     if recipe.data.skip_broken:
         records, broken = readable(records)
+        for name in broken:
+            books.give_up("images", "unreadable", name)
         if broken:
             some = ", ".join(broken[:5]) + (", …" if len(broken) > 5 else "")
             notes.append(f"{len(broken)} unreadable training images left out ({some})")
     if not records:
         raise UserError(f"{split.json}: no training image is left; check the json and data.limit_train")
-    return records, notes
+    return Used("train", split, records, books), notes

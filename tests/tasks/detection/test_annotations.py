@@ -20,8 +20,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import load_coco_json
 
 from backbones.errors import UserError
-from tasks.detection.annotations import Content, read_content, runs_total
+from tasks.detection.annotations import Content, read_content
 from tasks.detection.data import read_split
+from tasks.detection.masks import runs_total
 from tests.conftest import data_folder
 
 from .conftest import edit_json
@@ -84,7 +85,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda c: [a.update(bbox=[0.1, 0.2, 0.5, 0.5]) for a in c["annotations"]],
         "shares of the image",
     ),
-    "area in words": (first(area="big"), "has area=big"),
+    "area in words": (first(area="big"), 'annotation 1 .* has area="big", a text: a number'),
     "run lengths of another size": (
         first(segmentation=rle(48, 40)),
         r"annotation 1 .*size \[48, 40\], its image is \[40, 48\] \(height, width\)",
@@ -114,7 +115,9 @@ def test_broken_objects_are_left_out_and_noted_when_asked_for(coco: Path, name: 
     edit_json(coco, "train", REFUSED[name][0])
     split = read_split(coco, "train", skip_broken=True)
     assert [a["id"] for a in split.content.annotations] == list(range(2, 11))
-    assert any("1 broken annotations left out" in note or "not listed" in note for note in split.notes)
+    books = split.content.account.kinds["annotations"]
+    assert (books.found, books.used, books.left_out["broken"].count) == (10, 9, 1)
+    split.content.account.check()
 
 
 def changed(coco: Path, *changes: Change, **options: Any) -> Content:
@@ -130,28 +133,40 @@ def test_a_sound_json_has_no_notes(coco: Path) -> None:
 def test_annotations_of_images_that_are_not_listed_are_left_out_with_a_note(coco: Path) -> None:
     content = changed(coco, first(image_id=999))
     assert [a["id"] for a in content.annotations] == list(range(2, 11))
-    assert content.notes == ["instances_train2017.json: 1 annotations of images that are not listed, left out (ids 1)"]
+    (note,) = content.account.notes("train")
+    assert note == (
+        "train: left out 1 annotations of 10 of images that are not listed, instances_train2017.json: annotation 1"
+    )
 
 
-def test_polygons_without_three_points_go_and_objects_without_others_with_them(coco: Path) -> None:
+def test_polygons_without_three_points_go_and_the_box_stays(coco: Path) -> None:
     good = [1, 1, 9, 1, 9, 9]
-    content = changed(coco, first(segmentation=[[1, 2, 3, 4], good, [1, 2, 3, 4, 5, 6, 7]]))
+    content = changed(coco, first(segmentation=[[1, 2, 3, 4], good, [1, 2, 3, 4, 5, 6, 7]], bbox=[1, 1, 8, 8], area=32))
     assert content.annotations[0]["segmentation"] == [good]
+    assert content.notes == []
     content = changed(coco, first(segmentation=[[1, 2, 3, 4]]))
-    assert content.annotations[0]["id"] == 2
-    assert "1 objects left out whose polygons have fewer than 3 points" in content.notes[0]
+    assert content.annotations[0]["id"] == 1
+    assert "segmentation" not in content.annotations[0]
+    assert content.maskless == {1}
+    assert content.notes[0].startswith(
+        "instances_train2017.json: 1 of 10 objects have no polygon of 3 points or more (ids 1): as in detectron2"
+    )
     assert changed(coco, with_masks=False).notes == []
 
 
 def test_boxes_over_the_border_stay_and_only_more_than_rounding_is_noted(coco: Path) -> None:
-    assert changed(coco, first(bbox=[-0.4, 3, 48.9, 37.5])).notes == []
-    content = changed(coco, first(bbox=[30, 3, 25, 10]))
+    def boxed(*box: float) -> Change:
+        x, y, w, h = box
+        return first(bbox=list(box), segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]], area=w * h)
+
+    assert changed(coco, boxed(-0.4, 3, 48.9, 37.5)).notes == []
+    content = changed(coco, boxed(30, 3, 25, 10))
     assert content.annotations[0]["bbox"] == [30, 3, 25, 10]
     assert "1 boxes that reach out of their image" in content.notes[0]
 
 
 def test_objects_without_area_stay_for_the_metric_and_are_noted(coco: Path) -> None:
-    content = changed(coco, first(bbox=[10, 10, 12, 0], area=0))
+    content = changed(coco, first(bbox=[10, 10, 12, 0], area=0, segmentation=[[10, 10, 22, 10, 16, 10]]))
     assert content.annotations[0]["id"] == 1
     assert "1 objects without area, which do not train (ids 1)" in content.notes[0]
 

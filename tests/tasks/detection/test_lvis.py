@@ -181,6 +181,44 @@ def test_a_json_without_frequencies_is_refused(folder: Path) -> None:
         lvis.check_lvis(split)
 
 
+@pytest.mark.parametrize("key", ["neg_category_ids", "not_exhaustive_category_ids"])
+@pytest.mark.parametrize("value", [None, 5, ["1"], [999]])
+def test_one_image_that_does_not_say_what_is_absent_is_refused(folder: Path, key: str, value: Any) -> None:
+    """It would fall to COCO's rule, under which detections of unknown classes count as wrong."""
+    split = split_of(folder)
+    image = split.content.images[2]
+    image.pop(key) if value is None else image.update({key: value})
+    assert lvis.is_lvis(split)
+    with pytest.raises(UserError, match=rf"lvis_v1_val.json: image {image['id']} \(.*jpg\) has (no )?{key}"):
+        lvis.check_lvis(split)
+
+
+def test_ids_may_be_written_otherwise(folder: Path, tmp_path: Path) -> None:
+    """Texts for ids of images and categories, floats for those of objects: the figures stay."""
+    split = split_of(folder)
+    expected = lvis.LvisEvaluator(split, split.records).metrics(predictions(split))
+    content = json.loads(split.json.read_text())
+    for kind in ("images", "categories"):
+        for item in content[kind]:
+            item["id"] = f"{item['id']:05d}"
+    for a in content["annotations"]:
+        a.update(id=float(a["id"]), image_id=f"{a['image_id']:05d}", category_id=f"{a['category_id']:05d}")
+    for image in content["images"]:
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            image[key] = [f"{i:05d}" for i in image[key]]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    again = read_split(folder, "val", {"val_json": str(tmp_path / "val.json"), "val_images": "."})
+    lvis.check_lvis(again)
+    assert lvis.LvisEvaluator(again, again.records).metrics(predictions(again)) == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_coco_json_given_for_lvis_is_refused(folder: Path) -> None:
+    recipe = small_recipe(folder)
+    recipe.data.name = "lvis"
+    with pytest.raises(UserError, match="have no neg_category_ids, which LVIS's AP needs: give LVIS's json"):
+        DetectionTask(recipe)
+
+
 def test_classes_are_weighted_by_the_images_that_the_json_counts_or_by_our_own_count(folder: Path) -> None:
     split = split_of(folder, "train")
     assert lvis.image_counts(split) == list(range(1, 11))

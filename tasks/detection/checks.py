@@ -1,0 +1,123 @@
+"""What a run says of a COCO data set before it trains: the books of its images and objects, and what two splits share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tasks.base import DataInfo
+from tasks.datasets.account import Account
+from tasks.datasets.manifest import Manifest, place_of
+from tasks.detection.data import CocoSplit, Record, read_pixels
+
+LOOKED_AT = 128  # images of each split that are decoded before the first step
+
+
+@dataclass(frozen=True)
+class Used:
+    """A split with the images of it that are used."""
+
+    name: str  # train or val
+    split: CocoSplit
+    records: Sequence[Record]
+    account: Account
+
+
+def open_books(split: CocoSplit, *, trains: bool) -> Account:
+    """Of the json's images and annotations; what does not train is left out of a training split alone."""
+    content, books = split.content, Account()
+    books.add(content.account)
+    books.found("images", len(content.images))
+    books.use("images", len(content.images))
+    if trains:
+        for record in split.records:
+            if not has_objects(record):
+                books.give_up("images", "empty_image", Path(record["file_name"]).name)
+        for a in content.annotations:
+            if a["iscrowd"] or a["id"] in content.maskless:
+                reason = "crowd" if a["iscrowd"] else "no_mask"
+                books.give_up("annotations", reason, f"annotation {a['id']}")
+    return books
+
+
+def has_objects(record: Record) -> bool:
+    """Whether an image has an object that is not a crowd: only such images train, as in detectron2."""
+    return any(a.get("iscrowd", 0) == 0 for a in record["annotations"])
+
+
+def class_counts(split: CocoSplit, records: Sequence[Record]) -> np.ndarray:
+    """(C,) objects of each class, without crowds."""
+    numbers = [a["category_id"] for record in records for a in record["annotations"] if not a["iscrowd"]]
+    return np.bincount(numbers, minlength=len(split.classes))
+
+
+def manifest(used: Used) -> Manifest:
+    """The images, where they lie and how many objects of each class they show."""
+    paths = [record["file_name"] for record in used.records]
+    stats = [os.stat(path) for path in paths]
+    return Manifest(
+        f"{used.name} ({used.split.json})",
+        list(used.split.classes),
+        class_counts(used.split, used.records),
+        np.array([place_of(stat.st_dev, stat.st_ino) for stat in stats], np.int64),
+        name=lambda i: os.path.relpath(paths[i], used.split.images),
+        content=lambda i: Path(paths[i]).read_bytes(),
+        sizes=np.array([stat.st_size for stat in stats], np.int64),
+    )
+
+
+def class_notes(train: Used, val: Used) -> list[str]:
+    """What is declared and never seen, or seen in validation alone: AP is over classes that validation holds."""
+    names, notes = train.split.classes, []
+    trained, judged = (class_counts(used.split, used.records) > 0 for used in (train, val))
+    for which, said in (
+        (~trained & judged, "that validation judges have no training object"),
+        (~trained & ~judged, "have no object in training or validation"),
+        (trained & ~judged, "have no object in validation: AP leaves them out"),
+    ):
+        if which.any():
+            some = ", ".join(names[i] for i in np.flatnonzero(which)[:3])
+            notes.append(f"{which.sum()} of {len(names)} classes {said} ({some}{', …' if which.sum() > 3 else ''})")
+    return notes
+
+
+def first_look(info: DataInfo, splits: Sequence[Used]) -> list[str]:
+    """Decodes some images of each split; adds what it sees to the notes of `info`. Returns three lines for people.
+
+    Raises:
+        UserError: an image that cannot be read or has another size than the json says, naming it.
+    """
+    told = [_seen(used) for used in splits]
+    books = [f"{used.name} {_books(info.account[used.name])}" for used in splits]
+    notes = "; ".join(info.notes[:3]) + ("; …" if len(info.notes) > 3 else "")
+    info.notes += told
+    head = f"data {info.name}: "
+    return [head + "; ".join(told), head + "; ".join(books), head + (notes or "nothing else to be said")]
+
+
+def _seen(used: Used) -> str:
+    count = len(used.records)
+    rows = range(count) if count <= LOOKED_AT else [k * count // LOOKED_AT for k in range(LOOKED_AT)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(read_pixels, [used.records[i] for i in rows]):
+            pass
+    sizes = sorted((r["width"] * r["height"], f"{r['width']}x{r['height']}") for r in used.records)
+    objects = class_counts(used.split, used.records)
+    present = objects[objects > 0]
+    return (
+        f"{used.name}: {count:,} images of {sizes[0][1]} to {sizes[-1][1]} pixels ({len(rows)} decoded), {objects.sum():,} "
+        f"objects of {len(present)} of {len(objects)} classes, {present.min(initial=0):,} to {present.max(initial=0):,} of each"
+    )
+
+
+def _books(account: Mapping[str, dict[str, int]]) -> str:
+    kinds = (
+        f"{books['found']:,} {kind} = {books['used']:,} used + {books['found'] - books['used']:,} left out"
+        for kind, books in account.items()
+    )
+    return ", ".join(kinds)
