@@ -27,6 +27,7 @@ from backbones.checkpoints.architecture import Architecture, fixed_positions, re
 from backbones.checkpoints.hub import is_remote, resolve_remote
 from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, Named, block_count, read_names
 from backbones.checkpoints.tensor_files import TensorFile, read_tensors
+from backbones.encoders import huggingface, image_processor
 from backbones.encoders.contract import Encoder
 from backbones.encoders.plugin import PREFIX as MODULE
 from backbones.encoders.plugin import Plugin, load_plugin, plugin_digest
@@ -326,7 +327,30 @@ def _of_file(file: TensorFile, img_size: tuple[int, int] | None) -> Checkpoint:
     if file.timm:
         model = of_config(file.timm, file.path)
         return _of_timm(file, model, model.name)
+    if file.config:
+        return _of_hugging_face(file, img_size)
     return _of_plain(file, read_names(file.path, file.tensors), img_size)
+
+
+def _of_hugging_face(file: TensorFile, img_size: tuple[int, int] | None) -> Checkpoint:
+    """A folder of Hugging Face's, by its ``model_type``."""
+    kind = str(file.config["model_type"])
+    if huggingface.family_of(file.config) is not None:
+        model, tensors, aside = huggingface.convert(file.config, file.tensors, file.path)
+        found = replace(_of_timm(file, model, kind, tensors), layout="huggingface", aside=tuple(aside))
+    elif kind in huggingface.PLAIN:
+        if file.config.get("hidden_act", "gelu") != "gelu":
+            raise UserError(f"{file.path}: config.json: hidden_act {file.config['hidden_act']}: the plain ViT has gelu")
+        found = _of_plain(file, read_names(file.path, file.tensors), img_size)
+    else:
+        known = ", ".join([*huggingface.PLAIN, *huggingface.FAMILIES])
+        raise UserError(f"{file.path}: config.json: model_type {kind} is no image encoder that is known: {known}")
+    processor = file.beside(image_processor.FILE)
+    size = found.img_size
+    told = (
+        image_processor.of_processor(processor, size, file.path) if processor else image_processor.of_family(kind, size)
+    )
+    return replace(found, preprocessing=told)
 
 
 def _of_plugin(source: str) -> Checkpoint:
@@ -343,9 +367,15 @@ def _of_plugin(source: str) -> Checkpoint:
     )
 
 
-def _of_timm(file: TensorFile, model: TimmModel, label: str) -> Checkpoint:
-    """A model of timm's; as the plain ViT where that computes the same, so that MAE's tools work on it."""
-    tensors = {name.removeprefix("timm_model."): t for name, t in file.tensors.items()}  # transformers' wrapper
+def _of_timm(file: TensorFile, model: TimmModel, label: str, given: dict[str, Tensor] | None = None) -> Checkpoint:
+    """A model of timm's; as the plain ViT where that computes the same, so that MAE's tools work on it.
+
+    Args:
+        given: the file's tensors under other names.
+    """
+    tensors = given or {
+        name.removeprefix("timm_model."): t for name, t in file.tensors.items()
+    }  # transformers' wrapper
     state, head, names = fit(model, tensors, file.path)
     state = _float(state)
     _check_finite(file.path, {**state, **_float(head)})

@@ -12,7 +12,7 @@ import io
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import timm
@@ -39,17 +39,21 @@ class TimmModel:
         args: of the model's constructor, beside what the name says (``model_args`` of ``config.json``).
         cfg: timm's ``pretrained_cfg``: preprocessing, name of the classifier.
         told_by: where all of that is known from.
+        label: instead of the name, where `name` is but what `args` vary.
+        final_norm_eps: of the norm before the classifier, where it is not the others' (ConvNeXt of transformers).
     """
 
     name: str
     args: Mapping[str, Any] = field(default_factory=dict)
     cfg: Mapping[str, Any] = field(default_factory=dict)
     told_by: str = "timm's registry"
+    label: str = ""
+    final_norm_eps: float | None = None
 
     @property
     def arch(self) -> str:
-        """As records and recipes call it."""
-        return PREFIX + self.name
+        """As records and recipes call it; only a name that begins with ``timm:`` can be built from scratch."""
+        return self.label or PREFIX + self.name
 
     @property
     def img_size(self) -> tuple[int, int]:
@@ -88,9 +92,12 @@ class TimmModel:
         """
         options = {**self.args, "num_classes": 0, **more, **({"drop_path_rate": drop_path} if drop_path else {})}
         try:
-            return timm.create_model(self.name, pretrained=False, pretrained_cfg=self._cfg(), **options)
+            net: Any = timm.create_model(self.name, pretrained=False, pretrained_cfg=self._cfg(), **options)
         except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as e:
             raise UserError(f"{self.arch}: timm cannot build it with {options} ({_first_line(e)})") from e
+        if self.final_norm_eps is not None:
+            net.head.norm.eps = self.final_norm_eps
+        return cast(nn.Module, net)
 
     def open(self, state: Tensors | None, img_size: tuple[int, int], *, drop_path: float, dynamic: bool) -> nn.Module:
         """A model with these weights, for images of `img_size`; positions and relative tables are resampled by timm.
