@@ -1,10 +1,11 @@
-"""The verbs behind the command line and the Python API: pre-train, plan, run. Parsing and printing are `cli_runs`'s."""
+"""The verbs behind the command line and the Python API: pre-train, plan, run. Parsing and printing are `mae_bench.cli`'s."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.encoders.contract import Encoder
@@ -32,8 +33,9 @@ class Launcher:
     only: str | None = None
 
 
-def pretrain(recipe: str, out: str | Path, *, data: str | None = None, overrides: Sequence[str] = ()) -> Record:
+def pretrain(recipe: str, out: str | Path, *, data: str | Path | None = None, overrides: Sequence[str] = ()) -> Record:
     """Pre-trains by a recipe (name or file) into the run directory `out`; goes on when interrupted, returns when done."""
+    _check_kinds(recipe=recipe, out=out, overrides=overrides)
     resolved = load_recipe(recipe, overrides)
     if resolved.task != "pretraining":
         raise UserError(f"recipe {recipe} is for {resolved.task}: use `mae-bench run --tasks {recipe}`")
@@ -51,7 +53,10 @@ def run(
     scratch: str | None = None,
     tasks: Sequence[str] = (),
     suite: str | None = None,
-    options: Options | None = None,
+    data: Mapping[str, str | Path] | None = None,
+    overrides: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    pretrain_seeds: Sequence[int] | None = None,
     launcher: Launcher | None = None,
 ) -> Outcome:
     """Runs tasks or a suite from checkpoints or from scratch into folders under `out`.
@@ -60,13 +65,55 @@ def run(
 
     Args:
         checkpoint: one or several, each ``FILE`` or ``NAME=FILE``.
+        scratch: architecture to train from random weights, such as ``vit_base_patch16``.
+        tasks: protocols such as ``finetune`` and ``knn``, or names of recipes.
+        suite: name or file of a suite, in place of `tasks`.
+        data: name of a data set -> its folder.
+        overrides: ``key=value``, or ``protocol:key=value``, as ``--set`` takes them.
+        seeds: run every job with each of them.
+        pretrain_seeds: run a suite's pre-trainings with each of them.
+
+    Returns:
+        records of what was done, failures by job, tables that show the records.
 
     Raises:
+        TypeError: an argument of the wrong kind; the line names it.
         UserError: what was asked for cannot be run at all (unknown names, missing packages, unreadable checkpoint).
         mae_bench.engine.Interrupted: a signal came.
     """
+    _check_kinds(out=out, tasks=tasks, overrides=overrides, seeds=seeds, pretrain_seeds=pretrain_seeds, data=data)
+    folders = {name: str(Path(folder).expanduser().resolve()) for name, folder in (data or {}).items()}
+    options = Options(folders, list(overrides), seeds, pretrain_seeds)
     request = make_request(checkpoint=checkpoint, scratch=scratch, tasks=tasks, suite=suite, options=options)
     return run_request(request, Path(out), launcher or Launcher())
+
+
+def _check_kinds(**arguments: Any) -> None:
+    """A TypeError that names the argument: a text is a sequence of letters, and would else be taken for one of names."""
+    for name, value in arguments.items():
+        if name in ("tasks", "overrides") and not _is_list_of(value, str):
+            raise TypeError(f"{name}={value!r}: give a list of texts, such as {_EXAMPLES[name]}")
+        if name in ("seeds", "pretrain_seeds") and value is not None and not _is_list_of(value, int):
+            raise TypeError(f"{name}={value!r}: give a list of whole numbers, such as [0, 1, 2]")
+        if (
+            name == "data"
+            and value is not None
+            and not (isinstance(value, Mapping) and all(isinstance(folder, (str, Path)) for folder in value.values()))
+        ):
+            raise TypeError(f"{name}={value!r}: give a mapping such as {_EXAMPLES[name]}")
+        if name in ("out", "recipe", "folder") and not isinstance(value, (str, Path)):
+            raise TypeError(f"{name}={value!r}: give a path or a name as text")
+
+
+_EXAMPLES = {
+    "tasks": '["finetune", "knn"]',
+    "overrides": '["optimizer.blr=1e-3"]',
+    "data": '{"imagenet": "/data/imagenet"}',
+}
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(type(item) is kind for item in value)
 
 
 def make_request(
@@ -116,3 +163,17 @@ def _measure_speed(plan: JobPlan, out: Path, outcome: Outcome) -> None:
 def load_encoder(path: str | Path, *, img_size: int | None = None) -> Encoder:
     """A checkpoint's encoder with its preprocessing (`mae_bench.Encoder`), in evaluation mode; ``net`` is timm's model."""
     return load_checkpoint(path).open(img_size=img_size).eval()
+
+
+def table(name: str, runs: str | Path, format: str = "md") -> str:
+    """A table of the paper from the records under `runs`, as text: ``md``, ``csv``, ``json``, ``latex`` or ``html``.
+
+    Raises:
+        UserError: no such table, format or folder.
+    """
+    from mae_bench.records.record import find
+    from mae_bench.tables import build, render
+
+    if not Path(runs).is_dir():
+        raise UserError(f"runs={runs}: no such folder")
+    return render(build(name, find(runs), runs_dir=runs), format)

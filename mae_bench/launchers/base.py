@@ -13,6 +13,8 @@ from mae_bench.jobs.plan import Request
 from mae_bench.records import record
 from mae_bench.records.record import Record
 
+_MAIN = Path(__file__).resolve().parents[1] / "__main__.py"
+
 
 @dataclass
 class Outcome:
@@ -39,8 +41,8 @@ class Settings:
 
 
 def command(request: Request, out: Path, job: PlannedJob) -> list[str]:
-    """Arguments of python that run one job of the same request."""
-    return ["-m", "mae_bench", "run", *request.arguments(), "--out", str(out), "--only", job.name]
+    """Arguments of python that run one job of the same request; by path, so that the current folder is not searched."""
+    return [str(_MAIN), "run", *request.arguments(), "--out", str(out), "--only", job.name]
 
 
 def python(request: Request, out: Path, job: PlannedJob) -> list[str]:
