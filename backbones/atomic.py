@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from backbones.plain_files import load_json
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp(\..*)?")
 
@@ -104,8 +105,8 @@ def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content, or None when there is no such file or it is no JSON."""
+    """The content, or None when there is no such file or it is no JSON (`backbones.plain_files` has the limits)."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return load_json(path)
+    except UserError:
         return None

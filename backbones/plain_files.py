@@ -15,41 +15,46 @@ from typing import IO, Any
 from backbones.errors import UserError
 
 JSON_LIMIT = 1 << 24  # bytes of a record, an index, a config or a state: no honest one is near
+FILE_LIMIT = 1 << 32  # bytes of labels or of a log
 _DEPTH_LIMIT = 100  # containers within containers
 
 
-def open_plain(path: Path) -> IO[bytes]:
+class UnfitFile(UserError, OSError):
+    """Something else than a plain file of a usual size; an OSError too, for those who read many files and go on."""
+
+
+def open_plain(path: str | Path, *, buffering: int = -1) -> IO[bytes]:
     """Opens a plain file for reading; links are followed.
 
     Raises:
-        UserError: it is a FIFO, a device, a socket or a folder.
+        UnfitFile: it is a FIFO, a device, a socket or a folder.
         OSError: as `open`.
     """
     # Without O_NONBLOCK opening a FIFO waits for a writer; for plain files it means nothing.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UserError(f"{path} is {_kind(os.fstat(descriptor).st_mode)}, not a file: it is not read")
-        return open(descriptor, "rb")
+            raise UnfitFile(f"{path} is {_kind(os.fstat(descriptor).st_mode)}, not a file: it is not read")
+        return open(descriptor, "rb", buffering=buffering)
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def read_plain(path: Path, limit: int) -> bytes:
+def read_plain(path: Path, limit: int = FILE_LIMIT) -> bytes:
     """The bytes of a plain file.
 
     Args:
         limit: bytes; a larger file is refused.
 
     Raises:
-        UserError: not a plain file, or larger.
+        UnfitFile: not a plain file, or larger.
         OSError: as `open`.
     """
     with open_plain(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise UserError(f"{path} is larger than {limit / 2**20:,.0f} MiB: that is no such file")
+        raise UnfitFile(f"{path} is larger than {limit / 2**20:,.0f} MiB: that is no such file")
     return content
 
 
@@ -64,6 +69,8 @@ def load_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
     """
     try:
         return parse_json(read_plain(path, limit))
+    except UserError:
+        raise
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from e
     except ValueError as e:

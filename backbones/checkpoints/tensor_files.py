@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from backbones.atomic import replacing
+from backbones.checkpoints.facts import check_config, check_metadata
 from backbones.checkpoints.inert_pickle import Inert
 from backbones.checkpoints.torch_files import TensorReader, is_readable, what_it_is
 from backbones.errors import UserError
@@ -148,8 +149,8 @@ def _configs_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {}
     content = read_json_file(config)
     if isinstance(content.get("architecture"), str):
-        return {}, content
-    return (content, {}) if "model_type" in content else ({}, {})
+        return {}, check_config(config, content)
+    return (check_config(config, content), {}) if "model_type" in content else ({}, {})
 
 
 def read_json_file(path: Path) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
         raise
     except Exception as e:
         raise UserError(f"{path} is not a checkpoint or is cut short: {_first_line(e)}{what_it_is(path)}") from e
-    return _bare_names(path, tensors), metadata if isinstance(metadata, dict) else None
+    return _bare_names(path, tensors), check_metadata(path, metadata)
 
 
 def _read_pickle(path: Path) -> TensorFile:

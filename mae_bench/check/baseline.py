@@ -20,6 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from backbones import atomic
 from backbones.errors import UserError
+from backbones.plain_files import JSON_LIMIT, read_plain
 from mae_bench.records.groups import Cell
 
 VERSION = 1
@@ -143,7 +144,7 @@ def load(path: Path) -> Baseline:
         UserError: no such file, no YAML, or a key or value that has no place there.
     """
     try:
-        document = _yaml().load(path.read_text("utf-8"))
+        document = _yaml().load(read_plain(path, JSON_LIMIT).decode("utf-8"))
     except FileNotFoundError:
         raise UserError(f"--baseline {path}: no such file: --update writes it from these runs") from None
     except (OSError, UnicodeDecodeError) as e:

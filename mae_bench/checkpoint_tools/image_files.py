@@ -14,6 +14,7 @@ from torch import Tensor
 
 from backbones.atomic import check_writable, replacing
 from backbones.errors import UserError
+from tasks.datasets.pictures import UNREADABLE, open_picture
 
 
 def load_image(path: Path, size: tuple[int, int]) -> Tensor:
@@ -25,13 +26,13 @@ def load_image(path: Path, size: tuple[int, int]) -> Tensor:
         UserError: no such file, or unreadable.
     """
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             upright = _to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder: give image files, such as {path}/*.jpg") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    except UNREADABLE as e:
         raise UserError(f"{path}: unreadable image ({_one_line(e)}): give another one") from e
     fitted = ImageOps.fit(upright, (size[1], size[0]), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)

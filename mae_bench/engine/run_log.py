@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from torch.utils.tensorboard import SummaryWriter
 
 from backbones.atomic import write_text
+from backbones.plain_files import parse_json, read_plain
 from mae_bench.common.console import console, say
 from mae_bench.common.disk import writing
 from mae_bench.engine.progress import Progress
@@ -134,7 +135,7 @@ def _cut(path: Path, progress: Progress) -> None:
     """Takes lines of later steps, and a torn one, out of the log; metrics that are not in `progress` are measured again."""
     if not path.is_file():
         return
-    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    lines = read_plain(path).decode(errors="replace").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and _stays(line, progress)]
     if kept != lines:
         write_text(path, "".join(kept))
@@ -142,7 +143,7 @@ def _cut(path: Path, progress: Progress) -> None:
 
 def _stays(line: str, progress: Progress) -> bool:
     try:
-        content = json.loads(line)
+        content = parse_json(line)
         step = int(content["step"])
     except (ValueError, KeyError, TypeError):
         return False

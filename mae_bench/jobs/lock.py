@@ -22,6 +22,7 @@ from types import TracebackType
 
 from backbones.atomic import read_json, write_json
 from backbones.errors import RunFailed, UserError
+from backbones.plain_files import JSON_LIMIT, read_plain
 from mae_bench.common.console import say
 from mae_bench.common.disk import writing
 from mae_bench.records.status_file import is_running
@@ -126,7 +127,7 @@ class RunLock:
 
     def _seen(self) -> object:
         try:
-            return self.path.read_bytes(), self.path.stat().st_mtime_ns
+            return read_plain(self.path, JSON_LIMIT), self.path.stat().st_mtime_ns
         except OSError:
             return None
 

@@ -21,6 +21,7 @@ from typing import Any
 import jsonschema
 
 from backbones.errors import UserError
+from backbones.plain_files import JSON_LIMIT, parse_json, read_plain
 from mae_bench.records.versions import SCHEMA_VERSION, upgrade
 
 FILE_NAME = "record.json"
@@ -212,10 +213,10 @@ def read(path: str | os.PathLike[str]) -> Record:
     if path.is_dir():
         path = path / FILE_NAME
     try:
-        raw = json.loads(path.read_text("utf-8"), parse_constant=_reject_constant)
+        raw = parse_json(read_plain(path, JSON_LIMIT).decode("utf-8"), parse_constant=_reject_constant)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or cut off
+    except ValueError as error:  # not UTF-8, not JSON, or cut off
         raise UserError(f"{path}: not a whole JSON file ({error}); remove it and run the job again") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -12,6 +11,7 @@ from typing import Any
 
 from backbones import atomic
 from backbones.errors import UserError
+from backbones.plain_files import JSON_LIMIT, parse_json, read_plain
 
 FILE_NAME = "speed.json"
 log = logging.getLogger(__name__)
@@ -58,11 +58,11 @@ def read(path: Path) -> Speed:
         UserError: it cannot be read, or is none of ours.
     """
     try:
-        raw = json.loads(path.read_text("utf-8"))
+        raw = parse_json(read_plain(path, JSON_LIMIT))
         speed = Speed(**{**raw, "rows": tuple(Timing(**row) for row in raw["rows"])})
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a file of `mae-bench speed`: remove it and measure again") from error
     if not _sound(speed):
         raise UserError(f"{path}: not a file of `mae-bench speed` (figures): remove it and measure again")

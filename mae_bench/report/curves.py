@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from backbones.plain_files import parse_json, read_plain
+
+_LOG_LIMIT = 1 << 28  # bytes
 POINTS = 200  # a curve has at most so many; more are averaged
 _WIDTH, _HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 24, 34
@@ -39,12 +41,12 @@ def read_log(path: Path) -> Log:
     """A run's log; empty where there is none. A step that was logged twice, since a run resumed before it, counts once."""
     kinds: dict[str, dict[int, dict[str, float]]] = {"train": {}, "val": {}}
     try:
-        lines = path.read_text("utf-8", errors="replace").splitlines()
+        lines = read_plain(path, _LOG_LIMIT).decode("utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     for text in lines:
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             kinds[line["kind"]][int(line["step"])] = line
         except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
             continue

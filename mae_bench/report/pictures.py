@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from tasks.datasets.pictures import UNREADABLE, open_picture
+
 WIDTH = 960  # pixels; wider pictures are scaled down
 MOST_PIXELS = 60_000_000
 _BUDGET = 6_000_000  # bytes of all pictures of a page, as base64
@@ -43,7 +45,7 @@ class Album:
                 continue
             try:
                 picture = shrink(caption, source)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            except UNREADABLE:
                 self.unreadable.append(caption)
                 continue
             self.budget -= len(picture.uri)
@@ -62,9 +64,9 @@ def shrink(caption: str, source: Path | bytes) -> Picture:
     """A picture at most `WIDTH` wide, on white where it is transparent.
 
     Raises:
-        OSError, ValueError, SyntaxError, DecompressionBombError: it is none, or too large.
+        UNREADABLE: it is none, or too large.
     """
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+    with open_picture(source) as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels")
         image.load()

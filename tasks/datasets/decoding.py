@@ -8,7 +8,6 @@ there. At reduced scale the crop's edges move by up to half a reduced pixel.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backbones.errors import UserError
+from backbones.plain_files import read_plain
+from tasks.datasets.pictures import UNREADABLE, check_size, open_picture
 
 try:
     import simplejpeg
@@ -31,7 +32,6 @@ except ImportError:  # a platform without its wheels: PIL gives the same pixels,
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels, torchvision's order
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
 
-UNREADABLE = (OSError, SyntaxError, ValueError)  # what PIL raises on a file that is no image, or half of one
 SKIP_BROKEN = "--set data.skip_broken=true"
 
 
@@ -47,7 +47,7 @@ def decode_rgb(content: bytes, scale: int = 1) -> Image.Image:
     Raises:
         UNREADABLE: no image, or cut short.
     """
-    with Image.open(io.BytesIO(content)) as image:
+    with open_picture(content) as image:
         if scale > 1:
             image.draft("RGB", (image.width // scale, image.height // scale))
         if image.mode.startswith("I;16"):  # grey of 16 bits, which PIL would clip to white
@@ -62,7 +62,7 @@ def read_rgb(path: Path) -> Image.Image:
         UserError: unreadable or cut short, naming the file.
     """
     try:
-        return decode_rgb(path.read_bytes())
+        return decode_rgb(read_plain(path))
     except UNREADABLE as e:
         raise unreadable(path, e) from e
 
@@ -90,6 +90,7 @@ class RandomCrop:
         frame = jpeg_frame(content)
         if frame is None:
             return self.of_pixels(np.array(decode_rgb(content)))
+        check_size(frame.width, frame.height)
         box = self.draw(frame.width, frame.height)
         scale = reduction(box, self.size)
         pixels = decode_top(content, frame, box[0] + box[2], scale)

@@ -15,6 +15,7 @@ from pathlib import Path
 from timm.data.imagenet_info import ImageNetInfo
 
 from backbones.errors import UserError, unknown
+from backbones.plain_files import parse_json, read_plain
 
 SUBSETS = ("imagenet_a", "imagenet_r")
 """Test sets of 200 of the 1000 classes, as timm names their lists."""
@@ -109,7 +110,7 @@ def _timm_file(name: str) -> str:
 
 def _read_real(path: Path) -> list[list[int]]:
     try:
-        labels = json.loads(path.read_text())
+        labels = parse_json(read_plain(path))
     except (OSError, ValueError) as e:
         raise UserError(
             f"{path}: not readable as JSON ({e}): give real.json of google-research/reassessed-imagenet"

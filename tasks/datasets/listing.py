@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbones.errors import UserError
+from backbones.plain_files import open_plain
 from tasks.datasets.account import Account
 from tasks.datasets.manifest import place_of
 from tasks.datasets.suffixes import HEAD, is_hidden, kind_of
@@ -116,7 +117,7 @@ def _leave_out(account: Account, reason: str, name: str) -> None:
 
 
 def _head(path: str) -> bytes:
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         return file.read(HEAD)
 
 

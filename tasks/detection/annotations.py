@@ -8,7 +8,6 @@ itself passes without a note but for its few objects of no area.
 from __future__ import annotations
 
 import gc
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from backbones.plain_files import parse_json, read_plain
 from tasks.datasets.account import Account
 from tasks.detection.ids import Id, listed, plain_id, renumber, shown, whole
 from tasks.detection.objects import Annotation, Objects
@@ -90,10 +90,10 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path} has more than {_MOST_BYTES >> 30} GiB: give COCO's instances json, in parts if need be"
         )
     try:
-        raw = json.loads(path.read_bytes())
+        raw = parse_json(read_plain(path, _MOST_BYTES))
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not a json file ({e.reason}): give COCO's instances json") from e
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise UserError(f"{path} is not a json file in COCO's format ({e}): give COCO's instances json") from e
     except MemoryError as e:
         raise UserError(f"{path} does not fit into memory: give COCO's instances json, or a machine with more") from e

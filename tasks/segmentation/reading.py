@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from backbones.errors import UserError
+from tasks.datasets.pictures import UNREADABLE, open_picture
 from tasks.segmentation.folders import CLASS_LIST, IGNORE
 from tasks.segmentation.mm import LoadAnnotations
 
-# What Pillow raises on files that are broken, no images, or too large to be meant.
-_UNREADABLE = (OSError, ValueError, SyntaxError, AttributeError, Image.DecompressionBombError)
 _ORIENTATION = 0x0112  # EXIF
 _SKIP = "replace it, or leave such images out with --set data.skip_broken=true"
 _LABELS = ("L", "P", "1")  # modes of 8-bit labels; palette files hold indices
@@ -29,13 +28,13 @@ def read_image(path: str | Path, way_out: str = "replace it") -> NDArray[np.uint
         UserError: unreadable or cut short, naming the file.
     """
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # Pillow's own conversion would clip at 255
                 upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
             pixels: NDArray[np.uint8] = np.asarray(upright.convert("RGB"))
             return pixels
-    except _UNREADABLE as e:
+    except UNREADABLE as e:
         raise UserError(f"{path}: unreadable image ({_one_line(e)}): {way_out}") from e
 
 
@@ -46,10 +45,11 @@ def read_labels(path: str | Path) -> NDArray[np.int64]:
         UserError: unreadable, or of several channels, naming the file.
     """
     try:
-        with Image.open(path) as image:
-            mode, raw = image.mode, str(image.tile[0][3]) if image.tile else ""
+        with open_picture(path) as image:
+            tile = getattr(image, "tile", None)
+            mode, raw = image.mode, str(tile[0][3]) if tile else ""
             values = np.asarray(image) if mode in (*_LABELS, *_WIDE_LABELS) else None
-    except _UNREADABLE as e:
+    except UNREADABLE as e:
         raise UserError(f"{path}: unreadable map ({_one_line(e)}): replace it") from e
     if values is None:
         raise UserError(
@@ -115,7 +115,7 @@ def _other_size(path: str, shape: tuple[int, ...], results: dict[str, Any]) -> U
 
 
 def _turned(image: str) -> bool:
-    with Image.open(image) as opened:
+    with open_picture(image) as opened:
         return opened.getexif().get(_ORIENTATION, 1) >= 5  # 5 to 8 turn by a quarter
 
 

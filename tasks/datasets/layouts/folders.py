@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbones.errors import UserError
+from backbones.plain_files import open_plain
 from tasks.datasets.account import Account
 from tasks.datasets.imagenet import synsets
 from tasks.datasets.layouts.reader import Reader
@@ -53,7 +54,7 @@ class FolderReader(Reader):
         return os.path.join(self.root, self.files.names[i])
 
     def encoded(self, i: int) -> bytes:
-        with open(self.place(i), "rb", buffering=0) as file:  # half the time of a buffered one that is read at once
+        with open_plain(self.place(i), buffering=0) as file:  # half the time of a buffered one that is read at once
             return file.read()
 
     def sizes(self) -> NDArray[np.int64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import posixpath
 import re
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbones.errors import UserError
+from backbones.plain_files import parse_json, read_plain
 from tasks.datasets.account import Account
 from tasks.datasets.layouts.reader import (
     Reader,
@@ -111,7 +111,7 @@ class ListReader(Reader):
         return self.paths[i]
 
     def encoded(self, i: int) -> bytes:
-        return (self.root / self.paths[i]).read_bytes()
+        return read_plain(self.root / self.paths[i])
 
     def places(self) -> NDArray[np.int64]:
         root = os.path.realpath(self.root)
@@ -334,7 +334,7 @@ def open_annotations(base: Path, listing: Path, options: LayoutOptions = LayoutO
             annotation.
     """
     try:
-        content = json.loads(listing.read_bytes())
+        content = parse_json(read_plain(listing))
         names = {c["id"]: str(c["name"]) for c in content["categories"]}
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         pairs = {a["image_id"]: a["category_id"] for a in content["annotations"]}

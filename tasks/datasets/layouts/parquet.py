@@ -7,7 +7,6 @@ some fifty times slower shuffled. For training, unpack, or use tars or WebDatase
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections import OrderedDict
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbones.errors import UserError
+from backbones.plain_files import parse_json
 from tasks.datasets.account import Account
 from tasks.datasets.layouts.reader import Reader, class_indices, modified, numbered_names, unique_names
 from tasks.datasets.manifest import place_of
@@ -278,7 +278,7 @@ def _labels_and_paths(shard: Path, file: Any, columns: _Columns) -> tuple[list[A
 def _class_names(file: Any, label: str) -> list[str] | None:
     metadata = file.schema_arrow.metadata or {}
     try:
-        feature = json.loads(metadata[b"huggingface"])["info"]["features"][label]
+        feature = parse_json(metadata[b"huggingface"])["info"]["features"][label]
         names = feature.get("names")
     except (KeyError, ValueError, TypeError, AttributeError):
         return None

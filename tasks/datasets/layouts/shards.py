@@ -7,7 +7,6 @@ samplers, subsets and exact evaluation work as with every other layout.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbones.errors import UserError
+from backbones.plain_files import parse_json
 from tasks.datasets.account import Account
 from tasks.datasets.layouts.reader import Reader, class_indices, modified, numbered_names
 from tasks.datasets.layouts.tar_index import REASONS, TarIndex
@@ -108,7 +108,7 @@ class ShardReader(Reader):
     def _number(self, row: int, key: str) -> int:
         text = self._index_of_all.read(row, 2**20)
         try:
-            value: Any = json.loads(text) if key else text.decode().strip()
+            value: Any = parse_json(text) if key else text.decode().strip()
             for part in key.split(".") if key else ():
                 value = value[part]
             if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):

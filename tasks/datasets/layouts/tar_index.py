@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from backbones.atomic import replacing
 from backbones.errors import UserError
+from backbones.plain_files import open_plain
 from tasks.datasets.cache_folder import default_cache_root
 from tasks.datasets.manifest import place_of
 
@@ -64,7 +65,7 @@ class TarIndex:
     def read(self, row: int, most: int | None = None) -> bytes:
         """The file's bytes (the first `most`); opened anew each time, so that forked processes share no position."""
         size = int(self.sizes[row]) if most is None else min(most, int(self.sizes[row]))
-        with open(self.tars[self.tar[row]], "rb") as file:
+        with open_plain(self.tars[self.tar[row]]) as file:
             file.seek(self.offsets[row])
             content = file.read(size)
         if len(content) < size:
