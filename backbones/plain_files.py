@@ -6,6 +6,7 @@ them for long. `load_json` is the one door for JSON. Pickles, zips and safetenso
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -27,14 +28,17 @@ def open_plain(path: str | Path, *, buffering: int = -1) -> IO[bytes]:
     """Opens a plain file for reading; links are followed.
 
     Raises:
-        UnfitFile: it is a FIFO, a device, a socket or a folder.
+        UnfitFile: it is a FIFO, a device or a socket.
         OSError: as `open`.
     """
     # Without O_NONBLOCK opening a FIFO waits for a writer; for plain files it means nothing.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UnfitFile(f"{path} is {_kind(os.fstat(descriptor).st_mode)}, not a file: it is not read")
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise UnfitFile(f"{path} is {_kind(mode)}, not a file: it is not read")
         return open(descriptor, "rb", buffering=buffering)
     except BaseException:
         os.close(descriptor)
@@ -110,6 +114,5 @@ def _kind(mode: int) -> str:
         stat.S_IFCHR: "a device",
         stat.S_IFBLK: "a device",
         stat.S_IFSOCK: "a socket",
-        stat.S_IFDIR: "a folder",
     }
     return kinds.get(stat.S_IFMT(mode), "no plain file")
