@@ -26,17 +26,13 @@ from mae_bench.recipes.load import describe, load_recipe, recipe_names
 from mae_bench.records import provenance
 from mae_bench.records import speed as speed_file
 from mae_bench.records.speed import Speed, Timing
-from mae_bench.tables import Table
-from mae_bench.tables.definitions import published
 from mae_bench.tables.definitions.data_sets import IMAGENET
-from mae_bench.tables.table import Cell, Column, Measured, Row
 from tasks.base import Task
 from tasks.pretraining.config import PretrainingRecipe
 from tasks.pretraining.task import create_model, model_param_groups
 
 # Rows of Table 2: mask tokens in the encoder, decoder depth.
 CASES = ((True, 8), (False, 8), (False, 1))
-_PUBLISHED = {"vit_large_patch16": "ViT-L", "vit_huge_patch14": "ViT-H"}
 _WARMUP_STEPS = 2
 
 
@@ -145,66 +141,3 @@ def _now(on: Tensor) -> float:
 
 def _label(row: Timing) -> str:
     return f"{'w/' if row.encoder_mask_tokens else 'w/o'} [M], {row.decoder_depth}"
-
-
-def table2(speed: Speed) -> Table:
-    """Table 2 with what was measured: the hours of two machines stand side by side, and are not subtracted."""
-    raw = published.load()["tables"]["mae_t2"]
-    of_paper = speed.arch in _PUBLISHED
-    giga = speed.rows[0].flops_per_image >= 1e10
-    slow = speed.rows[0].images_per_s < 10
-    columns: tuple[Column, ...] = (
-        Column("images/min" if slow else "images/s", "rate", in_paper=False),
-        Column("hours", "hours", in_paper=False),
-        Column("speed-up", "speedup", in_paper=False, unit="x"),
-        Column("GFLOPs/image" if giga else "MFLOPs/image", "flops_per_image", in_paper=False),
-    )
-    if of_paper:
-        paper = (Column("hours, paper", "hours", True), Column("speed-up, paper", "speedup", True, unit="x"))
-        columns = (*paper, *columns)
-    rows = []
-    for row in speed.rows:
-        ours = (
-            row.images_per_s * (60 if slow else 1),
-            row.hours,
-            row.speedup,
-            row.flops_per_image / (1e9 if giga else 1e6),
-        )
-        cells = [Cell(ours=Measured((value,), (), ())) for value in ours]
-        if of_paper:
-            name = _PUBLISHED[speed.arch] + (", w/ [M]" if row.encoder_mask_tokens else "")
-            figures = published.row(raw, name, {"dec_depth": row.decoder_depth})
-            theirs = [Cell(f.value, f.sources) if (f := figures.get(key)) else Cell() for key in ("hours", "speedup")]
-            cells = [*theirs, *cells]
-        rows.append(Row(_label(row), tuple(cells)))
-    used = {key for row in rows for cell in row.cells for key in cell.sources}
-    return Table(
-        name="table2",
-        title=f"Table 2: wall-clock of pre-training, {speed.arch}, {speed.epochs:g} epochs",
-        columns=columns,
-        rows=tuple(rows),
-        sources={key: text for key, text in published.load()["sources"].items() if key in used},
-        notes=tuple(_notes(speed, of_paper)),
-        factor="encoder, decoder depth",
-    )
-
-
-def _notes(speed: Speed, has_published: bool) -> list[str]:
-    first, *_, last = (row.flops_per_image for row in speed.rows)
-    default = speed.rows[1].flops_per_image
-    notes = [
-        (
-            f"measured on {speed.device}: {speed.precision}{', compiled' if speed.compiled else ''}, batch {speed.batch_size}, "
-            f"random images, steps measured: {speed.steps} after {_WARMUP_STEPS}; reading data left out; {speed.recipe_name}"
-        ),
-        f"hours: {speed.epochs:g} epochs of {speed.images:,} images at that rate, on this one device; computed, not run",
-        (
-            f"FLOPs: matrix products of one image's step, forward and backward; with mask tokens in the encoder "
-            f"{first / default:.2f} times those without, at decoder depth 1 {last / default:.2f} times those at depth 8"
-        ),
-    ]
-    if has_published:
-        notes.append("the paper's hours are 800 epochs on 128 TPU-v3 cores with TensorFlow: compare the speed-up alone")
-    else:
-        notes.append(f"the paper has no such figures for {speed.arch}")
-    return notes

@@ -28,11 +28,12 @@ def speed(
 ) -> None:
     """Measure pre-training steps on this machine: the paper's Table 2, with FLOPs."""
     set_debug(debug)
-    from mae_bench.speed import measure, table2
+    from mae_bench.speed import measure
     from mae_bench.tables import render
+    from mae_bench.tables.fill.wall_clock import table2_of
 
     measured = measure(arch, batch_size=batch_size, steps=steps, epochs=epochs, out=out)
     if as_json:
         print_json(asdict(measured))
     else:
-        print(render(table2(measured), "md"), end="")
+        print(render(table2_of(measured), "md"), end="")

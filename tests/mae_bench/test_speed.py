@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from backbones.errors import UserError
-from mae_bench.speed import Speed, measure, table2
+from mae_bench.speed import Speed, measure
 from mae_bench.tables import render
+from mae_bench.tables.fill.wall_clock import table2_of
 from tests.conftest import Result
 
 
@@ -40,9 +41,13 @@ def test_the_json_holds_what_was_measured_and_on_what(micro: tuple[Speed, Path])
 
 
 def test_table_2_of_another_model_has_no_published_figures(micro: tuple[Speed, Path]) -> None:
-    table = table2(replace(micro[0], rows=tuple(replace(row, images_per_s=99.0) for row in micro[0].rows)))
-    assert [c.heading for c in table.columns] == ["images/s", "hours", "speed-up", "MFLOPs/image"]
-    assert "the paper has no such figures for vit_micro_patch8" in table.notes
+    table = table2_of(replace(micro[0], rows=tuple(replace(row, images_per_s=99.0) for row in micro[0].rows)))
+    assert [c.heading for c in table.columns] == [
+        *("hours, computed", "speed-up, measured", "images/s, measured", "MFLOPs/image")
+    ]
+    assert [row.method for row in table.rows] == [
+        *("vit_micro_patch8, w/ [M], 8", "vit_micro_patch8, 8", "vit_micro_patch8, 1")
+    ]
     assert not table.sources
 
 
@@ -56,9 +61,10 @@ def test_table_2_of_another_model_has_no_published_figures(micro: tuple[Speed, P
 def test_published_figures_stand_beside(
     micro: tuple[Speed, Path], arch: str, hours: list[float], speedups: list[float | None]
 ) -> None:
-    table = table2(replace(micro[0], arch=arch))
-    assert [row.cells[0].published for row in table.rows] == hours
-    assert [row.cells[1].published for row in table.rows] == speedups
+    table = table2_of(replace(micro[0], arch=arch))
+    assert [row.cells[1].published for row in table.rows] == hours
+    assert [row.cells[2].published for row in table.rows] == speedups
+    assert all(row.cells[3].ours for row in table.rows)
     # Hours of other machines are no difference that means anything.
     assert all(cell.difference is None for row in table.rows for cell in row.cells)
     assert "w/ \\[M\\], 8" in render(table)
@@ -68,7 +74,7 @@ def test_the_command_prints_the_table_or_json(
     cli: Callable[..., Result], micro: tuple[Speed, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mae_bench.speed.measure", lambda *_, **__: micro[0])
-    assert cli("speed", "--arch", "vit_micro_patch8").out == render(table2(micro[0]))
+    assert cli("speed", "--arch", "vit_micro_patch8").out == render(table2_of(micro[0]))
     assert json.loads(cli("speed", "--json").out)["rows"][1]["decoder_depth"] == 8
 
 
@@ -89,6 +95,6 @@ def test_a_mistake_is_named(arguments: dict[str, object], said: str) -> None:
 
 def test_a_slow_machine_gets_images_a_minute(micro: tuple[Speed, Path]) -> None:
     slow = replace(micro[0], rows=tuple(replace(row, images_per_s=0.25) for row in micro[0].rows))
-    table = table2(slow)
-    assert table.columns[0].heading == "images/min"
-    assert [row.cells[0].ours.mean for row in table.rows if row.cells[0].ours] == [15.0] * 3
+    table = table2_of(slow)
+    assert table.columns[2].heading == "images/min, measured"
+    assert [row.cells[2].ours.mean for row in table.rows if row.cells[2].ours] == [15.0] * 3

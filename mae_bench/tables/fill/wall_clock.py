@@ -46,6 +46,10 @@ class Case(NamedTuple):
         model = _MODELS.get(self.arch, self.arch)
         return f"{model}{', w/ [M]' if self.encoder_mask_tokens else ''}, {self.decoder_depth}"
 
+    def order(self) -> tuple[str, bool, int]:
+        """As the paper orders its rows: with mask tokens in the encoder first, then from deep to shallow decoders."""
+        return self.arch, not self.encoder_mask_tokens, -self.decoder_depth
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -57,12 +61,23 @@ class Timed:
 
 def build_table2(records: Sequence[Record], runs_dir: str | os.PathLike[str] | None = None) -> Table:
     """The paper's six rows, and those of other encoders that were timed."""
-    accuracies = [build_ablation(_ablation(arch), records, runs_dir=runs_dir) for arch in _MODELS]
-    timed = [*_measured(runs_dir), *_run(records, runs_dir)]
+    speeds = speed_file.find(runs_dir) if runs_dir is not None else []
+    return _table(list(_MODELS), records, [*_measured(speeds, runs_dir), *_run(records, runs_dir)], runs_dir)
+
+
+def table2_of(speed: Speed) -> Table:
+    """Table 2 of one measurement alone: the rows of its architecture, beside the paper's where the paper has it."""
+    return _table([arch for arch in _MODELS if arch == speed.arch], [], list(_measured([(Path(), speed)], None)), None)
+
+
+def _table(
+    models: Sequence[str], records: Sequence[Record], timed: Sequence[Timed], runs_dir: str | os.PathLike[str] | None
+) -> Table:
+    accuracies = [build_ablation(_ablation(arch), records, runs_dir=runs_dir) for arch in models]
     numbers = [f" {i}" if len(timed) > 1 else "" for i in range(1, len(timed) + 1)]
-    columns = [c for c in accuracies[0].columns if c.in_paper]
+    columns = [c for c in accuracies[0].columns if c.in_paper] if accuracies else []
     rows = []
-    for arch, table in zip(_MODELS, accuracies, strict=True):
+    for arch, table in zip(models, accuracies, strict=True):
         kept = [i for i, column in enumerate(table.columns) if column.in_paper]
         by_label = {Case(arch, *case).label: Case(arch, *case) for case in _CASES}
         for row in table.rows:
@@ -70,8 +85,8 @@ def build_table2(records: Sequence[Record], runs_dir: str | os.PathLike[str] | N
             if row.method in by_label or any(cell.ours for cell in theirs):
                 ours = _cells(timed, by_label.get(row.method))
                 rows.append(Row(row.method, (*theirs, *ours)))
-    known = {Case(arch, *case) for arch in _MODELS for case in _CASES}
-    others = sorted({case for t in timed for _, figures in t.columns for case in figures} - known)
+    known = {Case(arch, *case) for arch in models for case in _CASES}
+    others = sorted({case for t in timed for _, figures in t.columns for case in figures} - known, key=Case.order)
     rows += [Row(case.label, (*(Cell() for _ in columns), *_cells(timed, case))) for case in others]
     for t, number in zip(timed, numbers, strict=True):
         columns += [Column(f"{c.heading}{number}", c.metric, c.in_paper, c.unit) for c, _ in t.columns]
@@ -81,7 +96,7 @@ def build_table2(records: Sequence[Record], runs_dir: str | os.PathLike[str] | N
         columns=tuple(columns),
         rows=tuple(rows),
         sources=published.sources(rows),
-        notes=(*_notes(), *_own_notes(timed, numbers), *_accuracy_notes(accuracies)),
+        notes=(*(_notes() if models else ()), *_own_notes(timed, numbers), *_accuracy_notes(accuracies)),
         factor=_FACTOR,
     )
 
@@ -118,29 +133,44 @@ def _cells(timed: Sequence[Timed], case: Case | None) -> list[Cell]:
     return [Cell(ours=figures.get(case) if case else None) for t in timed for _, figures in t.columns]
 
 
-def _measured(runs_dir: str | os.PathLike[str] | None) -> Iterable[Timed]:
-    """Every ``speed.json``: hours computed from the rate of some steps. Of the same measurement the last by path counts."""
+def _measured(speeds: Sequence[tuple[Path, Speed]], runs_dir: str | os.PathLike[str] | None) -> Iterable[Timed]:
+    """Measurements of steps, hours computed from their rate. Of the same measurement the last by path counts."""
     groups: dict[tuple[object, ...], dict[str, tuple[Path, Speed]]] = defaultdict(dict)
-    for path, speed in speed_file.find(runs_dir) if runs_dir is not None else []:
+    for path, speed in speeds:
         setting = (speed.device, speed.precision, speed.compiled, speed.epochs, speed.images, speed.batch_size)
         groups[setting][speed.arch] = (path, speed)
     for group in groups.values():
-        figures: list[dict[Case, Measured]] = [{}, {}, {}]
-        for path, speed in group.values():
-            where = path.relative_to(runs_dir).as_posix() if runs_dir is not None else path.as_posix()
-            for row in speed.rows:
-                case = Case(speed.arch, row.encoder_mask_tokens, row.decoder_depth)
-                for into, figure in zip(figures, (row.hours, row.speedup, row.images_per_s), strict=True):
-                    into[case] = Measured((figure,), (where,), ())
-        _, speed = next(iter(group.values()))
-        columns = (Column("hours, computed", "hours", False), Column("speed-up, measured", "speedup", False, unit="x"))
-        rate = Column("images/s, measured", "images_per_s", False)
-        yield Timed(
-            list(zip((*columns, rate), figures, strict=True)),
-            f"measured on {speed.device}: {speed.precision}{', compiled' if speed.compiled else ''}, batch {speed.batch_size}, "
-            f"{speed.steps} steps on random images; hours: {speed.epochs:g} epochs of {speed.images:,} images at that rate, "
-            "computed, not run; speed-up against mask tokens in the encoder",
-        )
+        yield _timed_steps(list(group.values()), runs_dir)
+
+
+def _timed_steps(group: Sequence[tuple[Path, Speed]], runs_dir: str | os.PathLike[str] | None) -> Timed:
+    """One machine's columns. Slow machines and small models get units in which their figures can be read."""
+    rows = [row for _, speed in group for row in speed.rows]
+    slow = min(row.images_per_s for row in rows) < 1
+    giga = max(row.flops_per_image for row in rows) >= 1e10
+    columns = (
+        Column("hours, computed", "hours", False),
+        Column("speed-up, measured", "speedup", False, unit="x"),
+        Column(f"images/{'min' if slow else 's'}, measured", "images_per_s", False),
+        Column("GFLOPs/image" if giga else "MFLOPs/image", "flops_per_image", False),
+    )
+    figures: list[dict[Case, Measured]] = [{} for _ in columns]
+    for path, speed in group:
+        where = path.relative_to(runs_dir).as_posix() if runs_dir is not None else path.as_posix()
+        for row in speed.rows:
+            case = Case(speed.arch, row.encoder_mask_tokens, row.decoder_depth)
+            rate = row.images_per_s * (60 if slow else 1)
+            flops = row.flops_per_image / (1e9 if giga else 1e6)
+            for into, figure in zip(figures, (row.hours, row.speedup, rate, flops), strict=True):
+                into[case] = Measured((figure,), (where,), ())
+    _, speed = group[0]
+    return Timed(
+        list(zip(columns, figures, strict=True)),
+        f"measured on {speed.device}: {speed.precision}{', compiled' if speed.compiled else ''}, batch {speed.batch_size}, "
+        f"{speed.steps} steps on random images; hours: {speed.epochs:g} epochs of {speed.images:,} images at that rate, "
+        "computed, not run; speed-up against mask tokens in the encoder; FLOPs: matrix products of one image's step, forward "
+        "and backward",
+    )
 
 
 def _run(records: Sequence[Record], runs_dir: str | os.PathLike[str] | None) -> Iterable[Timed]:

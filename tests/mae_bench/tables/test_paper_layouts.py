@@ -517,10 +517,10 @@ def test_table_2_shows_measured_machines_and_runs_side_by_side(tmp_path: Path) -
     )
     found = grid(tables.build("table2", runs, runs_dir=tmp_path))
     assert list(found)[6:] == [
-        "vit_micro_patch8, 1",
-        "vit_micro_patch8, 2",
-        "vit_micro_patch8, 8",
         "vit_micro_patch8, w/ [M], 8",
+        "vit_micro_patch8, 8",
+        "vit_micro_patch8, 2",
+        "vit_micro_patch8, 1",
     ]
     row = found["ViT-L, 1"]
     assert (row["hours"].published, row["hours"].ours) == (11.6, None)
@@ -528,6 +528,7 @@ def test_table_2_shows_measured_machines_and_runs_side_by_side(tmp_path: Path) -
         "hours, computed 1": 2500.0,
         "speed-up, measured 1": 4.0,
         "images/s, measured 1": 400.0,
+        "MFLOPs/image 1": 1000.0,
     }
     assert all(cell.difference is None for cells in found.values() for cell in cells.values())
     ours = found["vit_micro_patch8, 2"]["hours, run 2"].ours
