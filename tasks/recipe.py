@@ -5,13 +5,78 @@ Each task extends `Recipe` by its own section (`tasks/<task>/config.py`), so tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar
+
+from backbones.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers a key takes; of a list, each of its members. Not-a-number and infinity are in none.
+
+    Attributes:
+        low, high: both ends are in it.
+        above: `low` itself is not.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        low = self.low is None or value > self.low or (value == self.low and not self.above)
+        return math.isfinite(value) and low and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        if self.low is None:
+            return "a finite number" if self.high is None else f"a number up to {self.high:g}"
+        low = f"above {self.low:g}" if self.above else f"from {self.low:g}"
+        return f"a number {low}" + ("" if self.high is None else f" to {self.high:g}")
+
+
+Ranges = dict[str, Range]
+ANY, COUNT, NATURAL, POSITIVE, SHARE = Range(), Range(1), Range(0), Range(0, above=True), Range(0, 1)
+NOT_NEGATIVE = NATURAL
+
+
+def check_ranges(recipe: Any, prefix: str = "") -> None:
+    """Every number of a recipe is in the range that its schema declares (`RANGES` beside the fields).
+
+    Raises:
+        UserError: the first that is not, as ``key=value``.
+    """
+    for key, value, allowed in numbers(recipe, prefix):
+        if isinstance(value, list) and any(number not in allowed for number in value):
+            raise UserError(f"{key}={value}: give numbers, each {str(allowed).removeprefix('a number ')}")
+        if not isinstance(value, list) and value not in allowed:
+            raise UserError(f"{key}={value}: give {allowed}")
+
+
+def numbers(recipe: Any, prefix: str = "") -> Iterator[tuple[str, Any, Range]]:
+    """(dotted key, value, range) of all numbers and lists of numbers in a recipe that are given."""
+    for entry in fields(recipe):
+        value, key = getattr(recipe, entry.name), f"{prefix}{entry.name}"
+        if is_dataclass(value):
+            yield from numbers(value, f"{key}.")
+        elif _is_number(value) or (isinstance(value, list) and value and all(map(_is_number, value))):
+            yield key, value, type(recipe).RANGES.get(entry.name, ANY)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass
 class EncoderConfig:
     """Which ViT, at which input size."""
+
+    RANGES: ClassVar[Ranges] = {
+        "img_size": COUNT,
+        "drop_path": Range(0, 0.99),
+    }
 
     arch: str = "vit_base_patch16"
     img_size: int = 224  # pixels
@@ -26,6 +91,12 @@ class EncoderConfig:
 @dataclass
 class DataConfig:
     """Which data set. `root` comes from ``--data``; the embedded set needs none."""
+
+    RANGES: ClassVar[Ranges] = {
+        "limit_train": COUNT,
+        "limit_val": COUNT,
+        "label_share": Range(0, 1, above=True),
+    }
 
     name: str = "imagenet"  # name in records and tables, and the NAME of --data NAME=DIR
     root: str | None = None
@@ -48,6 +119,16 @@ class DataConfig:
 class OptimizerConfig:
     """One of `blr` (scaled by effective batch size / 256, paper App. A) and `lr` (as it is)."""
 
+    RANGES: ClassVar[Ranges] = {
+        "blr": NOT_NEGATIVE,
+        "lr": NOT_NEGATIVE,
+        "betas": Range(0, 0.999999),
+        "momentum": Range(0, 0.999999),
+        "weight_decay": NOT_NEGATIVE,
+        "layer_decay": Range(0, 1, above=True),
+        "clip_grad": POSITIVE,
+    }
+
     name: str = "adamw"  # adamw | lars | sgd
     blr: float | None = None
     lr: float | None = None
@@ -61,6 +142,18 @@ class OptimizerConfig:
 @dataclass
 class ScheduleConfig:
     """Length in epochs or in iterations (one of them), and the curve of the learning rate, set at every step."""
+
+    RANGES: ClassVar[Ranges] = {
+        "epochs": POSITIVE,
+        "iterations": NATURAL,
+        "warmup_epochs": NOT_NEGATIVE,
+        "warmup_iterations": NATURAL,
+        "warmup_factor": SHARE,
+        "min_lr": NOT_NEGATIVE,
+        "milestones": SHARE,
+        "gamma": Range(0, 1, above=True),
+        "power": POSITIVE,
+    }
 
     name: str = "cosine"  # cosine | multistep | poly
     epochs: float | None = None
@@ -77,6 +170,22 @@ class ScheduleConfig:
 @dataclass
 class TrainConfig:
     """How the loop runs; nothing here but `batch_size`, `precision` and `ema` changes what is learnt."""
+
+    RANGES: ClassVar[Ranges] = {
+        "batch_size": COUNT,
+        "reference_batch_size": COUNT,
+        "micro_batch_size": COUNT,
+        "ema": Range(0, 0.999999999),
+        "workers": NATURAL,
+        "eval_every_epochs": POSITIVE,
+        "eval_batch_size": COUNT,
+        "checkpoint_every_seconds": NOT_NEGATIVE,
+        "checkpoint_every_steps": COUNT,
+        "keep_checkpoints": COUNT,
+        "max_skipped_steps": COUNT,
+        "worker_timeout": NOT_NEGATIVE,
+        "log_every_steps": COUNT,
+    }
 
     batch_size: int = 256  # effective: over all processes and accumulation steps
     # The batch size that lr, iterations and warm-up iterations are written for; another batch_size scales them on loading.
@@ -101,6 +210,10 @@ class TrainConfig:
 class CostConfig:
     """What the run took where it was published: of this very recipe, so `base` does not hand it on and nothing is scaled."""
 
+    RANGES: ClassVar[Ranges] = {
+        "gpu_hours": NOT_NEGATIVE,
+    }
+
     gpu_hours: float | None = None  # devices × hours
     source: str = ""  # which device, and who says so
 
@@ -108,6 +221,11 @@ class CostConfig:
 @dataclass
 class Recipe:
     """What every recipe has. The task's own section comes with its subclass."""
+
+    RANGES: ClassVar[Ranges] = {
+        "seed": ANY,
+        "gpus": COUNT,
+    }
 
     task: str = "???"  # registry key: pretraining | classification | probing | detection | segmentation
     title: str = ""

@@ -106,6 +106,7 @@ def fit(
     accelerator = accelerator or create_accelerator(recipe)
     with stop_signals() as stop:
         seed_all(recipe.seed, "setup")
+        _check_batch_norm(task, accelerator.num_processes)
         began = time.monotonic()
         task.prepare()
         preparing = time.monotonic() - began
@@ -127,6 +128,19 @@ def fit(
         finally:
             log.close()
     return FitResult(trainer.progress, trainer.eval_model(), world, start, stop.is_set())
+
+
+def _check_batch_norm(task: Task[Any], world: int) -> None:
+    """Refuses micro batches of one image for a model that normalises over them, before hours go into features."""
+    train = task.recipe.train
+    plan = Plan.make(1, train.batch_size, train.micro_batch_size, 0, world, 0)
+    trains = task.recipe.schedule.iterations != 0
+    if trains and plan.micro_batch_size == 1 and any(isinstance(m, nn.BatchNorm1d) for m in task.model.modules()):
+        raise UserError(
+            f"train.batch_size={train.batch_size} on {world} process{'es' if world > 1 else ''} with "
+            f"train.micro_batch_size={train.micro_batch_size} makes micro batches of one image, which BatchNorm cannot "
+            "normalise: give sizes that leave two or more, or another head (head.batch_norm=false, probe.batch_norm=false)"
+        )
 
 
 def _train_through_faults(run: Run) -> None:

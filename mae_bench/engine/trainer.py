@@ -16,7 +16,7 @@ from accelerate.utils import send_to_device
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from backbones.errors import Interrupted
+from backbones.errors import Interrupted, UserError
 from backbones.vit.attention import choose_attention
 from mae_bench.engine.checkpoints import save_checkpoint
 from mae_bench.engine.finite import FiniteGuard, Skips
@@ -124,7 +124,15 @@ class Trainer:
         return mean
 
     def _losses(self, batch: Any) -> dict[str, Tensor]:
-        losses = self.model(batch)
+        try:
+            losses = self.model(batch)
+        except ValueError as e:
+            if "more than 1 value per channel" not in str(e):  # torch's words for BatchNorm on a single number
+                raise
+            raise UserError(
+                f"train.micro_batch_size={self.plan.micro_batch_size}: BatchNorm cannot normalise a single value of each "
+                "channel: give larger micro batches"
+            ) from e
         return losses if isinstance(losses, dict) else {"loss": losses}
 
     def _update(self, step: int, loss: Tensor) -> Tensor:

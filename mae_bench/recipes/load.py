@@ -17,7 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from backbones.errors import UserError, unknown
 from mae_bench.recipes.scaling import at_batch_size
 from tasks import recipe_schema
-from tasks.recipe import Recipe
+from tasks.recipe import Recipe, check_ranges
 
 _PACKAGE = Path(__file__).parents[1]
 # Keys that say how a run is carried out, not what is learnt: left out of a job's identity.
@@ -112,7 +112,9 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, base: str | None = 
     try:
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise UserError(f"{path}: {', '.join(missing)} has no value: give it in the recipe or by --set")
-        return at_batch_size(cast(Recipe, OmegaConf.to_object(config)))
+        recipe = cast(Recipe, OmegaConf.to_object(config))
+        check_ranges(recipe)
+        return at_batch_size(recipe)
     except OmegaConfBaseException as e:
         raise UserError(f"{path}: {_first_line(e)} ({e.full_key})") from e
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from tasks.recipe import Recipe
+from tasks.recipe import NOT_NEGATIVE, SHARE, Range, Ranges, Recipe
 
 
 @dataclass
 class HeadConfig:
     """What is trained, and on which features."""
+
+    RANGES: ClassVar[Ranges] = {
+        "tune_blocks": NOT_NEGATIVE,
+        "init_std": NOT_NEGATIVE,
+        "label_smoothing": Range(0, 0.999999),
+    }
 
     frozen_encoder: bool = False  # probes: only the head trains
     # Partial fine-tuning: 0 no block, 0.5 the MLP of the last block, n the last n blocks; the last norm trains as well.
@@ -25,6 +32,15 @@ class HeadConfig:
 @dataclass
 class AugmentationConfig:
     """Training augmentation, in timm's words, and the evaluation crop."""
+
+    RANGES: ClassVar[Ranges] = {
+        "scale": Range(0, 1, above=True),
+        "hflip": SHARE,
+        "erasing": SHARE,
+        "mixup": NOT_NEGATIVE,
+        "cutmix": NOT_NEGATIVE,
+        "eval_crop_ratio": Range(0, 1, above=True),
+    }
 
     crop: str = "inception"  # inception: timm's random resized crop | tf: one draw without rejection (linear probe)
     scale: list[float] = field(default_factory=lambda: [0.08, 1.0])

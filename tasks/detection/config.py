@@ -9,13 +9,42 @@ projects/ViTDet/configs/common/coco_loader_lsj.py. Sizes in pixels of the networ
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from tasks.recipe import DataConfig, Recipe
+from tasks.recipe import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, DataConfig, Ranges, Recipe
 
 
 @dataclass
 class DetectionConfig:
     """Input, adaptation of the encoder, pyramid, and the three heads."""
+
+    RANGES: ClassVar[Ranges] = {
+        "img_size": COUNT,
+        "scale_range": POSITIVE,
+        "classes": COUNT,
+        "window_size": NATURAL,
+        "global_blocks": NATURAL,
+        "patch_size": COUNT,
+        "channels": COUNT,
+        "anchor_sizes": COUNT,
+        "anchor_ratios": POSITIVE,
+        "rpn_convs": NATURAL,
+        "rpn_batch_per_image": COUNT,
+        "rpn_pre_nms_topk": COUNT,
+        "rpn_post_nms_topk": COUNT,
+        "roi_batch_per_image": COUNT,
+        "box_pool": COUNT,
+        "box_convs": NATURAL,
+        "box_fc": COUNT,
+        "mask_pool": COUNT,
+        "mask_convs": NATURAL,
+        "federated_classes": COUNT,
+        "repeat_threshold": NOT_NEGATIVE,
+        "test_score_thresh": SHARE,
+        "test_nms_thresh": SHARE,
+        "test_detections_per_image": COUNT,
+        "pictures": NATURAL,
+    }
 
     img_size: int = 1024  # side of the square training crop; longer side of test images
     scale_range: list[float] = field(default_factory=lambda: [0.1, 2.0])  # large-scale jitter

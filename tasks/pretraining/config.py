@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from tasks.recipe import Recipe
+from tasks.recipe import COUNT, NATURAL, NOT_NEGATIVE, Range, Ranges, Recipe
 
 
 @dataclass
 class MAEConfig:
     """The decoder and the objective; defaults are the released models' (Table 1's, but for normalised pixels)."""
+
+    RANGES: ClassVar[Ranges] = {
+        "decoder_embed_dim": COUNT,
+        "decoder_depth": NATURAL,
+        "decoder_num_heads": COUNT,
+        "mask_ratio": Range(0, 1),
+        "pca_components": COUNT,
+        "vocabulary": Range(2),
+    }
 
     decoder_embed_dim: int = 512
     decoder_depth: int = 8
@@ -27,6 +37,11 @@ class MAEConfig:
 @dataclass
 class CropConfig:
     """Augmentation (paper Sec. 4.1, Table 1e): by default random resized crop and flip only."""
+
+    RANGES: ClassVar[Ranges] = {
+        "scale": Range(0, 1, above=True),
+        "color_jitter": NOT_NEGATIVE,
+    }
 
     # random: random resized crop; fixed: a window of fixed size somewhere, its side 224/256 of the image's short side;
     # none: the middle of the image, and no flip whatever `hflip` says.

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from tasks.recipe import Recipe
+from tasks.recipe import ANY, COUNT, NOT_NEGATIVE, POSITIVE, Range, Ranges, Recipe
 
 
 @dataclass
 class FeaturesConfig:
     """Which features of the frozen encoder, in which form on disk."""
 
+    RANGES: ClassVar[Ranges] = {
+        "layers": ANY,
+        "batch_size": COUNT,
+        "eval_crop_ratio": Range(0, 1, above=True),
+    }
+
     pools: list[str] = field(default_factory=lambda: ["token"])  # token: class token | avg: mean of the patch tokens
     layers: list[int] = field(default_factory=lambda: [-1])  # blocks, negative ones from the end
     norm: str = "last"  # what the encoder's final norm is applied to: last (the last block) | all | none
-    store: str = "fp16"  # fp16 | fp32, on disk; computed with in float32 either way
+    store: str = "fp32"  # fp32 | fp16, on disk; computed with in float32 either way
     batch_size: int = 64  # images at once in each process, while features are made
     eval_crop_ratio: float | None = None  # default: 224 / 256 up to 224 px, 1 above (FINETUNE.md)
 
@@ -22,6 +29,13 @@ class FeaturesConfig:
 @dataclass
 class KnnConfig:
     """Weighted k-nearest neighbours (Wu et al. 2018; DINO, eval_knn.py)."""
+
+    RANGES: ClassVar[Ranges] = {
+        "k": COUNT,
+        "temperature": Range(0.0125),
+        "train_chunk": COUNT,
+        "query_chunk": COUNT,
+    }
 
     k: list[int] = field(default_factory=lambda: [10, 20, 100, 200])
     temperature: float = 0.07
@@ -32,6 +46,12 @@ class KnnConfig:
 @dataclass
 class ProbeConfig:
     """One linear head for every learning rate, pooling and layer."""
+
+    RANGES: ClassVar[Ranges] = {
+        "lrs": POSITIVE,
+        "init_std": NOT_NEGATIVE,
+        "label_smoothing": Range(0, 0.999999),
+    }
 
     # In the unit of the optimizer's lr, or of its blr if that is given; every other setting is the same for all heads.
     lrs: list[float] = field(default_factory=lambda: [0.1])

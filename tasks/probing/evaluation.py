@@ -27,7 +27,7 @@ class KnnEvaluator(Evaluator):
 
     def update(self, model: nn.Module, batch: Any) -> None:
         (features,), targets = batch
-        self.waiting.append((features, targets))
+        self.waiting.append((features.float(), targets))
         if sum(len(labels) for _, labels in self.waiting) >= self.block:
             self._search()
 
@@ -46,11 +46,19 @@ class KnnEvaluator(Evaluator):
     def _search(self) -> None:
         if not self.waiting:
             return
+        with torch.autocast(
+            self.neighbours.device.type, enabled=False
+        ):  # votes are compared as float32, whatever the recipe's
+            self._vote()
+
+    def _vote(self) -> None:
         queries, targets = (torch.cat(part) for part in zip(*self.waiting, strict=True))
         self.waiting.clear()
         for start in range(0, len(queries), self.block):
             labels = targets[start : start + self.block].to(self.neighbours.device)
             for i, (_, votes) in enumerate(self.neighbours.votes(queries[start : start + self.block])):
-                right = votes.topk(self.top, dim=1).indices == labels.unsqueeze(1)
+                best = votes.topk(self.top, dim=1)
+                # A class that none of the neighbours is of is no answer, though there are five places.
+                right = (best.indices == labels.unsqueeze(1)) & (best.values > 0)
                 self.hits[i] += torch.stack([right[:, 0].sum(), right.sum()]).cpu()
         self.images += len(queries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.nn.functional import normalize
 
 from backbones.errors import UserError
 
+LEAST_TEMPERATURE = 0.0125
+"""exp(1 / temperature) of every neighbour, summed, must fit into a float32, and exp(-1 / temperature) must not become 0."""
 _LAST = 2**32 - 1  # largest training index that a key holds
 
 
@@ -54,9 +57,10 @@ class NearestNeighbours:
             raise UserError(
                 f"knn.k={max(ks)}: the training set has {len(train)} images: give that many neighbours at most"
             )
-        if temperature <= 0 or chunk < 1:
+        if not LEAST_TEMPERATURE <= temperature < math.inf or chunk < 1:
             raise UserError(
-                f"knn.temperature={temperature} and knn.train_chunk={chunk}: give a positive number and at least 1"
+                f"knn.temperature={temperature} and knn.train_chunk={chunk}: give at least {LEAST_TEMPERATURE}, so that votes "
+                "stay numbers, and at least 1"
             )
         if len(train) > _LAST:
             raise UserError(f"knn: {len(train)} training images: at most {_LAST} can be told apart")

@@ -6,13 +6,34 @@ The defaults are mmseg's recipe for MAE ViT-B (configs/mae/mae-base_upernet_8xb2
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from tasks.recipe import DataConfig, EncoderConfig, Recipe
+from tasks.recipe import ANY, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, DataConfig, EncoderConfig, Ranges, Recipe
 
 
 @dataclass
 class SegmentationConfig:
     """Layout and augmentation of the data, decoder, and inference. Sizes in pixels; crops are `encoder.img_size`."""
+
+    RANGES: ClassVar[Ranges] = {
+        "num_classes": COUNT,
+        "resize_scale": COUNT,
+        "resize_ratio": POSITIVE,
+        "cat_max_ratio": SHARE,
+        "flip": SHARE,
+        "out_blocks": ANY,
+        "rescales": POSITIVE,
+        "channels": COUNT,
+        "pool_scales": COUNT,
+        "aux_channels": COUNT,
+        "aux_weight": NOT_NEGATIVE,
+        "class_weight": NOT_NEGATIVE,
+        "dropout": SHARE,
+        "slide_crop": COUNT,
+        "slide_stride": COUNT,
+        "tta_scales": POSITIVE,
+        "pictures": NATURAL,
+    }
 
     # Folders of images and of class maps below the data set's root. The layout of ADEChallengeData2016 by default.
     train_images: str = "images/training"
