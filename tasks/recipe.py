@@ -76,6 +76,9 @@ class EncoderConfig:
     RANGES: ClassVar[Ranges] = {
         "img_size": COUNT,
         "drop_path": Range(0, 0.99),
+        "mean": ANY,
+        "std": POSITIVE,
+        "crop_pct": Range(0, 1, above=True),
     }
 
     arch: str = "vit_base_patch16"
