@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbones.tensor_files import save_tensors
 
 from backbones.atomic import check_writable, replacing, sweep, write_json, write_text
 from backbones.checkpoints.tensor_files import save_tensors
