@@ -19,7 +19,7 @@ from mae_bench.launchers import launch, local
 from mae_bench.launchers.base import Outcome, Settings
 from mae_bench.recipes.load import load_recipe
 from mae_bench.recipes.options import Options
-from mae_bench.recipes.pretraining import default_name, describe_pretraining
+from mae_bench.recipes.pretraining import default_recipe_name, describe_pretraining
 from mae_bench.records.record import Record
 from tasks import require
 
@@ -41,7 +41,7 @@ def pretrain(recipe: str, out: str | Path, *, data: str | Path | None = None, ov
         raise UserError(f"recipe {recipe} is for {resolved.task}: use `mae-bench run --tasks {recipe}`")
     if data is not None:
         resolved.data.root = str(Path(data).expanduser().resolve())
-    default = load_recipe(default_name(recipe), overrides)
+    default = load_recipe(default_recipe_name(recipe), overrides)
     job = PlannedJob(recipe, resolved, pretraining=describe_pretraining(resolved, default))
     return run_job(job, lambda _: Path(out))
 

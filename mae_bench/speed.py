@@ -20,7 +20,7 @@ from backbones.vit.arch import parse_arch
 from mae_bench.common.console import say
 from mae_bench.engine import Trainer, create_accelerator
 from mae_bench.engine.flops import step_flops_per_image
-from mae_bench.engine.sampler import Plan
+from mae_bench.engine.sampler import BatchPlan
 from mae_bench.jobs.run import make_folder
 from mae_bench.recipes.load import describe, load_recipe, recipe_names
 from mae_bench.records import provenance
@@ -122,7 +122,7 @@ def _images_per_s(recipe: PretrainingRecipe, steps: int) -> tuple[float, int]:
     flops = step_flops_per_image(task.model, size)
     accelerator = create_accelerator(recipe)
     # An epoch of so many images that no measured step is the schedule's last.
-    trainer = Trainer(task, Plan.make(IMAGENET.train_count, batch, None, 0, 1, recipe.seed), accelerator)
+    trainer = Trainer(task, BatchPlan.make(IMAGENET.train_count, batch, None, 0, 1, recipe.seed), accelerator)
     images = torch.randn(batch, 3, size, size, device=accelerator.device)
     for step in range(_WARMUP_STEPS):
         trainer.step(step, [images])

@@ -96,7 +96,7 @@ def _dead_worker(error: Exception) -> str | None:
     loading = sys.modules.get(
         "tasks.datasets.loading"
     )  # not imported: no workers, and other errors need not wait for torch
-    if loading is None or not isinstance(error, loading.DEATHS):
+    if loading is None or not isinstance(error, loading.WORKER_DEATH_ERRORS):
         return None
     said: str | None = loading.explain_dead_worker(error)
     return said

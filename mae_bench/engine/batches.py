@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from mae_bench.engine.sampler import Plan, PlanSampler, SeededDataset
+from mae_bench.engine.sampler import BatchPlan, BatchSampler, SeededDataset
 from mae_bench.engine.trainer import Trainer
 from tasks.datasets.loading import CollateOrFail, leave_signals_to_parent, raise_if_failed
 
@@ -20,7 +20,7 @@ def steps(trainer: Trainer, dataset: Any, start: int, stop: int) -> Generator[tu
     workers = train.workers
     loader = DataLoader(
         SeededDataset(dataset),
-        batch_sampler=PlanSampler(trainer.plan, start, stop),
+        batch_sampler=BatchSampler(trainer.plan, start, stop),
         collate_fn=CollateOrFail(trainer.task.collate()),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
@@ -33,7 +33,7 @@ def steps(trainer: Trainer, dataset: Any, start: int, stop: int) -> Generator[tu
         yield step, [raise_if_failed(next(batches)) for _ in range(trainer.plan.accumulation)]
 
 
-def batch_names(plan: Plan, dataset: Any, step: int) -> list[str]:
+def batch_names(plan: BatchPlan, dataset: Any, step: int) -> list[str]:
     """The images of a step, over all processes: paths where the data set knows them (a method ``name``), else numbers."""
     first = step % plan.steps_per_epoch * plan.batch_size
     indices = plan.epoch_order(step // plan.steps_per_epoch)[first : first + plan.batch_size].tolist()

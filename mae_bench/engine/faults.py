@@ -11,11 +11,11 @@ from backbones.errors import Interrupted, RunFailed
 from mae_bench.common.console import say
 from mae_bench.engine.batches import batch_names
 from mae_bench.engine.checkpoints import checkpoints, go_back, load_newest, read_checkpoint
-from mae_bench.engine.finite import Skips
-from mae_bench.engine.out_of_memory import Fits
+from mae_bench.engine.finite import SkippedSteps
+from mae_bench.engine.out_of_memory import MicroBatchLimit
 from mae_bench.engine.run_log import RunLog
 from mae_bench.engine.trainer import Trainer
-from tasks.datasets.loading import explain_dead_worker, hear_no_more_of_it
+from tasks.datasets.loading import explain_dead_worker, reset_worker_death_handler
 
 MAX_RETURNS = 3
 
@@ -23,7 +23,7 @@ MAX_RETURNS = 3
 class Diverged(Exception):
     """Too many steps in a row were not finite, the first of them at `step`."""
 
-    def __init__(self, skips: Skips) -> None:
+    def __init__(self, skips: SkippedSteps) -> None:
         self.step, self.skipped = skips.since, skips.in_a_row
 
 
@@ -41,7 +41,7 @@ def resume(trainer: Trainer, run_dir: Path, name: str) -> int:
         progress.recover("damaged_checkpoints", note=line)
     if progress.starts > 1:
         progress.recover("resumes")
-    fits = Fits.read(run_dir)
+    fits = MicroBatchLimit.read(run_dir)
     progress.recovered.update({"oom_halvings": fits.halvings} if fits.halvings else {})
     if progress.step:
         say(f"{name}: resuming at step {progress.step} of {trainer.total}")
@@ -64,7 +64,7 @@ def _load_together(trainer: Trainer, run_dir: Path) -> tuple[dict[str, Any] | No
 def halve_micro_batch(trainer: Trainer, run_dir: Path) -> None:
     """Goes on from this step in micro batches of half the size."""
     before = trainer.plan.micro_batch_size
-    fits = Fits.read(run_dir).halved(trainer.plan, run_dir)
+    fits = MicroBatchLimit.read(run_dir).halved(trainer.plan, run_dir)
     after = trainer.plan.with_micro_batch(fits.micro_batch_size).micro_batch_size
     said = f"out of memory at step {trainer.progress.step}: micro batches of {after} images from there on, not {before}"
     if trainer.plan.world > 1:
@@ -79,12 +79,12 @@ def halve_micro_batch(trainer: Trainer, run_dir: Path) -> None:
 def check_finite(trainer: Trainer, dataset: Any) -> None:
     """Counts skipped steps, and raises `Diverged` when too many came in a row."""
     skips, progress = trainer.guard.read(), trainer.progress
-    trainer.good = skips.in_a_row == 0
-    new, scaler = skips.steps - trainer.counted.steps, skips.by_scaler - trainer.counted.by_scaler
-    trainer.counted = skips
+    trainer.last_step_finite = skips.in_a_row == 0
+    new, scaler = skips.steps - trainer.reported_skips.steps, skips.by_scaler - trainer.reported_skips.by_scaler
+    trainer.reported_skips = skips
     progress.recover("skipped_steps", new)
-    if new and skips.since != trainer.named:  # a row is named once, when it is first seen
-        trainer.named = skips.since
+    if new and skips.since != trainer.reported_at:  # a row is named once, when it is first seen
+        trainer.reported_at = skips.since
         images = _some(batch_names(trainer.plan, dataset, skips.since))
         said = f"loss or gradient not finite at step {skips.since} ({images}): weights are left as they were"
         say(said, style="yellow")
@@ -113,7 +113,7 @@ def return_to_good(trainer: Trainer, dataset: Any, run_dir: Path, log: RunLog, f
         trainer.accelerator.wait_for_everyone()
         found = checkpoints(run_dir / "checkpoints")
         saved = read_checkpoint(found[-1]) if found and not trainer.main else saved
-    trainer.go_back(saved)
+    trainer.roll_back(saved)
     said = f"{said}: back to step {trainer.progress.step}, on with other batches"
     say(said, style="yellow")
     trainer.progress.recover("rollbacks", note=said)
@@ -131,9 +131,9 @@ def leave_with_dead_worker(trainer: Trainer, run_dir: Path, error: Exception) ->
     said = explain_dead_worker(error)
     if said is None:
         return
-    hear_no_more_of_it()
+    reset_worker_death_handler()
     step = trainer.progress.step
-    if trainer.whole and trainer.good and trainer.plan.world == 1 and step:
+    if trainer.consistent and trainer.last_step_finite and trainer.plan.world == 1 and step:
         trainer.save(run_dir)
         raise RunFailed(f"{said}; saved at step {step}, where the same command goes on") from error
     raise RunFailed(f"{said}; the same command goes on from the last checkpoint") from error

@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Skips:
+class SkippedSteps:
     """Skipped steps since the last start or return: all, those in a row up to now, where this row began, GradScaler's."""
 
     steps: int = 0
@@ -93,6 +93,6 @@ class FiniteGuard:
         scale: Tensor | None = getattr(self.scaler, "_scale", None)
         return None if scale is None else scale.clone()
 
-    def read(self) -> Skips:
+    def read(self) -> SkippedSteps:
         """Waits for the device."""
-        return Skips(*torch.stack([self._steps, self._row, self._since, self._by_scaler]).tolist())
+        return SkippedSteps(*torch.stack([self._steps, self._row, self._since, self._by_scaler]).tolist())

@@ -32,15 +32,15 @@ from mae_bench.engine.faults import (
     return_to_good,
 )
 from mae_bench.engine.meters import Clock, Meter
-from mae_bench.engine.out_of_memory import DeviceMemory, Fits
+from mae_bench.engine.out_of_memory import MicroBatchLimit, OutOfMemory
 from mae_bench.engine.progress import Progress
 from mae_bench.engine.run_log import RunLog
-from mae_bench.engine.sampler import Plan
+from mae_bench.engine.sampler import BatchPlan
 from mae_bench.engine.seeding import seed_all
 from mae_bench.engine.trainer import Trainer
 from mae_bench.records.status_file import write_status
 from tasks.base import Task
-from tasks.datasets.loading import DEATHS
+from tasks.datasets.loading import WORKER_DEATH_ERRORS
 from tasks.recipe import Recipe
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -113,9 +113,9 @@ def fit(
         # A schedule of no iterations only evaluates and needs no training set.
         dataset: Any = [] if recipe.schedule.iterations == 0 else task.train_dataset()
         rank, world = accelerator.process_index, accelerator.num_processes
-        plan = Plan.make(len(dataset), recipe.train.batch_size, None, rank, world, recipe.seed)
+        plan = BatchPlan.make(len(dataset), recipe.train.batch_size, None, rank, world, recipe.seed)
         run_dir.mkdir(parents=True, exist_ok=True)
-        plan = Fits.read(run_dir).plan(plan, recipe.train.micro_batch_size)
+        plan = MicroBatchLimit.read(run_dir).plan(plan, recipe.train.micro_batch_size)
         trainer = Trainer(task, plan, accelerator, check_owner)
         if accelerator.is_main_process:
             clean(run_dir)
@@ -133,7 +133,7 @@ def fit(
 def _check_batch_norm(task: Task[Any], world: int) -> None:
     """Refuses micro batches of one image for a model that normalises over them, before hours go into features."""
     train = task.recipe.train
-    plan = Plan.make(1, train.batch_size, train.micro_batch_size, 0, world, 0)
+    plan = BatchPlan.make(1, train.batch_size, train.micro_batch_size, 0, world, 0)
     trains = task.recipe.schedule.iterations != 0
     if trains and plan.micro_batch_size == 1 and any(isinstance(m, nn.BatchNorm1d) for m in task.model.modules()):
         raise UserError(
@@ -147,11 +147,11 @@ def _train_through_faults(run: Run) -> None:
     while True:
         try:
             return _train(run)
-        except DeviceMemory:
+        except OutOfMemory:
             halve_micro_batch(run.trainer, run.folder)
         except Diverged as fault:
             return_to_good(run.trainer, run.dataset, run.folder, run.log, fault)
-        except DEATHS as e:
+        except WORKER_DEATH_ERRORS as e:
             leave_with_dead_worker(run.trainer, run.folder, e)
             raise
 
@@ -174,7 +174,7 @@ def _train(run: Run) -> None:
             if _save_due(run, clock):
                 _read_losses(run, clock, meter)
                 stopping = trainer.any_process(run.stop.is_set())
-                if trainer.good or stopping:
+                if trainer.last_step_finite or stopping:
                     trainer.save(run.folder)
                 if stopping and progress.step < total:
                     raise Interrupted(f"stopped at step {progress.step} of {total}: the same command resumes there")

@@ -11,7 +11,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 
 from mae_bench.engine.progress import Progress
-from mae_bench.engine.sampler import Plan
+from mae_bench.engine.sampler import BatchPlan
 
 
 class Meter:
@@ -23,7 +23,7 @@ class Meter:
         optimizer: AcceleratedOptimizer,
         progress: Progress,
         total: int,
-        plan: Plan,
+        plan: BatchPlan,
     ) -> None:
         self.accelerator, self.optimizer, self.progress = accelerator, optimizer, progress
         self.total, self.plan = total, plan

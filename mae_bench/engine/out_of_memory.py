@@ -14,13 +14,13 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from backbones.atomic import read_json, write_json
 from backbones.errors import RunFailed
 from mae_bench.common.disk import writing
-from mae_bench.engine.sampler import Plan
+from mae_bench.engine.sampler import BatchPlan
 
 _FILE = "memory.json"
 _MORE_MESSAGES = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "not enough memory: you tried to allocate")
 
 
-class DeviceMemory(Exception):
+class OutOfMemory(Exception):
     """A step did not fit and was not taken: gradients are gone, weights and optimiser are as they were."""
 
 
@@ -35,24 +35,24 @@ def release() -> None:
 
 
 @dataclass(frozen=True)
-class Fits:
+class MicroBatchLimit:
     """What was found to fit into the device's memory; kept beside the checkpoints, also for the processes to come."""
 
     micro_batch_size: int | None = None
     halvings: int = 0
 
     @staticmethod
-    def read(run_dir: Path) -> Fits:
+    def read(run_dir: Path) -> MicroBatchLimit:
         """What earlier starts found."""
         found = read_json(run_dir / _FILE)
-        return Fits(**found) if isinstance(found, dict) else Fits()
+        return MicroBatchLimit(**found) if isinstance(found, dict) else MicroBatchLimit()
 
-    def plan(self, plan: Plan, wanted: int | None) -> Plan:
+    def plan(self, plan: BatchPlan, wanted: int | None) -> BatchPlan:
         """`plan` with micro batches of what the recipe wants, or of what fits."""
         sizes = [size for size in (wanted, self.micro_batch_size) if size is not None]
         return plan.with_micro_batch(min(sizes, default=None))
 
-    def halved(self, plan: Plan, run_dir: Path) -> Fits:
+    def halved(self, plan: BatchPlan, run_dir: Path) -> MicroBatchLimit:
         """Notes that micro batches of half the plan's size are to be taken.
 
         Raises:

@@ -20,7 +20,7 @@ from tasks.datasets.loading import SampleOrFailed
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """How `steps` optimiser steps cut up the data set among processes and accumulation.
 
     Each epoch is a permutation of all images, its incomplete last batch dropped (as the official loaders do); a data set that
@@ -38,7 +38,7 @@ class Plan:
     reshuffled: tuple[int, ...] = ()
 
     @staticmethod
-    def make(images: int, batch_size: int, micro: int | None, rank: int, world: int, seed: int) -> Plan:
+    def make(images: int, batch_size: int, micro: int | None, rank: int, world: int, seed: int) -> BatchPlan:
         """The plan with the largest micro batch up to `micro` that divides a process's share."""
         if batch_size % world:
             raise UserError(
@@ -46,14 +46,14 @@ class Plan:
             )
         share = batch_size // world
         size = max(m for m in range(1, min(micro or share, share) + 1) if share % m == 0)
-        return Plan(images, batch_size, size, share // size, rank, world, seed)
+        return BatchPlan(images, batch_size, size, share // size, rank, world, seed)
 
-    def with_micro_batch(self, micro: int | None) -> Plan:
+    def with_micro_batch(self, micro: int | None) -> BatchPlan:
         """The same steps in micro batches of up to `micro` images."""
-        new = Plan.make(self.images, self.batch_size, micro, self.rank, self.world, self.seed)
+        new = BatchPlan.make(self.images, self.batch_size, micro, self.rank, self.world, self.seed)
         return replace(self, micro_batch_size=new.micro_batch_size, accumulation=new.accumulation)
 
-    def reshuffled_at(self, steps: Iterable[int]) -> Plan:
+    def reshuffled_at(self, steps: Iterable[int]) -> BatchPlan:
         """The same plan, with other orders from each of `steps` on."""
         return replace(self, reshuffled=tuple(steps))
 
@@ -75,10 +75,10 @@ class Plan:
         return order
 
 
-class PlanSampler(Sampler[list[tuple[int, int]]]):
+class BatchSampler(Sampler[list[tuple[int, int]]]):
     """Batch sampler: for each micro batch from `start` on, this process's (image index, sample seed) pairs."""
 
-    def __init__(self, plan: Plan, start: int, stop: int) -> None:
+    def __init__(self, plan: BatchPlan, start: int, stop: int) -> None:
         self.plan, self.start, self.stop = plan, start, stop
 
     def __len__(self) -> int:
@@ -97,7 +97,7 @@ class PlanSampler(Sampler[list[tuple[int, int]]]):
 
 
 class SeededDataset(SampleOrFailed):
-    """Seeds the generators before each sample of `dataset`, and turns UserErrors into `Failed`."""
+    """Seeds the generators before each sample of `dataset`, and turns UserErrors into `FailedSample`."""
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         index, seed = key

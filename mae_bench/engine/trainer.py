@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from backbones.errors import Interrupted, UserError
 from backbones.vit.attention import choose_attention
 from mae_bench.engine.checkpoints import save_checkpoint
-from mae_bench.engine.finite import FiniteGuard, Skips
+from mae_bench.engine.finite import FiniteGuard, SkippedSteps
 from mae_bench.engine.optimizer import create_optimizer, create_schedule, total_steps
-from mae_bench.engine.out_of_memory import DeviceMemory, is_out_of_memory, release
+from mae_bench.engine.out_of_memory import OutOfMemory, is_out_of_memory, release
 from mae_bench.engine.progress import Progress
-from mae_bench.engine.sampler import Plan
+from mae_bench.engine.sampler import BatchPlan
 from mae_bench.engine.seeding import seed_all
 from tasks.base import Task
 from tasks.recipe import Recipe
@@ -33,22 +33,22 @@ class Trainer:
     """A task on its way; `plan` may change on the way, when memory is short or batches are reshuffled.
 
     Attributes:
-        whole: no step is half taken.
-        good: the last step that was looked at was finite.
-        counted: skipped steps that are in `progress` already.
-        named: the last of them that was named to the user.
+        consistent: no step is half taken.
+        last_step_finite: the last step that was looked at was finite.
+        reported_skips: skipped steps that are in `progress` already.
+        reported_at: the last of them that was named to the user.
     """
 
     def __init__(
-        self, task: Task[Any], plan: Plan, accelerator: Accelerator, check_owner: Callable[[], None] = lambda: None
+        self, task: Task[Any], plan: BatchPlan, accelerator: Accelerator, check_owner: Callable[[], None] = lambda: None
     ) -> None:
         self.task, self.plan, self.accelerator = task, plan, accelerator
         self.recipe: Recipe = task.recipe
         self.main = accelerator.is_main_process
         self.check_owner = check_owner
-        self.whole = self.good = True
-        self.counted = Skips()
-        self.named: int | None = None
+        self.consistent = self.last_step_finite = True
+        self.reported_skips = SkippedSteps()
+        self.reported_at: int | None = None
         self.progress = Progress()
         self.total = total_steps(self.recipe.schedule, plan.steps_per_epoch)
         optimizer = create_optimizer(self.recipe, task.param_groups())
@@ -67,13 +67,13 @@ class Trainer:
     @contextmanager
     def taking_a_step(self) -> Iterator[None]:
         """While weights and `progress` do not belong together; after an error they may not either."""
-        self.whole = False
+        self.consistent = False
         try:
             yield
-        except DeviceMemory:
-            self.whole = True
+        except OutOfMemory:
+            self.consistent = True
             raise
-        self.whole = True
+        self.consistent = True
 
     def step(self, step: int, batches: list[Any]) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step; it waits for the device only where `FiniteGuard` has to.
@@ -83,14 +83,14 @@ class Trainer:
             finite; scalars on the device.
 
         Raises:
-            DeviceMemory: it does not fit; nothing has changed.
+            OutOfMemory: it does not fit; nothing has changed.
             Interrupted: memory ran out within the optimiser.
         """
         mean = self._gradients(step, batches)
         if mean is None:
             self.optimizer.zero_grad(set_to_none=True)
             release()
-            raise DeviceMemory
+            raise OutOfMemory
         try:
             return mean, self._update(step, mean["loss"])
         except RuntimeError as e:
@@ -206,7 +206,7 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         self.plan = self.plan.reshuffled_at(self.progress.reshuffled)
 
-    def go_back(self, saved: dict[str, Any] | None) -> None:
+    def roll_back(self, saved: dict[str, Any] | None) -> None:
         """To a checkpoint's state, or the first one; batches from there on are drawn anew, counts of faults go on."""
         state = saved or self._first
         assert state is not None  # the first state is let go of only when a checkpoint is written
@@ -218,4 +218,4 @@ class Trainer:
         progress.reshuffled = [*now.reshuffled, progress.step]
         self.plan = self.plan.reshuffled_at(progress.reshuffled)
         self.guard.reset()
-        self.counted, self.named, self.good, self.whole = Skips(), None, True, True
+        self.reported_skips, self.reported_at, self.last_step_finite, self.consistent = SkippedSteps(), None, True, True

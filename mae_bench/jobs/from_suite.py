@@ -28,7 +28,7 @@ from backbones.errors import UserError, unknown
 from mae_bench.jobs.job import PlannedJob
 from mae_bench.recipes.load import find, load_recipe, read_yaml, recipe_hash, suite_names
 from mae_bench.recipes.options import Loaded, Options, check_used, load_recipes
-from mae_bench.recipes.pretraining import default_name, describe_pretraining
+from mae_bench.recipes.pretraining import default_recipe_name, describe_pretraining
 from tasks.recipe import Recipe
 
 STARTS = ("scratch", "checkpoint")
@@ -175,7 +175,7 @@ def _pretrainings(
     for row, base in rows:
         loaded: Loaded = load_recipes([row], options, {row: base})
         recipe, overrides = loaded[row]
-        default = default_name(row, base)
+        default = default_recipe_name(row, base)
         key = (default, *overrides)
         defaults[key] = defaults.get(key) or load_recipe(default, overrides)
         described = describe_pretraining(recipe, defaults[key])

@@ -9,7 +9,7 @@ from typing import Any
 from backbones.checkpoints.checkpoint import Checkpoint
 from backbones.errors import unknown
 from mae_bench.recipes.load import recipe_hash, short_name
-from mae_bench.recipes.pretraining import said_of
+from mae_bench.recipes.pretraining import pretraining_from_metadata
 from tasks.recipe import Recipe
 
 
@@ -45,7 +45,7 @@ class PlannedJob:
 
     def known_pretraining(self) -> dict[str, Any] | None:
         """The settings behind the encoder: this job's own, or what its checkpoint says; None when nothing is known."""
-        return self.pretraining or (said_of(self.checkpoint.metadata) if self.checkpoint else None)
+        return self.pretraining or (pretraining_from_metadata(self.checkpoint.metadata) if self.checkpoint else None)
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,14 @@ def describe_pretraining(recipe: Recipe, default: Recipe) -> dict[str, Any]:
     """``{"settings": …, "changed": [dotted keys]}`` of a pre-training, for exports and records.
 
     Args:
-        default: what the recipe is compared with (`default_name`), under the same overrides: they change the default, not
-            the row.
+        default: what the recipe is compared with (`default_recipe_name`), under the same overrides:
+            they change the default, not the row.
     """
     own, theirs = settings(recipe), settings(default)
     return {"settings": own, "changed": sorted(k for k in own.keys() | theirs.keys() if own.get(k) != theirs.get(k))}
 
 
-def default_name(recipe_name: str, base: str | None = None) -> str:
+def default_recipe_name(recipe_name: str, base: str | None = None) -> str:
     """The recipe that one is compared with: `base`, or ``default.yaml`` beside its file, or itself where there is neither."""
     if base is not None:
         return base
@@ -44,7 +44,7 @@ def default_name(recipe_name: str, base: str | None = None) -> str:
     return str(beside) if beside.is_file() else recipe_name
 
 
-def said_of(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+def pretraining_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a checkpoint's metadata says of its pre-training, None when it says nothing that can be used."""
     said = metadata.get("pretraining")
     if not isinstance(said, Mapping):

@@ -18,14 +18,14 @@ from backbones.errors import RunFailed, UserError
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedSample:
     """A sample that could not be read; travels through the loader so that its one-line message survives the worker."""
 
     message: str
 
 
 class SampleOrFailed(Dataset[Any]):
-    """`dataset` with UserErrors turned into `Failed`."""
+    """`dataset` with UserErrors turned into `FailedSample`."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -34,7 +34,7 @@ class SampleOrFailed(Dataset[Any]):
         try:
             return self.dataset[index]
         except UserError as e:
-            return Failed(str(e))
+            return FailedSample(str(e))
 
 
 class CollateOrFail:
@@ -45,14 +45,14 @@ class CollateOrFail:
 
     def __call__(self, samples: list[Any]) -> Any:
         for sample in samples:
-            if isinstance(sample, Failed):
+            if isinstance(sample, FailedSample):
                 return sample
         return self.collate(samples)
 
 
 def raise_if_failed(batch: Any) -> Any:
     """`batch`, or the UserError that a worker met."""
-    if isinstance(batch, Failed):
+    if isinstance(batch, FailedSample):
         raise UserError(batch.message)
     return batch
 
@@ -71,7 +71,8 @@ _CAUSES = {
 }
 
 
-DEATHS = (RuntimeError, OSError, EOFError)  # how a worker's death shows; the last two when it was handing over a batch
+# how a worker's death shows; the last two when it was handing over a batch
+WORKER_DEATH_ERRORS = (RuntimeError, OSError, EOFError)
 
 
 def explain_dead_worker(error: Exception) -> str | None:
@@ -116,14 +117,14 @@ def dead_workers_explained() -> Iterator[None]:
     """`RunFailed` with `explain_dead_worker`'s line in place of torch's error."""
     try:
         yield
-    except DEATHS as e:
+    except WORKER_DEATH_ERRORS as e:
         if said := explain_dead_worker(e):
-            hear_no_more_of_it()
+            reset_worker_death_handler()
             raise RunFailed(said) from e
         raise
 
 
-def hear_no_more_of_it() -> None:
+def reset_worker_death_handler() -> None:
     """After a worker's death: torch would raise again for it, wherever we are, at every process of ours that ends.
 
     The others end too: what hangs would not let this process leave. The next loader with workers listens anew.

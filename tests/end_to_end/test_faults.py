@@ -16,7 +16,7 @@ import torch
 
 from mae_bench.engine import checkpoints as on_disk
 from mae_bench.engine import evaluate as evaluation
-from mae_bench.engine.sampler import Plan, SeededDataset
+from mae_bench.engine.sampler import BatchPlan, SeededDataset
 from mae_bench.engine.trainer import Trainer
 from tasks.pretraining.task import PretrainingTask
 from tests.conftest import Result
@@ -316,7 +316,7 @@ def poison(step: int, until: int, *, once: bool) -> Hook:
     """Images of some steps are not numbers; `once`: until the run went back."""
 
     def hook() -> None:
-        prepare, take, back = PretrainingTask.prepare_batch, Trainer.step, Trainer.go_back
+        prepare, take, back = PretrainingTask.prepare_batch, Trainer.step, Trainer.roll_back
         now, spent = [0], [False]
 
         def faulty(self: PretrainingTask, batch: list[torch.Tensor]) -> torch.Tensor:
@@ -332,7 +332,7 @@ def poison(step: int, until: int, *, once: bool) -> Hook:
             back(self, saved)
 
         PretrainingTask.prepare_batch = faulty  # type: ignore
-        Trainer.step, Trainer.go_back = noted, gone_back  # type: ignore
+        Trainer.step, Trainer.roll_back = noted, gone_back  # type: ignore
 
     return hook
 
@@ -370,8 +370,8 @@ def test_many_such_steps_lead_back_to_a_checkpoint_and_other_batches(tmp_path: P
         folder.folder.mkdir()
 
     def reshuffled() -> None:
-        make: Any = Plan.make
-        Plan.make = staticmethod(lambda *a: make(*a).reshuffled_at([8]))  # type: ignore
+        make: Any = BatchPlan.make
+        BatchPlan.make = staticmethod(lambda *a: make(*a).reshuffled_at([8]))  # type: ignore
 
     limit = ("--set", "train.max_skipped_steps=4")
     assert wanted.run(*limit, hook=reshuffled) == 0

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from mae_bench.engine.finite import FiniteGuard, Skips
+from mae_bench.engine.finite import FiniteGuard, SkippedSteps
 
 GOOD, BAD = 1.0, float("nan")
 
@@ -36,7 +36,7 @@ def test_the_step_is_as_if_it_had_not_been(on_device: bool) -> None:
     before, _ = train([GOOD, GOOD], on_device=on_device)
     after, guard = train([GOOD, GOOD, BAD, BAD], on_device=on_device)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert guard.read() == Skips(steps=2, in_a_row=2, since=2, by_scaler=0)
+    assert guard.read() == SkippedSteps(steps=2, in_a_row=2, since=2, by_scaler=0)
 
 
 def test_both_ways_give_the_same_bits() -> None:
@@ -46,8 +46,8 @@ def test_both_ways_give_the_same_bits() -> None:
 
 
 def test_a_row_ends_with_a_good_step() -> None:
-    assert train([BAD, GOOD, BAD, BAD, GOOD], on_device=True)[1].read() == Skips(steps=3, in_a_row=0, since=2)
-    assert train([GOOD], on_device=True)[1].read() == Skips()
+    assert train([BAD, GOOD, BAD, BAD, GOOD], on_device=True)[1].read() == SkippedSteps(steps=3, in_a_row=0, since=2)
+    assert train([GOOD], on_device=True)[1].read() == SkippedSteps()
 
 
 def test_a_finite_loss_with_an_infinite_gradient_is_skipped() -> None:

@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.errors import UserError
-from mae_bench.engine.sampler import Plan, PlanSampler, SeededDataset
+from mae_bench.engine.sampler import BatchPlan, BatchSampler, SeededDataset
 from mae_bench.engine.seeding import derive, seed_all
-from tasks.datasets.loading import CollateOrFail, Failed, raise_if_failed
+from tasks.datasets.loading import CollateOrFail, FailedSample, raise_if_failed
 
 Sample = tuple[int, int]
 
 
-def batches(plan: Plan, start: int, stop: int) -> list[list[Sample]]:
-    return list(PlanSampler(plan, start, stop))
+def batches(plan: BatchPlan, start: int, stop: int) -> list[list[Sample]]:
+    return list(BatchSampler(plan, start, stop))
 
 
 def by_step(images: int, batch: int, micro: int | None, world: int, steps: int, seed: int) -> list[list[Sample]]:
     """Samples of each step over all processes and micro batches, in the order of the processes."""
-    plans = [Plan.make(images, batch, micro, rank, world, seed) for rank in range(world)]
+    plans = [BatchPlan.make(images, batch, micro, rank, world, seed) for rank in range(world)]
     merged: list[list[Sample]] = [[] for _ in range(steps)]
     for plan in plans:
         for i, micro_batch in enumerate(batches(plan, 0, steps)):
@@ -42,7 +42,7 @@ def test_an_epoch_over_all_processes_has_no_image_twice(shape: tuple[int, int, i
     images, share, world, seed = shape
     batch = share * world
     assume(images >= batch)
-    plan = Plan.make(images, batch, None, 0, world, seed)
+    plan = BatchPlan.make(images, batch, None, 0, world, seed)
     steps = plan.steps_per_epoch
     merged = by_step(images, batch, None, world, 3 * steps, seed)
     for epoch in range(3):
@@ -68,10 +68,10 @@ def test_a_plan_begun_later_goes_on_as_the_whole_one(
     shape: tuple[int, int, int, int], start: int, length: int, micro: int | None
 ) -> None:
     images, share, world, seed = shape
-    plan = Plan.make(images, share * world, micro, world - 1, world, seed)
+    plan = BatchPlan.make(images, share * world, micro, world - 1, world, seed)
     whole, rest = batches(plan, 0, start + length), batches(plan, start, start + length)
     assert rest == whole[start * plan.accumulation :]
-    assert len(rest) == len(PlanSampler(plan, start, start + length)) == length * plan.accumulation
+    assert len(rest) == len(BatchSampler(plan, start, start + length)) == length * plan.accumulation
 
 
 @given(shapes, st.one_of(st.none(), st.integers(1, 8)))
@@ -80,20 +80,20 @@ def test_micro_batch_is_the_largest_allowed_that_divides_the_share(
     shape: tuple[int, int, int, int], micro: int | None
 ) -> None:
     images, share, world, seed = shape
-    plan = Plan.make(images, share * world, micro, 0, world, seed)
+    plan = BatchPlan.make(images, share * world, micro, 0, world, seed)
     allowed = [m for m in range(1, share + 1) if share % m == 0 and m <= (micro or share)]
     assert plan.micro_batch_size == max(allowed)
     assert plan.micro_batch_size * plan.accumulation == share
 
 
 def test_every_image_is_seen_over_the_epochs() -> None:
-    plan = Plan.make(10, 4, None, 0, 1, 0)
+    plan = BatchPlan.make(10, 4, None, 0, 1, 0)
     seen = {image for batch in batches(plan, 0, 40) for image, _ in batch}
     assert seen == set(range(10))
 
 
 def test_epochs_and_seeds_differ_in_order_and_sample_seed() -> None:
-    first, second = Plan.make(50, 10, None, 0, 1, 0), Plan.make(50, 10, None, 0, 1, 1)
+    first, second = BatchPlan.make(50, 10, None, 0, 1, 0), BatchPlan.make(50, 10, None, 0, 1, 1)
     assert not torch.equal(first.epoch_order(0), first.epoch_order(1))
     assert not torch.equal(first.epoch_order(0), second.epoch_order(0))
     seeds = [s for batch in batches(first, 0, 10) for _, s in batch]
@@ -101,7 +101,7 @@ def test_epochs_and_seeds_differ_in_order_and_sample_seed() -> None:
 
 
 def test_a_data_set_smaller_than_a_batch_is_repeated_within_it() -> None:
-    plan = Plan.make(3, 8, None, 0, 1, 0)
+    plan = BatchPlan.make(3, 8, None, 0, 1, 0)
     assert plan.steps_per_epoch == 1
     (batch,) = batches(plan, 0, 1)
     counts = np.bincount([image for image, _ in batch], minlength=3)
@@ -111,7 +111,7 @@ def test_a_data_set_smaller_than_a_batch_is_repeated_within_it() -> None:
 
 def test_batch_size_must_be_a_multiple_of_the_processes() -> None:
     with pytest.raises(UserError, match=r"batch_size=10 cannot be shared by 4 processes"):
-        Plan.make(100, 10, None, 0, 4, 0)
+        BatchPlan.make(100, 10, None, 0, 4, 0)
 
 
 def test_seeds_are_a_function_of_the_key_alone() -> None:
@@ -167,13 +167,13 @@ def test_an_unreadable_sample_comes_out_of_the_loader_as_its_one_line(workers: i
     )
     good, bad = list(loader)
     assert raise_if_failed(good) is good
-    assert bad == Failed("13.jpg: unreadable image")
+    assert bad == FailedSample("13.jpg: unreadable image")
     with pytest.raises(UserError, match=r"^13\.jpg: unreadable image$"):
         raise_if_failed(bad)
 
 
 def test_a_reshuffled_epoch_keeps_its_images_and_what_came_before() -> None:
-    plan = Plan.make(40, 4, None, 0, 1, seed=0)
+    plan = BatchPlan.make(40, 4, None, 0, 1, seed=0)
     again = plan.reshuffled_at([13])
     assert torch.equal(plan.epoch_order(0), again.epoch_order(0))
     assert torch.equal(plan.epoch_order(2), again.epoch_order(2))

@@ -8,7 +8,7 @@ import pytest
 
 from backbones.errors import UserError
 from mae_bench.recipes.load import load_recipe, recipe_hash, recipe_names
-from mae_bench.recipes.pretraining import default_name, describe_pretraining, said_of, settings
+from mae_bench.recipes.pretraining import default_recipe_name, describe_pretraining, pretraining_from_metadata, settings
 from mae_bench.tables.definitions.ablations import ABLATIONS, PAPER
 
 ROWS = [name for name in recipe_names() if name.startswith("pretrain/ablations/")]
@@ -17,7 +17,7 @@ MICRO = "pretrain/vit_micro_patch8_embedded_ablations"
 
 def changed(name: str, *overrides: str, base: str | None = None) -> list[str]:
     recipe = load_recipe(name, overrides, base=base)
-    keys: list[str] = describe_pretraining(recipe, load_recipe(default_name(name, base), overrides))["changed"]
+    keys: list[str] = describe_pretraining(recipe, load_recipe(default_recipe_name(name, base), overrides))["changed"]
     return keys
 
 
@@ -82,9 +82,13 @@ def test_an_unknown_base_is_named() -> None:
     [{}, {"pretraining": 3}, {"pretraining": {"settings": {}}}, {"pretraining": {"settings": {}, "changed": [1]}}],
 )
 def test_metadata_that_cannot_be_used_is_no_pretraining(metadata: dict[str, object]) -> None:
-    assert said_of(metadata) is None
+    assert pretraining_from_metadata(metadata) is None
 
 
 def test_metadata_is_cut_to_what_records_hold() -> None:
     said = {"settings": {"mae.mask_ratio": 0.5}, "changed": [], "images": 7, "flops_per_image": "many", "x": 1}
-    assert said_of({"pretraining": said}) == {"settings": {"mae.mask_ratio": 0.5}, "changed": [], "images": 7}
+    assert pretraining_from_metadata({"pretraining": said}) == {
+        "settings": {"mae.mask_ratio": 0.5},
+        "changed": [],
+        "images": 7,
+    }
