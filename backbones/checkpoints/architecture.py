@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from backbones.checkpoints.read_layouts import block_count
 from backbones.errors import UserError
-from backbones.vit.arch import SIZES, arch_name, parse_arch
+from backbones.vit.arch import arch_name, parse_arch
 from backbones.vit.encoder import create_encoder
 from backbones.vit.pos_embed import sincos_2d
 
 # Half-precision files round positions; a learnt embedding is nowhere near.
 _SINCOS_TOLERANCE = 5e-3
-_HEAD_DIM = 64  # of every published ViT whose width is no preset's
 
 
 @dataclass(frozen=True)
@@ -97,20 +96,22 @@ def read_architecture(
 
     Args:
         path: for messages.
-        heads: number of attention heads where something tells; tensors do not.
+        heads: number of attention heads; of the tensors only BEiT's tables tell it.
         img_size: pixels, (height, width), where something tells; else the grid of positions is taken for a square.
 
     Raises:
         UserError: not a plain ViT, or what tensors cannot tell is told nowhere.
     """
-    width, depth, patch = _sizes(path, state)
+    width, depth, patch = sizes(path, state)
     if "blocks.0.attn.rel_bias" in state:
         heads = state["blocks.0.attn.rel_bias"].shape[0]
+    if heads is None:
+        raise UserError(f"{path}: nothing tells how many heads it has: say the model (--arch timm:NAME)")
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     prefix = registers + ("cls_token" in state)
     grid, prefix_positions = _grid(path, state, prefix, img_size, patch)
     return Architecture(
-        arch=arch_name(width, depth, heads or _heads(path, width), patch),
+        arch=arch_name(width, depth, heads, patch),
         img_size=(grid[0] * patch, grid[1] * patch),
         positions=_positions(state, grid),
         class_token="cls_token" in state,
@@ -125,8 +126,8 @@ def read_architecture(
     )
 
 
-def _sizes(path: object, state: Mapping[str, Tensor]) -> tuple[int, int, int]:
-    """Width, depth and patch size."""
+def sizes(path: object, state: Mapping[str, Tensor]) -> tuple[int, int, int]:
+    """Width, depth and patch size, or a UserError: no plain ViT."""
     weight = state["patch_embed.proj.weight"]
     lacking = [n for n in ("norm1.weight", "attn.qkv.weight", "mlp.fc1.weight") if f"blocks.0.{n}" not in state]
     if lacking:
@@ -137,18 +138,6 @@ def _sizes(path: object, state: Mapping[str, Tensor]) -> tuple[int, int, int]:
             f"{path}: patch_embed.proj.weight has shape {tuple(weight.shape)}: a ViT has (width, 3, patch, patch)"
         )
     return weight.shape[0], block_count(state), weight.shape[-1]
-
-
-def _heads(path: object, width: int) -> int:
-    """Heads by the width: presets first, then the usual head of 64 channels."""
-    for preset_width, _, heads in SIZES.values():
-        if preset_width == width:
-            return heads
-    if width % _HEAD_DIM:
-        raise UserError(
-            f"{path}: nothing tells how many heads a ViT of width {width} has: put its config.json beside it"
-        )
-    return width // _HEAD_DIM
 
 
 def _grid(

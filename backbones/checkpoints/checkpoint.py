@@ -22,8 +22,8 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from backbones.checkpoints import shipped
-from backbones.checkpoints.architecture import Architecture, fixed_positions, read_architecture
+from backbones.checkpoints import shipped, told
+from backbones.checkpoints.architecture import Architecture, fixed_positions, read_architecture, sizes
 from backbones.checkpoints.hub import is_remote, resolve_remote
 from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, Named, block_count, read_names
 from backbones.checkpoints.tensor_files import TensorFile, read_tensors
@@ -37,14 +37,10 @@ from backbones.encoders.timm_models import TimmModel, fit, of_config, registered
 from backbones.errors import UserError
 from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.targets import create_target
-from backbones.vit.arch import parse_arch
 from backbones.vit.encoder import create_encoder
 from backbones.vit.pos_embed import resample_grid
 
-_METHODS = {"mae": "MAE", "dino": "DINO", "dinov2": "DINOv2", "moco_v3": "MoCo v3", "beit": "BEiT"}
-_HF_METHODS = {"vit_mae": "MAE", "dinov2": "DINOv2", "dinov2_with_registers": "DINOv2", "beit": "BEiT", "deit": "DeiT"}
 _SAME = 1e-5  # relative error of features between the plain ViT and timm's own class
-_MOCO_SMALL = 384  # MoCo v3's ViT-S has 12 heads of 32 channels (facebookresearch/moco-v3, vits.py)
 
 
 class EncoderSettings(Protocol):
@@ -228,7 +224,7 @@ class Checkpoint:
         return "pixels" if self.target_normalised is False else "pixels_norm"
 
     def _setting(self, key: str, default: Any) -> Any:
-        return _settings(self.metadata).get(key, default)
+        return told.settings(self.metadata).get(key, default)
 
 
 def build_encoder(
@@ -316,7 +312,7 @@ def _of_name(name: str) -> Checkpoint:
     model = registered(name)
     file = read_tensors(Path(local) if at_hand else resolve_remote(f"{TIMM}{name}"))
     try:
-        return replace(_of_timm(file, model, name), source=f"{TIMM}{name}={file.path.absolute()}")
+        return replace(_of_timm(file, model, told.label_of_model(name)), source=f"{TIMM}{name}={file.path.absolute()}")
     except UserError:
         if at_hand:
             raise
@@ -326,7 +322,7 @@ def _of_name(name: str) -> Checkpoint:
 def _of_file(file: TensorFile, img_size: tuple[int, int] | None) -> Checkpoint:
     if file.timm:
         model = of_config(file.timm, file.path)
-        return _of_timm(file, model, model.name)
+        return _of_timm(file, model, _label(model))
     if file.config:
         return _of_hugging_face(file, img_size)
     return _of_plain(file, read_names(file.path, file.tensors), img_size)
@@ -351,6 +347,11 @@ def _of_hugging_face(file: TensorFile, img_size: tuple[int, int] | None) -> Chec
         image_processor.of_processor(processor, size, file.path) if processor else image_processor.of_family(kind, size)
     )
     return replace(found, preprocessing=told)
+
+
+def _label(model: TimmModel) -> str:
+    tag = model.cfg.get("tag")
+    return told.label_of_model(f"{model.name}.{tag}" if tag else model.name)
 
 
 def _of_plugin(source: str) -> Checkpoint:
@@ -452,13 +453,14 @@ def _own_pooling(vit: VisionTransformer, head: dict[str, Tensor]) -> VisionTrans
 def _of_plain(file: TensorFile, named: Named, img_size: tuple[int, int] | None) -> Checkpoint:
     """The plain ViT, told by names and tensors."""
     state = _float(named.encoder)
-    told = _settings(file.metadata or {})
+    sizes(file.path, state)  # what is no ViT has no heads to ask for
+    attention_heads, said = told.heads(file, named)
     architecture = read_architecture(
         file.path,
         state,
-        heads=_heads(file, named),
-        img_size=img_size or _size(file),
-        norm_eps=float(file.config.get("layer_norm_eps", 1e-6)),
+        heads=attention_heads,
+        img_size=img_size or told.img_size(file),
+        norm_eps=told.norm_eps(file),
     )
     _check(file.path, state, architecture)
     decoder, head, heads = _float(named.decoder), _float(named.head), _float(named.heads)
@@ -467,7 +469,7 @@ def _of_plain(file: TensorFile, named: Named, img_size: tuple[int, int] | None) 
         path=file.path,
         sha256=file.sha256,
         layout="mae_bench" if file.metadata is not None else named.layout,
-        method=_method(file, named, architecture),
+        method=told.method(file, named),
         architecture=architecture,
         state=state,
         decoder=decoder,
@@ -476,65 +478,16 @@ def _of_plain(file: TensorFile, named: Named, img_size: tuple[int, int] | None) 
         task=named.task or ("classification" if head else None),
         aside=tuple(named.aside),
         metadata=file.metadata or {},
-        target_normalised=_normalised(file, told),
-        decoder_heads=_decoder_heads(file, told),
+        target_normalised=told.target_normalised(file),
+        decoder_heads=told.decoder_heads(file),
         foreign=file.foreign,
-        preprocessing=family_default(architecture.img_size, "such files say nothing of it"),
+        preprocessing=told.preprocessing(file, named, architecture),
+        sources={"heads": said},
     )
-
-
-def _settings(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Flat pre-training settings of our own files."""
-    pretraining = metadata.get("pretraining")
-    settings = pretraining.get("settings") if isinstance(pretraining, dict) else None
-    return settings if isinstance(settings, dict) else {}
 
 
 def _float(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-
-
-def _heads(file: TensorFile, named: Named) -> int | None:
-    if file.config:
-        return int(file.config.get("num_attention_heads", 0)) or None
-    if named.layout == "moco_v3" and named.encoder["patch_embed.proj.weight"].shape[0] == _MOCO_SMALL:
-        return 12
-    arch = (file.metadata or {}).get("arch")
-    return parse_arch(arch)[2] if isinstance(arch, str) else None
-
-
-def _size(file: TensorFile) -> tuple[int, int] | None:
-    size = (file.metadata or {}).get("img_size", file.config.get("image_size"))
-    if isinstance(size, int):
-        return size, size
-    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) and len(size) == 2 else None
-
-
-def _method(file: TensorFile, named: Named, architecture: Architecture) -> str:
-    told = (file.metadata or {}).get("method")
-    if isinstance(told, str) and told:
-        return told
-    if model_type := file.config.get("model_type"):
-        return _HF_METHODS.get(model_type, str(model_type))
-    if named.layout in _METHODS:
-        return _METHODS[named.layout]
-    if file.path.stem.startswith("mae_finetuned_vit_"):
-        return "MAE"  # the official fine-tuned files say nothing, and their positions have been trained
-    # The official encoder-only files say nothing; only MAE's and MoCo v3's encoders have fixed positions, in different orders.
-    fixed = {"sincos": "MAE", "sincos_rows_first": "MoCo v3"}
-    return fixed.get(architecture.positions, file.path.stem)
-
-
-def _normalised(file: TensorFile, settings: dict[str, Any]) -> bool | None:
-    if "mae.target" in settings:
-        return bool(settings["mae.target"] == "pixels_norm")
-    told = file.config.get("norm_pix_loss", file.args.get("norm_pix_loss"))
-    return told if isinstance(told, bool) else None
-
-
-def _decoder_heads(file: TensorFile, settings: dict[str, Any]) -> int:
-    told = settings.get("mae.decoder_num_heads", file.config.get("decoder_num_attention_heads"))
-    return int(told) if told else OFFICIAL_DECODER_HEADS
 
 
 def _target_sizes(decoder: dict[str, Tensor]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from backbones.atomic import write_json
 from backbones.checkpoints.array_pickle import save_arrays
 from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, REL_POS, block_count, rename
 from backbones.checkpoints.tensor_files import save_pickle, save_tensors
+from backbones.encoders import image_processor
 from backbones.errors import UserError, unknown
 from backbones.vit.arch import parse_arch
 from backbones.vit.relative import beit_of_tables
@@ -137,6 +138,8 @@ def _write_hf(checkpoint: Checkpoint, path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     save_tensors(path / "model.safetensors", state)
     write_json(path / "config.json", hf_config(checkpoint))
+    if checkpoint.preprocessing.mean is not None:
+        write_json(path / image_processor.FILE, image_processor.as_processor(checkpoint.preprocessing))
 
 
 def hf_config(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -61,6 +61,29 @@ def of_family(model_type: str, img_size: tuple[int, int]) -> Preprocessing:
     return not_told(img_size, f"{FILE} is not there, and published {model_type} files differ")
 
 
+def as_processor(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The ``preprocessor_config.json`` that says the same, for transformers' ``CLIPImageProcessor``, which all of it fits.
+
+    Raises:
+        UserError: mean and deviation are not known.
+    """
+    known = preprocessing.known("the checkpoint")
+    height, width = known.img_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": round(min(height, width) / known.crop_pct)},
+        "resample": next(number for number, name in _RESAMPLE.items() if name == known.interpolation),
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(known.mean or ()),
+        "image_std": list(known.std or ()),
+    }
+
+
 def _statistics(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """Mean and deviation of pixels in 0..1, whatever the processor's own scale; None where it says nothing."""
     scale = 255 * (float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0)

@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 
 from backbones.atomic import read_json, write_json, write_text
 from backbones.checkpoints.tensor_files import save_tensors
+from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import Interrupted, UserError
 from mae_bench.common.console import say
 from mae_bench.common.disk import writing
@@ -178,8 +179,14 @@ def _export_metadata(job: PlannedJob, classes: list[str]) -> dict[str, Any]:
     said: dict[str, Any] = {"method": method, "arch": job.recipe.encoder.arch, "recipe": job.recipe_name}
     if classes:
         said["classes"] = classes
+    if job.checkpoint is not None and _differs(job.checkpoint.preprocessing):
+        said["preprocessing"] = job.checkpoint.preprocessing.as_dict()
     pretraining = job.known_pretraining()
     return said if pretraining is None else {**said, "pretraining": pretraining}
+
+
+def _differs(preprocessing: Preprocessing) -> bool:
+    return preprocessing.mean is not None and not preprocessing.is_imagenet
 
 
 def _now() -> str:

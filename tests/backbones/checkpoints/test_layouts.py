@@ -496,9 +496,9 @@ def test_an_encoder_without_decoder_says_which_files_have_one(tmp_path: Path) ->
     [
         (official_full, "MAE"),
         (dino, "DINO"),
-        (dinov2, "DINOv2"),
+        (dinov2, "c"),  # LayerScale makes no DINOv2
         (moco_v3, "MoCo v3"),
-        (beit, "BEiT"),
+        (beit, "c"),  # BEiT v2 and data2vec have the same names
         (huggingface("ViTMAEModel"), "MAE"),
         (huggingface("DeiTModel"), "DeiT"),
         (timm_pth, "c"),  # learnt positions and timm's names say nothing: the file's name stands in the table
@@ -540,7 +540,7 @@ def test_moco_v3_counts_rows_first(tmp_path: Path) -> None:
         model.pos_embed[:, 1:] = torch.cat(parts, dim=1)
     checkpoint = load_checkpoint(file(tmp_path / "c.pth", model.state_dict()))
     assert checkpoint.architecture.positions == "sincos_rows_first"
-    assert checkpoint.method == "MoCo v3"
+    assert checkpoint.method == "c"  # others may have such positions, too
     larger = checkpoint.encoder(img_size=64).pos_embed[:, 1:]
     assert torch.allclose(
         larger.reshape(8, 8, 64)[:4, :4], checkpoint.state["pos_embed"][:, 1:].reshape(4, 4, 64), atol=1e-6

@@ -1,0 +1,178 @@
+"""What is known of a plain ViT's file beside its tensors, and from where: heads, sizes, preprocessing, its row of the tables.
+
+Nothing is guessed: what nothing tells is left open, asked for, or a family's default that says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from backbones.checkpoints.architecture import Architecture
+from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, Named
+from backbones.checkpoints.tensor_files import TensorFile
+from backbones.encoders.preprocessing import FACTS, Preprocessing, family_default, not_told
+from backbones.errors import UserError
+from backbones.vit.arch import SIZES, parse_arch
+
+# Names of tensors that only one project's files have; the other layouts are several projects'.
+_METHODS = {"mae": "MAE", "dino": "DINO", "moco_v3": "MoCo v3"}
+_HF_METHODS = {
+    "vit_mae": "MAE",
+    "dinov2": "DINOv2",
+    "dinov2_with_registers": "DINOv2",
+    "beit": "BEiT",
+    "deit": "DeiT",
+    "data2vec-vision": "data2vec",
+}
+# Names of files as their authors publish them.
+_FILES = (
+    (r"mae_(?:pretrain|visualize|finetuned)_", "MAE"),
+    (r"dino_(?:vit|deit)", "DINO"),
+    (r"dinov2_vit", "DINOv2"),
+    (r"dinov3_vit", "DINOv3"),
+    (r"ibot_", "iBOT"),
+    (r"beit_(?:base|large)_", "BEiT"),
+    (r"vit-[sbl]-300ep", "MoCo v3"),
+)
+_GENERIC = ("model", "pytorch_model", "encoder", "checkpoint", "model.safetensors.index", "pytorch_model.bin.index")
+_TAGS = {"mae": "MAE", "dino": "DINO"}  # of timm's weights that are the authors' own, without fine-tuning
+_MOCO_SMALL = 384  # MoCo v3's ViT-S has 12 heads of 32 channels (facebookresearch/moco-v3, vits.py)
+_ONE_HEAD = 64  # a ViT no wider than the usual head
+_HF_HEADS = 12  # transformers' default of every plain ViT's configuration
+_HF_EPS = {"dinov2": 1e-6, "dinov2_with_registers": 1e-6}  # transformers' default; 1e-12 of the other plain ViTs
+
+
+def label_of_file(file: TensorFile) -> str:
+    """The row of the tables that a file's name tells: its project's where that is published so, else the name itself."""
+    stem = file.path.stem
+    known = next((method for pattern, method in _FILES if re.match(pattern, stem)), None)
+    return known or (file.path.absolute().parent.name if stem in _GENERIC else stem)
+
+
+def label_of_model(name: str) -> str:
+    """The row of the tables of timm's ``NAME.TAG``."""
+    return _TAGS.get(name.partition(".")[2], name)
+
+
+def method(file: TensorFile, named: Named) -> str:
+    """The row of the tables: what the file or its configuration says, a project's own tensors, else the file's name."""
+    told = (file.metadata or {}).get("method")
+    if isinstance(told, str) and told:
+        return told
+    if model_type := file.config.get("model_type"):
+        return _HF_METHODS.get(model_type, str(model_type))
+    return _METHODS.get(named.layout) or label_of_file(file)
+
+
+def heads(file: TensorFile, named: Named) -> tuple[int | None, str]:
+    """(attention heads, where that is known from); None where BEiT's tables tell.
+
+    Raises:
+        UserError: nothing tells.
+    """
+    if "blocks.0.attn.rel_bias" in named.encoder:
+        return None, "the tensors"
+    if file.config:
+        said = "config.json" if "num_attention_heads" in file.config else "transformers' default"
+        return int(file.config.get("num_attention_heads", _HF_HEADS)), said
+    width = named.encoder["patch_embed.proj.weight"].shape[0]
+    if named.layout == "moco_v3" and width == _MOCO_SMALL:
+        return 12, "MoCo v3's ViT-S (vits.py)"
+    arch = (file.metadata or {}).get("arch")
+    if isinstance(arch, str):
+        return parse_arch(arch)[2], "the file's metadata"
+    for size, (preset, _, count) in SIZES.items():
+        if preset == width:
+            return count, f"the standard size ({size})"
+    if width == _ONE_HEAD:
+        return 1, f"its width of {width}, one usual head"
+    raise UserError(
+        f"{file.path}: nothing tells how many heads a ViT of width {width} has: say the model (--arch timm:NAME), or put its "
+        "config.json beside it"
+    )
+
+
+def norm_eps(file: TensorFile) -> float:
+    """Epsilon of the layer norms."""
+    default = 1e-6 if not file.config else _HF_EPS.get(str(file.config.get("model_type")), 1e-12)
+    return float(file.config.get("layer_norm_eps", default))
+
+
+def img_size(file: TensorFile) -> tuple[int, int] | None:
+    """Pixels, (height, width), that it was trained at, where something tells."""
+    size = (file.metadata or {}).get("img_size", file.config.get("image_size"))
+    if isinstance(size, int):
+        return size, size
+    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) and len(size) == 2 else None
+
+
+def preprocessing(file: TensorFile, named: Named, architecture: Architecture) -> Preprocessing:
+    """What a plain ViT's file without a configuration tells; where it tells nothing, ImageNet's, as a default that says so."""
+    size = architecture.img_size
+    default = family_default(size, "such files say nothing, MAE, DINO, MoCo v3, DeiT and DINOv2 have it")
+    if file.metadata is not None:
+        told = file.metadata.get("preprocessing")
+        if isinstance(told, dict):
+            return _of_metadata(told, size, file)
+        return replace(default, source=dict.fromkeys(FACTS, "mae_bench, which wrote the file"))
+    mean, std = (_pixel_statistic(file.tensors, kind) for kind in ("mean", "std"))
+    if mean is not None and std is not None:
+        said = {**default.source, "mean": "the file (pixel_mean)", "std": "the file (pixel_std)"}
+        return replace(default, mean=mean, std=std, source=said)
+    if architecture.relative_bias and named.layout == "beit":
+        return not_told(size, "BEiT has mean 0.5, BEiT v2 ImageNet's, and the files look alike")
+    return default
+
+
+def _pixel_statistic(tensors: Mapping[str, Tensor], kind: str) -> tuple[float, float, float] | None:
+    """detectron2's buffers, of pixels in 0..255, in the order of ViTDet's input (RGB)."""
+    found = tensors.get(f"pixel_{kind}")
+    if found is None or found.numel() != 3 or not found.any():
+        return None
+    first, second, third = (round(v / 255, 6) for v in found.flatten().tolist())
+    return first, second, third
+
+
+def _of_metadata(told: Mapping[str, Any], size: tuple[int, int], file: TensorFile) -> Preprocessing:
+    """As `Preprocessing.as_dict` wrote it."""
+    try:
+        mean, std = (tuple(float(v) for v in told[kind]) for kind in ("mean", "std"))
+        source = dict.fromkeys(FACTS, "mae_bench, which wrote the file")
+        return Preprocessing(
+            mean,  # type: ignore[arg-type]
+            std,  # type: ignore[arg-type]
+            str(told["interpolation"]),
+            float(told["crop_pct"]),
+            size,
+            str(told.get("crop_mode", "center")),
+            source,
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise UserError(f"{file.path}: preprocessing in its metadata: {type(e).__name__} {e}") from e
+
+
+def settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat pre-training settings of our own files."""
+    pretraining = metadata.get("pretraining")
+    found = pretraining.get("settings") if isinstance(pretraining, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def target_normalised(file: TensorFile) -> bool | None:
+    """Whether a decoder predicts normalised pixels, where something tells."""
+    told = settings(file.metadata or {})
+    if "mae.target" in told:
+        return bool(told["mae.target"] == "pixels_norm")
+    said = file.config.get("norm_pix_loss", file.args.get("norm_pix_loss"))
+    return said if isinstance(said, bool) else None
+
+
+def decoder_heads(file: TensorFile) -> int:
+    """Attention heads of the decoder; the official code's where nothing tells."""
+    told = settings(file.metadata or {}).get("mae.decoder_num_heads", file.config.get("decoder_num_attention_heads"))
+    return int(told) if told else OFFICIAL_DECODER_HEADS
