@@ -5,6 +5,8 @@ A suite (``configs/suites/NAME.yaml``) has these keys, all but `title` optional:
     include    other suites, whose jobs come first
     pretrain   pre-training recipes: one, or a list of names or of {recipe: NAME, base: NAME} (the rows of an ablation);
                without --checkpoint, every job that starts from a checkpoint is planned for each of its architecture
+    checkpoints  encoders, as ``--checkpoint`` takes them, that the same jobs start from beside the pre-trainings; the command
+               line's own take the place of both
     pretrain_seeds  seeds of each pre-training; --pretrain-seeds comes before it
     base       recipe to put under those of `pretrain`, in place of the base that their files name
     set        overrides as ``--set`` takes them, which the command line's own come after
@@ -33,7 +35,8 @@ from tasks.recipe import Recipe
 
 STARTS = ("scratch", "checkpoint")
 KEYS = (
-    *("title", "include", "pretrain", "pretrain_seeds", "base", "set", "seeds", "jobs", "speed", "tables", "missing"),
+    *("title", "include", "pretrain", "checkpoints", "pretrain_seeds", "base"),
+    *("set", "seeds", "jobs", "speed", "tables", "missing"),
 )
 
 
@@ -53,6 +56,7 @@ class Suite:
     tables: list[str] = field(default_factory=list)
     speed: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    checkpoints: list[str] = field(default_factory=list)
 
     @property
     def jobs(self) -> list[PlannedJob]:
@@ -71,11 +75,12 @@ class Suite:
             both(self.tables, other.tables),
             both(self.speed, other.speed),
             both(self.missing, other.missing),
+            both(self.checkpoints, other.checkpoints),
         )
 
 
 def from_suite(name: str, options: Options, *, pretrain: bool) -> Suite:
-    """A suite read and resolved; `pretrain` False leaves its pre-trainings out (a checkpoint was given).
+    """A suite read and resolved; `pretrain` False leaves its pre-trainings and checkpoints out (one was given).
 
     Raises:
         UserError: a mistake in the file, or a --data or --set that no recipe of the suite has a use for.
@@ -101,6 +106,7 @@ def _read(name: str, options: Options, *, pretrain: bool, seen: tuple[Path, ...]
     own = Suite(
         [_file(content, path, options, pretrain=pretrain)],
         *(_strings(content, key, path) for key in ("tables", "speed", "missing")),
+        _strings(content, "checkpoints", path) if pretrain else [],
     )
     return suite + own
 

@@ -93,6 +93,7 @@ def _sources(items: Sequence[str]) -> list[Checkpoint]:
 
 def _of_suite(name: str, sources: list[Checkpoint], options: Options) -> JobPlan:
     suite = from_suite(name, options, pretrain=not sources)
+    sources = sources or _sources(suite.checkpoints)
     wanted = {job.recipe.encoder.arch for job in suite.jobs if job.start != "scratch"}
     for source in sources:
         if source.arch not in wanted:
@@ -100,7 +101,7 @@ def _of_suite(name: str, sources: list[Checkpoint], options: Options) -> JobPlan
                 f"suite {name} has nothing for a {source.arch} ({source.path}): its recipes are for "
                 f"{', '.join(sorted(wanted)) or 'training from scratch'}"
             )
-    found = {source.arch for source in sources} or {p.recipe.encoder.arch for p in suite.pretrainings}
+    found = {source.arch for source in sources} | {p.recipe.encoder.arch for p in suite.pretrainings}
     if not found and wanted:
         raise UserError(f"suite {name} needs a checkpoint: give --checkpoint FILE")
     left_out = [

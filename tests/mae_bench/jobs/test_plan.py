@@ -117,6 +117,30 @@ def test_several_checkpoints_are_told_apart_by_name(tmp_path: Path) -> None:
         make_plan(Request([str(file)], suite="table3"))
 
 
+def test_a_suite_may_bring_encoders_of_its_own_beside_its_pretraining(tmp_path: Path) -> None:
+    """They are a row of the tables by their name; a checkpoint of the command line takes the place of all of them."""
+    shipped = save_micro(tmp_path / "shipped.pth")
+    path = write_suite(
+        tmp_path,
+        f"""
+pretrain: pretrain/vit_micro_patch8_embedded
+checkpoints: ["MAE, shipped={shipped}"]
+jobs: [{{recipe: knn/vit_micro_patch8_embedded, init: [scratch, checkpoint]}}]
+""",
+    )
+    jobs = make_plan(Request(suite=path)).jobs
+    assert [(job.recipe.protocol(), job.method) for job in jobs] == [
+        ("pretrain", "scratch"),
+        ("knn", "scratch"),
+        ("knn", "MAE"),
+        ("knn", "MAE, shipped"),
+    ]
+    assert [job.method for job in make_plan(Request(suite=path, checkpoints=[f"mine={shipped}"])).jobs] == [
+        "scratch",
+        "mine",
+    ]
+
+
 def test_a_dry_run_needs_no_data_and_says_what_is_missing(cli: Cli, tmp_path: Path) -> None:
     command = ["run", "--suite", "table12", "--data", f"imagenet={tmp_path / 'nowhere'}", "--dry-run"]
     shown = cli(*command, "--out", tmp_path / "runs")
