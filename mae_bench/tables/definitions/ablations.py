@@ -66,7 +66,10 @@ class AblationColumn:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A table. `keys` are all settings that its rows may change: a pre-training that changes another one is not in it."""
+    """A table. `keys` are all settings that its rows may change: a pre-training that changes another one is not in it.
+
+    With `own_values`, values of its only key that several runs have and the paper has not get rows of their own.
+    """
 
     name: str
     title: str
@@ -79,6 +82,7 @@ class Ablation:
         AblationColumn("linear", "lin", "linear"),
     )
     chart: Chart | None = None
+    own_values: bool = False
     arch: str = str(PAPER["encoder.arch"])
 
     @property
@@ -194,5 +198,6 @@ ABLATIONS = (
         ("schedule.epochs",),
         _values("schedule.epochs", (100, 200, 400, 800, 1600), 800),
         chart=Chart("epochs of pre-training (log scale)", "top-1 accuracy (%)", "log"),
+        own_values=True,
     ),
 )

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mae_bench.records.groups import once, place
@@ -53,6 +53,7 @@ class Entry:
 
 def build_ablation(ablation: Ablation, records: Sequence[Record], *, runs_dir: Folder = None) -> Table:
     """The table of an ablation; records of other tasks, of other settings or without known pre-training are left aside."""
+    ablation = _with_own_rows(ablation, records)
     protocols = {column.protocol for column in ablation.columns}
     candidates = [e for r in records if r.protocol in protocols and (e := _entry(ablation, r))]
     done = {id(r) for r in once([e.record for e in candidates if e.record.status == "done"])}
@@ -85,9 +86,29 @@ def _column(column: AblationColumn, heading: str, setting: str, *, in_paper: boo
     return Column(heading, column.metric, in_paper, column.unit, measure=column.heading, setting=setting, series="MAE")
 
 
-def _entry(ablation: Ablation, record: Record) -> Entry | None:
+def _with_own_rows(ablation: Ablation, records: Sequence[Record]) -> Ablation:
+    """With rows for what our runs vary and the paper has not; one value alone shows nothing of it, and gets none."""
+    if not ablation.own_values:
+        return ablation
+    (key,) = ablation.keys
+    protocols = {column.protocol for column in ablation.columns}
+    ours = {said["settings"][key] for r in records if r.protocol in protocols and (said := _said(ablation, r))}
+    if len(ours) < 2:
+        return ablation
+    papers = {row.settings[key] for row in ablation.rows}
+    own = [Value(f"{value:g}", {key: value}, None, x=value) for value in ours - papers]
+    return replace(ablation, rows=tuple(sorted((*ablation.rows, *own), key=lambda row: row.x or 0)))
+
+
+def _said(ablation: Ablation, record: Record) -> dict[str, Any] | None:
+    """What a record says of its pre-training, None where that changes more than the ablation varies."""
     said = record.init.pretraining
-    if said is None or set(said["changed"]) - set(ablation.keys):
+    return None if said is None or set(said["changed"]) - set(ablation.keys) else said
+
+
+def _entry(ablation: Ablation, record: Record) -> Entry | None:
+    said = _said(ablation, record)
+    if said is None:
         return None
     row = next((value for value in ablation.rows if _holds(said["settings"], value.settings)), None)
     return Entry(record, row, _setting(ablation, row, record)) if row else None

@@ -255,3 +255,24 @@ def test_each_ratio_goes_to_its_row_of_figure_5(figures: dict[float, float]) -> 
     table = tables.build("fig5", [run(top1, mask_ratio=ratio) for ratio, top1 in figures.items()])
     shown = {r.method: c.ours.mean for r in table.rows for c in r.cells if c.ours}
     assert shown == {f"{ratio * 100:g}": top1 for ratio, top1 in figures.items() if ratio != 0.55}
+
+
+def schedule(top1: float, epochs: float, default: dict[str, Any] = MICRO) -> Record:
+    made = run(top1, default=default | {"schedule.epochs": epochs})
+    said = {**(made.init.pretraining or {}), "changed": ["schedule.epochs"]}
+    return replace(made, init=replace(made.init, pretraining=said), job_id=digest(top1, epochs))
+
+
+def test_schedules_that_the_paper_has_not_get_rows_of_figure_7_in_their_place() -> None:
+    table = tables.build("fig7", [schedule(40.0, 12), schedule(50.0, 100), schedule(45.0, 25)])
+    assert [row.method for row in table.rows] == ["12", "25", "100", "200", "400", "800", "1600"]
+    assert [ours(table, row.method) for row in table.rows[:4]] == [40.0, 45.0, 50.0, None]
+    assert [row.x for row in table.rows[:3]] == [12, 25, 100]
+    assert cell(table, "100", "fine-tuning").published == 82.3
+    assert cell(table, "25", "fine-tuning").published is None
+
+
+def test_one_schedule_alone_says_nothing_of_figure_7() -> None:
+    table = tables.build("fig7", [schedule(40.0, 12), run(50.0, decoder_depth=1)])
+    assert [row.method for row in table.rows] == ["100", "200", "400", "800", "1600"]
+    assert len(table.columns) == 2
