@@ -79,7 +79,7 @@ def run(
     Raises:
         TypeError: an argument of the wrong kind; the line names it.
         UserError: what was asked for cannot be run at all (unknown names, missing packages, unreadable checkpoint).
-        mae_bench.engine.Interrupted: a signal came.
+        backbones.errors.Interrupted: a signal came.
     """
     _check_kinds(out=out, tasks=tasks, overrides=overrides, seeds=seeds, pretrain_seeds=pretrain_seeds, data=data)
     folders = {name: str(Path(folder).expanduser().resolve()) for name, folder in (data or {}).items()}

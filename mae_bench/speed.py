@@ -1,6 +1,6 @@
 """What a pre-training step costs: images/s on this machine, hours for a schedule, FLOPs; the paper's Table 2.
 
-The steps are the engine's own (`mae_bench.engine.Trainer`) on random images that lie on the device: reading data is not
+The steps are the engine's own (`mae_bench.engine.trainer.Trainer`) on random images that lie on the device: reading data is not
 measured, nor are several processes. Peers' models are `benchmarks/`' subject.
 """
 
@@ -18,9 +18,10 @@ from backbones.errors import UserError
 from backbones.mae.model import MaskedAutoencoder
 from backbones.vit.arch import parse_arch
 from mae_bench.common.console import say
-from mae_bench.engine import Trainer, create_accelerator
 from mae_bench.engine.flops import step_flops_per_image
+from mae_bench.engine.loop import create_accelerator
 from mae_bench.engine.sampler import BatchPlan
+from mae_bench.engine.trainer import Trainer
 from mae_bench.jobs.run import make_folder
 from mae_bench.recipes.load import describe, load_recipe, recipe_names
 from mae_bench.records import provenance

@@ -18,10 +18,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torchvision.transforms import v2
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from backbones.errors import UserError, unknown
+from backbones.errors import Interrupted, UserError, unknown
 from backbones.vit.features import Feature, choose
 from mae_bench.common.console import say
-from mae_bench.engine import Interrupted
 from mae_bench.records.status_file import write_json
 from tasks.datasets.images import ImageSet, TransformedImages, open_folder
 from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_crop
@@ -58,7 +57,7 @@ def extract(
 
     Raises:
         UserError: anything above cannot be done, or an image cannot be read.
-        mae_bench.engine.Interrupted: Ctrl-C.
+        backbones.errors.Interrupted: Ctrl-C.
         In all cases nothing is left under the final names.
     """
     source = load_checkpoint(checkpoint)

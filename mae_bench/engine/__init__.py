@@ -4,9 +4,3 @@ Where to read: `loop` top to bottom, then `trainer` (how a step is taken). A fil
 `checkpoints`, `lock`, `finite`, beside it `mae_bench.common.signals`, `disk` and `memory`; dead data workers are
 `tasks.datasets.loading`'s.
 """
-
-from backbones.errors import Interrupted
-from mae_bench.engine.loop import FitResult, create_accelerator, fit
-from mae_bench.engine.trainer import Trainer
-
-__all__ = ["FitResult", "Interrupted", "Trainer", "create_accelerator", "fit"]

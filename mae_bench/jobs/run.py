@@ -26,8 +26,8 @@ from backbones.errors import Interrupted, UserError
 from mae_bench.common.console import say
 from mae_bench.common.disk import writing
 from mae_bench.common.signals import stop_signals
-from mae_bench.engine import FitResult, create_accelerator, fit
 from mae_bench.engine.flops import step_flops_per_image
+from mae_bench.engine.loop import FitResult, create_accelerator, fit
 from mae_bench.engine.optimizer import check
 from mae_bench.engine.seeding import seed_all
 from mae_bench.jobs.files import JOB_FILE

@@ -19,7 +19,7 @@ def launch(_: Request, plan: JobPlan, out: Path, __: Settings) -> Outcome:
     """Runs all jobs; one that fails stops only what starts from it.
 
     Raises:
-        mae_bench.engine.Interrupted: a signal came.
+        backbones.errors.Interrupted: a signal came.
     """
     outcome = Outcome()
     made: dict[str, Path] = {}

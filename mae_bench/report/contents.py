@@ -15,7 +15,7 @@ from mae_bench.common.text import plain
 from mae_bench.jobs.status import JobStatus, collect
 from mae_bench.records.groups import Cell, cells_of, place
 from mae_bench.records.record import FILE_NAME, Record, find
-from mae_bench.report import curves, reconstructions
+from mae_bench.report import curves
 from mae_bench.report.caution import Caution, cautions
 from mae_bench.report.pictures import Album, Picture, of_run
 from mae_bench.tables import Table, build, names
@@ -198,6 +198,8 @@ def _reconstructions(records: Sequence[Record], album: Album) -> tuple[Gallery, 
         if kept:
             found.append(Gallery(record.name, tuple(album.take(kept))))
         elif number < _SHEETS:
+            from mae_bench.report import reconstructions  # a report of other runs should not wait for torch
+
             sheet, why_not = reconstructions.sheet_of(record, run_dir)
             taken = album.take([("reconstructions", sheet)]) if sheet else []
             found.append(Gallery(record.name, tuple(taken), why_not and f"No reconstructions: {why_not}."))

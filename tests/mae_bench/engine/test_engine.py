@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from backbones.errors import RunFailed, UserError
-from mae_bench.engine import FitResult, fit
 from mae_bench.engine.checkpoints import checkpoints
+from mae_bench.engine.loop import FitResult, fit
 from tasks.base import DataInfo, Evaluator, Task
 from tasks.recipe import OptimizerConfig, Recipe, ScheduleConfig, TrainConfig
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mae_bench.engine import fit
+from mae_bench.engine.loop import fit
 from mae_bench.engine.seeding import seed_all
 from mae_bench.recipes.load import load_recipe
 from tasks import create_task

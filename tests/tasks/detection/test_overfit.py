@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from mae_bench.engine import fit
+from mae_bench.engine.loop import fit
 from tasks.datasets.embedded import EmbeddedConfig, prepare
 from tasks.detection.task import DetectionTask
 

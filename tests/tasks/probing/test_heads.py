@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.errors import UserError
-from mae_bench.engine import fit
+from mae_bench.engine.loop import fit
 from tasks.probing.config import FeaturesConfig, ProbeConfig, ProbingRecipe
 from tasks.probing.heads import GridEvaluator, Head, ProbeHeads
 from tasks.probing.task import ProbingTask

@@ -16,8 +16,8 @@ from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
 from backbones.vit.encoder import create_encoder
-from mae_bench.engine import FitResult, create_accelerator, fit
 from mae_bench.engine.evaluate import evaluate
+from mae_bench.engine.loop import FitResult, create_accelerator, fit
 from mae_bench.engine.seeding import seed_all
 from mae_bench.recipes.load import load_recipe
 from tasks.segmentation.config import SegmentationRecipe
