@@ -28,8 +28,9 @@ def pretrain(
     """Pre-train a masked autoencoder by a recipe."""
     set_debug(debug)
     from mae_bench import api
+    from mae_bench.recipes.options import named_path
 
-    folder = data.partition("=")[2] if data and "=" in data else data
+    folder = named_path("--data", data)[1] if data else data
     record = api.pretrain(recipe, out, data=folder, overrides=overrides or [])
     if not is_main():
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from accelerate import PartialState
 from rich.console import Console
@@ -9,9 +11,23 @@ from rich.console import Console
 console = Console(stderr=True, highlight=False)
 
 
+_ACCELERATE = "ACCELERATE_"
+
+
 def processes() -> PartialState:
-    """Which of how many processes this is. Told of the CPU: else Accelerate takes processes without a GPU for single ones."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    """Which of how many processes this is. Told of the CPU: else Accelerate takes processes without a GPU for single ones.
+
+    Accelerate's own variables are taken out of the environment first: they would change what is learnt (accumulation,
+    precision, compilation) behind the recipe's back.
+    """
+    ignored = sorted(name for name in os.environ if name.startswith(_ACCELERATE))
+    for name in ignored:
+        del os.environ[name]
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if ignored and state.is_main_process:
+        told = f"ignored from the environment: {', '.join(ignored)}: how a run computes is said by its recipe and --set train.…"
+        console.print(told, style="yellow", markup=False, soft_wrap=True)
+    return state
 
 
 def say(text: str, style: str | None = None) -> None:

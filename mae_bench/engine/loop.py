@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState, is_initialized
 from torch import nn
 
 from backbones.errors import Interrupted, UserError, unknown
+from mae_bench.common.console import processes
 from mae_bench.common.signals import StopSignals, stop_signals
 from mae_bench.engine.batches import steps
 from mae_bench.engine.checkpoints import clean
@@ -76,6 +77,7 @@ def create_accelerator(recipe: Recipe) -> Accelerator:
         raise unknown("precision", precision, PRECISIONS, where="train.precision")
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("train.precision=fp16 needs a GPU: use bf16 or fp32 on a CPU")
+    processes()  # which keeps Accelerate's variables out
     if is_initialized():
         # One process runs jobs of different precisions one after the other.
         AcceleratorState._reset_state()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -19,7 +18,7 @@ from mae_bench.jobs.from_suite import SuiteFile, from_suite
 from mae_bench.jobs.from_tasks import from_tasks
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.recipes.load import recipe_hash, short_name
-from mae_bench.recipes.options import Options
+from mae_bench.recipes.options import Options, named_path
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,8 @@ def _sources(items: Sequence[str]) -> list[Checkpoint]:
     """``FILE`` or ``NAME=FILE``, where NAME takes the place of what the file says of its method."""
     sources: dict[tuple[str, str], Checkpoint] = {}
     for item in items:
-        name, separator, path = item.partition("=")
-        named = bool(separator) and not Path(item).exists()
-        source = replace(_load(path), method=name) if named else _load(item)
+        name, path = named_path("--checkpoint", item)
+        source = replace(_load(path), method=name) if name else _load(path)
         key = (source.method, source.arch)
         if key in sources:
             raise UserError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbones.errors import unknown
+from backbones.errors import UserError, unknown
 from mae_bench.recipes.load import load_recipe
 from tasks.recipe import Recipe
 
@@ -63,9 +64,31 @@ def check_used(options: Options, recipes: Sequence[Recipe]) -> None:
 
 
 def parse_data(items: Sequence[str]) -> dict[str, str]:
-    """``NAME=DIR`` (or a bare ``DIR``, for every recipe) as a mapping."""
-    parsed = {}
+    """``NAME=DIR`` (or a bare ``DIR``, for every recipe) as a mapping.
+
+    Raises:
+        UserError: a name without folder or the other way round, or a name that is given twice.
+    """
+    parsed: dict[str, str] = {}
     for item in items:
-        name, separator, folder = item.partition("=")
-        parsed[name if separator else ""] = str(Path(folder if separator else item).expanduser().resolve())
+        name, folder = named_path("--data", item)
+        if name in parsed:
+            raise UserError(f"--data {item}: {f'{name} is' if name else 'a folder for every recipe is'} given twice")
+        parsed[name] = str(Path(folder).expanduser().resolve())
     return parsed
+
+
+def named_path(flag: str, item: str) -> tuple[str, str]:
+    """Name and path of ``NAME=PATH``; no name where the whole is a path: it is there, or what is before ``=`` has a ``/``.
+
+    Raises:
+        UserError: nothing before or after ``=``.
+    """
+    name, separator, path = item.partition("=")
+    if not separator or "/" in name or os.path.exists(os.path.expanduser(item)):
+        return "", item
+    if not name or not path:
+        raise UserError(
+            f"{flag} {item}: no such path, and no NAME=PATH either: the {'path' if name else 'name'} is missing"
+        )
+    return name, path

@@ -2,7 +2,8 @@
 
 One folder (``features-DIGEST``) for everything that features depend on but layer and pooling: the encoder's weights, the images
 and their order, the transform, input size, precision and storage. In it, a file for each layer and pooling, which appears under
-its name when it is whole; a use that wants others adds those. ``about.json`` says what the folder belongs to.
+its name when it is whole; a use that wants others adds those. ``about.json`` says what the folder belongs to, with the files'
+checksums, which are looked at before they are used.
 
 Under torchrun each process extracts a contiguous share of the images into the same files, so the cache folder has to be one
 that all machines see.
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from backbones.atomic import write_json
+from backbones.atomic import read_json, write_json
+from backbones.checkpoints.tensor_files import sha256_file
 from backbones.errors import UserError, unknown
 from backbones.vit.encoder import arch_of
 from backbones.vit.features import Feature
@@ -37,12 +39,13 @@ from tasks.features.array_files import ArrayFiles
 from tasks.features.extract import PRECISIONS, feature_batches
 from tasks.progress import progress
 
-FORMAT = 1
+FORMAT = 2
 """To be raised with every change that alters features: old folders are then left alone."""
 STORES = {"fp16": "float16", "fp32": "float32"}
 _WAY_OUT = "set MAE_BENCH_CACHE to another disk, keep fewer features.layers, or features.store=fp16"
 _ABANDONED_SECONDS = 86_400.0
 _STEM = "tokens"
+_ABOUT = "about.json"
 
 
 @dataclass(frozen=True)
@@ -80,24 +83,56 @@ def kept_features(
     """
     key = _key(source, images)
     folder = (cache_root or default_cache_root()) / f"features-{_digest(key)}"
-    missing = [feature for feature in wanted if not _file(folder, feature).is_file()]
-    missing, tag = _agree([missing, uuid.uuid4().hex])
+    missing, problem = _missing(folder, wanted, len(images)) if PartialState().is_main_process else ([], "")
+    missing, problem, tag = _agree([missing, problem, uuid.uuid4().hex])
+    if problem:
+        raise UserError(problem)
     if missing:
         _extract(source, images, missing, folder, tag, key)
     return {feature.name: _open(_file(folder, feature), (len(images), *feature.shape)) for feature in wanted}
+
+
+def _missing(folder: Path, wanted: Sequence[Feature], rows: int) -> tuple[list[Feature], str]:
+    """Features that have no file with a checksum, and what is wrong with those that have; looked at by one process."""
+    sums, missing = _checksums(folder), []
+    for feature in wanted:
+        file = _file(folder, feature)
+        try:
+            if not file.is_file():
+                missing.append(feature)
+                continue
+            if _name(feature) not in sums:  # of a process that was killed before it wrote the checksum
+                file.unlink()
+                missing.append(feature)
+                continue
+            _open(file, (rows, *feature.shape))
+            if sha256_file(file) != sums[_name(feature)]:
+                return [], f"{file}: damaged, its checksum is another than when it was written: delete it"
+        except UserError as e:
+            return [], str(e)
+        except OSError as e:
+            return [], f"{file}: not readable ({e.strerror}): delete it"
+    return missing, ""
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    about = read_json(folder / _ABOUT) or {}
+    sums = about.get("checksums")
+    return {str(k): str(v) for k, v in sums.items()} if isinstance(sums, dict) else {}
 
 
 def _key(source: Source, images: ImageSet) -> dict[str, Any]:
     """Everything that the kept features depend on, layer and pooling aside."""
     names = hashlib.sha256()
     for i, label in enumerate(images.labels):
-        names.update(f"{images.relative_name(i)}\0{label}\n".encode())
+        names.update(f"{images.relative_name(i)}\0{label}\n".encode(errors="surrogateescape"))
     return {
         "format": FORMAT,
         "checkpoint": source.checkpoint,
         "arch": arch_of(source.encoder),
         "weights": _weights_digest(source.encoder),  # a start from scratch has no file to tell it by
         "data": images.fingerprint(),
+        "modified": images.reader.modified(),  # other images may be as large as those that were there before
         "split": images.split,
         "rows": len(images),
         "names": names.hexdigest(),  # which images, in which order
@@ -163,7 +198,8 @@ def _extract(
             state.wait_for_everyone()
             _all_or_none(lambda: _fill(files, source, images, missing))
             files.commit()
-            _write_about(folder, key)
+            new = {_name(feature): sha256_file(_file(folder, feature)) for feature in missing}
+            _write_about(folder, {**key, "checksums": {**_checksums(folder), **new}})
     else:
         state.wait_for_everyone()
         _all_or_none(lambda: _join(files, source, images, missing))
@@ -239,7 +275,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_about(folder: Path, key: dict[str, Any]) -> None:
-    write_json(folder / "about.json", key)
+    write_json(folder / _ABOUT, key)
 
 
 def _open(file: Path, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -11,7 +11,9 @@ from mae_bench.records.record import Data, Record
 from mae_bench.tables.definitions.data_sets import DataSet
 from mae_bench.tables.definitions.subjects import recipe_key
 from mae_bench.tables.table import Measured
+from tasks.datasets.account import share_left_out
 
+_MUCH_LEFT_OUT = 0.01
 _SEEDS = "over several seeds mean ± sample standard deviation (n runs)"
 LAST_EPOCH = f"ours: metrics after the last epoch; {_SEEDS}"
 
@@ -64,6 +66,17 @@ def selection(records: Sequence[Record]) -> str:
     if gains and max(gains) >= 0.05:
         text += f"; the best epoch on the validation set is up to {max(gains):.1f} higher (the records hold both)"
     return text
+
+
+def left_out(records: Iterable[Record]) -> Iterable[str]:
+    """Data sets of which a reader left out more than 1 % of some kind of thing, by the records' accounts."""
+    shares: dict[str, float] = {}
+    for record in records:
+        share = share_left_out(record.data.account)
+        shares[record.data.name] = max(share, shares.get(record.data.name, 0.0))
+    for name, share in sorted(shares.items()):
+        if share > _MUCH_LEFT_OUT:
+            yield f"{name}: up to {share:.1%} of its images or labels were left out (data.account in the records says why)"
 
 
 def recipes(records: Iterable[Record]) -> str:

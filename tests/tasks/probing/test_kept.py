@@ -262,6 +262,26 @@ def test_a_damaged_file_is_named(data: Path, tmp_path: Path, damage: bytes) -> N
         kept_features(source(), images_of(data), wanted(source()), tmp_path)
 
 
+def test_a_flipped_bit_is_seen(data: Path, tmp_path: Path) -> None:
+    kept_features(source(), images_of(data), wanted(source()), tmp_path)
+    file = next(tmp_path.rglob("tokens-cls-layer1.npy"))
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"tokens-cls-layer1\.npy: damaged, its checksum .*delete it"):
+        kept_features(source(), images_of(data), wanted(source()), tmp_path)
+
+
+def test_images_that_were_replaced_have_features_of_their_own(data: Path, tmp_path: Path) -> None:
+    """Others of the same names and sizes, as uncompressed formats have them: the time tells."""
+    path = Path(images_of(data).name(0))
+    kept_features(source(), images_of(data), wanted(source()), tmp_path)
+    before = len(list(tmp_path.glob("features-*")))
+    os.utime(path, ns=(1, 1))
+    kept_features(source(), images_of(data), wanted(source()), tmp_path)
+    assert len(list(tmp_path.glob("features-*"))) == before + 1
+
+
 def test_a_file_of_another_shape_is_named(data: Path, tmp_path: Path) -> None:
     kept_features(source(), images_of(data), wanted(source()), tmp_path)
     file = next(tmp_path.rglob("tokens-cls-layer1.npy"))
