@@ -1,4 +1,4 @@
-"""`mae-bench reconstruct`: the paper's Figures 2 to 4 for any MAE with a decoder. Drawing the sheet is `panel_sheet`'s.
+"""`mae-bench reconstruct`: the paper's Figures 2 to 4 for any MAE with a decoder. Drawing the sheet is `contact_sheet`'s.
 
 A row an image, mask sampling and mask ratio; columns: original, masked, reconstruction, and the reconstruction pasted over
 what was masked (the paper leaves that out on purpose: "as no loss is computed on visible patches", Fig. 2, their

@@ -10,5 +10,5 @@ JOB_FILE = "job.json"
 
 
 def note_file(out: Path, name: str) -> Path:
-    """Where `ledger` notes what a step's run directory cannot say."""
+    """Where `ledger` notes what a job's run directory cannot say."""
     return out / ".plan" / f"{name}.json"

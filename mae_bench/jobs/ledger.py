@@ -1,7 +1,7 @@
 """What is known on disk of a run's jobs, without data or models: planned, begun, done, failed, waiting in a queue.
 
 ``OUT/plan.json`` names all jobs; ``OUT/.plan/NAME.json`` says of a job what its own run directory cannot (it failed before
-it had one, it waits, it never ran); ``OUT/NAME-XXXXXXXX/job.json`` is written by `jobs`.
+it had one, it waits, it never ran); ``OUT/NAME-XXXXXXXX/job.json`` is written by `run`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A job: one recipe, one start (scratch or a checkpoint), one seed, in one run directory; done once. Plans are in `suites`.
+"""A job: one recipe, one start (scratch or a checkpoint), one seed, in one run directory; done once. Plans are in `plan`.
 
 A job's identity is the hash of resolved recipe, checkpoint content, data fingerprint and seed: a finished one is not run
 again, an interrupted one goes on, a changed one gets another folder.

@@ -1,6 +1,6 @@
 """Where the jobs under a folder stand, read off their files and Slurm's queue; light, so that it answers at once.
 
-How it looks on a terminal is `status_view`'s business.
+How it looks on a terminal is `mae_bench.cli.status`' business.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The paper's tables, filled from records: `names`, `build`, `render`.
 
-Definitions are data (`definitions.py`), so are published figures (`mae_bench/tables/definitions/published.yaml`); neither knows
-how a figure came about.
+Definitions are data (`definitions/`), so are published figures (`definitions/published.yaml`); neither knows how a figure
+came about.
 """
 
 from mae_bench.tables.fill.methods import build, names

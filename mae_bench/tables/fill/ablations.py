@@ -1,7 +1,7 @@
 """Joins an ablation with records: which pre-training is which row, what may stand beside a published figure.
 
 A cell is filled by records whose pre-training has the row's settings and changes nothing but what the ablation varies: the
-unchanged default fills every row whose value is its own. Definitions are in `ablation_definitions`.
+unchanged default fills every row whose value is its own. Definitions are in `mae_bench.tables.definitions.ablations`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which records count, and their figure: what every kind of table needs. Rows and columns are `build`'s and `ablation`'s."""
+"""Which records count, and their figure: what every kind of table needs. Rows and columns are `methods`' and `ablations`'."""
 
 from __future__ import annotations
 
