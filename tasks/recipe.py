@@ -99,6 +99,7 @@ class DataConfig:
         "limit_train": COUNT,
         "limit_val": COUNT,
         "label_share": Range(0, 1, above=True),
+        "white_level": Range(1, 65535),
     }
 
     name: str = "imagenet"  # name in records and tables, and the NAME of --data NAME=DIR
@@ -114,6 +115,8 @@ class DataConfig:
     # pil: the official pipeline to the pixel, at about a third of the speed. The crops are the same.
     decoder: str = "fast"
     skip_broken: bool = False  # leave out unreadable training images and count them, instead of stopping
+    # Level of 16-bit grey images that becomes white: 255 for 8-bit values in 16-bit files, 4095 for 12 bits.
+    white_level: int = 65535
     # Reasons by name (`tasks.datasets.account`) for which images and labels may be left out, counted, instead of stopping.
     allow: list[str] = field(default_factory=list)
 

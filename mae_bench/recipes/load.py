@@ -198,6 +198,8 @@ def recipe_hash(recipe: Recipe) -> str:
             content["data"].pop(key)
     if not content["data"]["allow"]:
         content["data"].pop("allow")
+    if content["data"]["white_level"] == 65535:
+        content["data"].pop("white_level")
     for key in ("mean", "std", "interpolation", "crop_pct"):
         if content["encoder"][key] is None:
             content["encoder"].pop(key)

@@ -45,6 +45,7 @@ REASONS: dict[str, Reason] = {
     "not_chosen": Reason("that the recipe does not ask for", foreign=True),
     "crowd": Reason("of crowds", foreign=True),
     "empty_image": Reason("without objects"),
+    "absent": Reason("that nothing was labelled with", foreign=True),
     "no_mask": Reason("without a polygon of three points"),
     "unlisted": Reason("of images that are not listed"),
     # Doubtful: figures on what is left would be of another data set.

@@ -8,10 +8,11 @@ there. At reduced scale the crop's edges move by up to half a reduced pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,8 +42,21 @@ def unreadable(name: object, reason: Exception, way_out: str = SKIP_BROKEN) -> U
     return UserError(f"{name}: unreadable image ({said}): replace it, or leave such images out with {way_out}")
 
 
-def decode_rgb(content: bytes, scale: int = 1) -> Image.Image:
+WHITE = 65535  # of grey images of 16 bits: the level that becomes white
+
+
+def grey_8bit(levels: NDArray[Any], white: int = WHITE) -> Pixels:
+    """Grey levels of 16 bits in eight: the upper byte, or as shares of another `white` (``data.white_level``)."""
+    if white == WHITE:
+        return np.asarray(levels.astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+    return np.asarray(levels.astype(np.int64) * 255 // white).clip(0, 255).astype(np.uint8)
+
+
+def decode_rgb(content: bytes, scale: int = 1, white: int = WHITE) -> Image.Image:
     """The whole image as RGB, by PIL; of a JPEG, at 1/`scale` of its size.
+
+    Args:
+        white: level of grey images of 16 bits that becomes white.
 
     Raises:
         UNREADABLE: no image, or cut short.
@@ -51,20 +65,38 @@ def decode_rgb(content: bytes, scale: int = 1) -> Image.Image:
         if scale > 1:
             image.draft("RGB", (image.width // scale, image.height // scale))
         if image.mode.startswith("I;16"):  # grey of 16 bits, which PIL would clip to white
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            return Image.fromarray(grey_8bit(np.asarray(image), white)).convert("RGB")
         return image.convert("RGB")
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """The whole image in a file, as RGB.
+def read_rgb(path: Path, white: int = WHITE) -> Image.Image:
+    """The whole image in a file, as RGB (`decode_rgb`).
 
     Raises:
         UserError: unreadable or cut short, naming the file.
     """
     try:
-        return decode_rgb(read_plain(path))
+        return decode_rgb(read_plain(path), white=white)
     except UNREADABLE as e:
         raise unreadable(path, e) from e
+
+
+def black_images(where: str, paths: Sequence[str | Path], white: int) -> list[str]:
+    """A note on images of 16-bit grey that hold levels of eight bits alone, and so come out black."""
+    black = [path for path in paths if _is_dark(path)] if white == WHITE else []
+    return [
+        f"{where}: {len(black)} of {len(paths)} images that were looked at are of 16 bits and hold levels up to 255 alone, "
+        f"which come out black, such as {path}: --set data.white_level=255"
+        for path in black[:1]
+    ]
+
+
+def _is_dark(path: str | Path) -> bool:
+    try:
+        with open_picture(path) as image:
+            return image.mode.startswith("I") and 0 < np.asarray(image).max(initial=0) <= 255
+    except UNREADABLE:
+        return False
 
 
 @dataclass(frozen=True)

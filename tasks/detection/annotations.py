@@ -85,16 +85,19 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _MOST_BYTES:
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
         raise UserError(
             f"{path} has more than {_MOST_BYTES >> 30} GiB: give COCO's instances json, in parts if need be"
         )
     try:
-        raw = parse_json(read_plain(path, _MOST_BYTES))
+        raw = parse_json(read_plain(path, size))
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not a json file ({e.reason}): give COCO's instances json") from e
     except ValueError as e:
         raise UserError(f"{path} is not a json file in COCO's format ({e}): give COCO's instances json") from e
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from e
     except MemoryError as e:
         raise UserError(f"{path} does not fit into memory: give COCO's instances json, or a machine with more") from e
     if not isinstance(raw, dict):

@@ -12,6 +12,8 @@ import numpy as np
 
 from tasks.base import DataInfo
 from tasks.datasets.account import Account
+from tasks.datasets.decoding import WHITE, black_images
+from tasks.datasets.look import spread
 from tasks.datasets.manifest import Manifest, place_of
 from tasks.detection.data import CocoSplit, Record, read_pixels
 
@@ -78,7 +80,6 @@ def class_notes(train: Used, val: Used) -> list[str]:
     for which, said in (
         (~trained & judged, "that validation judges have no training object"),
         (~trained & ~judged, "have no object in training or validation"),
-        (trained & ~judged, "have no object in validation: AP leaves them out"),
     ):
         if which.any():
             some = ", ".join(names[i] for i in np.flatnonzero(which)[:3])
@@ -86,13 +87,13 @@ def class_notes(train: Used, val: Used) -> list[str]:
     return notes
 
 
-def first_look(info: DataInfo, splits: Sequence[Used]) -> list[str]:
+def first_look(info: DataInfo, splits: Sequence[Used], white: int = WHITE) -> list[str]:
     """Decodes some images of each split; adds what it sees to the notes of `info`. Returns three lines for people.
 
     Raises:
         UserError: an image that cannot be read or has another size than the json says, naming it.
     """
-    told = [_seen(used) for used in splits]
+    told = [_seen(used, info, white) for used in splits]
     books = [f"{used.name} {_books(info.account[used.name])}" for used in splits]
     notes = "; ".join(info.notes[:3]) + ("; …" if len(info.notes) > 3 else "")
     info.notes += told
@@ -100,19 +101,20 @@ def first_look(info: DataInfo, splits: Sequence[Used]) -> list[str]:
     return [head + "; ".join(told), head + "; ".join(books), head + (notes or "nothing else to be said")]
 
 
-def _seen(used: Used) -> str:
-    count = len(used.records)
-    rows = range(count) if count <= LOOKED_AT else [k * count // LOOKED_AT for k in range(LOOKED_AT)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(read_pixels, [used.records[i] for i in rows]):
+def _seen(used: Used, info: DataInfo, white: int) -> str:
+    chosen = [used.records[i] for i in spread(len(used.records), LOOKED_AT)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock alone
+        for _ in pool.map(read_pixels, chosen):
             pass
+    info.notes += black_images(used.name, [record["file_name"] for record in chosen], white)
     sizes = sorted((r["width"] * r["height"], f"{r['width']}x{r['height']}") for r in used.records)
     objects = class_counts(used.split, used.records)
-    present = objects[objects > 0]
-    return (
-        f"{used.name}: {count:,} images of {sizes[0][1]} to {sizes[-1][1]} pixels ({len(rows)} decoded), {objects.sum():,} "
-        f"objects of {len(present)} of {len(objects)} classes, {present.min(initial=0):,} to {present.max(initial=0):,} of each"
+    present = objects[objects > 0] if objects.any() else objects
+    images = (
+        f"{used.name}: {len(used.records):,} images of {sizes[0][1]} to {sizes[-1][1]} pixels ({len(chosen)} decoded)"
     )
+    classes = f"{objects.sum():,} objects of {np.count_nonzero(objects)} of {len(objects)} classes"
+    return f"{images}, {classes}, {present.min():,} to {present.max():,} of each"
 
 
 def _books(account: Mapping[str, dict[str, int]]) -> str:

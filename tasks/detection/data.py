@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from backbones.checkpoints.tensor_files import sha256_file
 from backbones.errors import UserError
-from tasks.datasets.decoding import read_rgb
+from tasks.datasets.decoding import WHITE, read_rgb
 from tasks.datasets.roots import fingerprint
 from tasks.detection.annotations import Content, read_content
 from tasks.detection.config import DetectionConfig
@@ -135,17 +135,20 @@ def splits_fingerprint(splits: Sequence[CocoSplit]) -> str:
     return digest.hexdigest()
 
 
-def read_pixels(record: Record) -> np.ndarray:
+def read_pixels(record: Record, white: int = WHITE) -> np.ndarray:
     """(H, W, 3) uint8 RGB, of the size that the json says: another one would shift every box.
 
     A picture that carries an orientation (EXIF) is turned by it, as detectron2 does (`read_image`), unless the json's size is
     that of the stored pixels: some tools annotate those.
 
+    Args:
+        white: ``data.white_level``, of 16-bit grey images.
+
     Raises:
         UserError: unreadable, or of another size.
     """
     path, wanted = Path(record["file_name"]), (record["width"], record["height"])
-    stored = read_rgb(path)
+    stored = read_rgb(path, white)
     turned = ImageOps.exif_transpose(stored) if stored.getexif().get(ExifTags.Base.Orientation, 1) != 1 else stored
     for image in (turned, stored):
         if image.size == wanted:
@@ -196,10 +199,19 @@ class CocoDataset(Dataset[Record]):
     Args:
         train: draw `train_augmentations` and make the targets.
         cache: keep decoded images in memory.
+        white: ``data.white_level``.
     """
 
-    def __init__(self, records: Sequence[Record], config: DetectionConfig, *, train: bool, cache: bool = False) -> None:
-        self.records = records
+    def __init__(
+        self,
+        records: Sequence[Record],
+        config: DetectionConfig,
+        *,
+        train: bool,
+        cache: bool = False,
+        white: int = WHITE,
+    ) -> None:
+        self.records, self.white = records, white
         self.train = train
         self.with_masks = config.with_masks
         self.augmentations = T.AugmentationList(train_augmentations(config) if train else test_augmentations(config))
@@ -225,9 +237,9 @@ class CocoDataset(Dataset[Record]):
 
     def _pixels(self, index: int) -> np.ndarray:
         if self._cache is None:
-            return read_pixels(self.records[index])
+            return read_pixels(self.records[index], self.white)
         if index not in self._cache:
-            self._cache[index] = read_pixels(self.records[index])
+            self._cache[index] = read_pixels(self.records[index], self.white)
         return self._cache[index]
 
     def _targets(self, annotations: list[Record], transforms: T.TransformList, size: tuple[int, int]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from backbones.checkpoints.dense_heads import load_heads
 from backbones.errors import UserError
 from backbones.vit.param_groups import NoDecay, param_groups
 from tasks.base import DataInfo, Task
+from tasks.datasets.account import Account
 from tasks.datasets.embedded.root import embedded_root
 from tasks.datasets.manifest import VAL_IN_TRAIN, check_pair, copies
 from tasks.datasets.roots import data_root
@@ -74,6 +75,7 @@ class DetectionTask(Task[DetectionRecipe]):
         """What is used of each split, validation last, and what the record has to say of it."""
         data = self.recipe.data
         val = Used("val", self.val, self.val.records[: data.limit_val], open_books(self.val, trains=False))
+        _enter_limit(val.account, self.val.records, len(val.records))
         if not val.records:
             raise UserError(f"data.limit_val={data.limit_val} leaves no validation image")
         splits, notes = [val], val.account.notes("val")
@@ -89,7 +91,7 @@ class DetectionTask(Task[DetectionRecipe]):
         """See `Task`."""
         if len(self._used) == 2:
             self.data.notes += copies(*map(manifest, self._used))
-        return first_look(self.data, self._used)
+        return first_look(self.data, self._used, self.recipe.data.white_level)
 
     def _read(self, root: Path) -> tuple[CocoSplit, CocoSplit]:
         """Both splits, checked; a run that only evaluates needs no training set, and takes the classes from the other."""
@@ -149,14 +151,16 @@ class DetectionTask(Task[DetectionRecipe]):
         )
 
     def train_dataset(self) -> Dataset[Record]:
-        config = self.recipe.detection
-        dataset = CocoDataset(self.train_records, config, train=True, cache=self.recipe.train.cache_images)
+        config, recipe = self.recipe.detection, self.recipe
+        dataset = CocoDataset(
+            self.train_records, config, train=True, cache=recipe.train.cache_images, white=recipe.data.white_level
+        )
         if config.repeat_threshold is None:
             return dataset
         return RepeatedDataset(dataset, repeat_factors(self.train_records, config.repeat_threshold))
 
     def val_dataset(self) -> Dataset[Record]:
-        return CocoDataset(self.val_records, self.recipe.detection, train=False)
+        return CocoDataset(self.val_records, self.recipe.detection, train=False, white=self.recipe.data.white_level)
 
     def collate(self) -> Callable[[list[Record]], list[Record]]:
         """Images of different sizes stay a list; the model pads them."""
@@ -187,10 +191,18 @@ def _check_classes(recipe: DetectionRecipe, train: CocoSplit, val: CocoSplit) ->
         )
 
 
+def _enter_limit(books: Account, records: Sequence[Record], count: int) -> None:
+    """Images beyond the first `count`, which the recipe does not ask for."""
+    if count < len(records):
+        books.give_up("images", "not_chosen", Path(records[count]["file_name"]).name, len(records) - count)
+
+
 def _train_images(recipe: DetectionRecipe, split: CocoSplit) -> tuple[Used, list[str]]:
     """Images to train on, and what the record has to say of those that cannot be read."""
     books, notes = open_books(split, trains=True), []
-    records = [record for record in split.records if has_objects(record)][: recipe.data.limit_train]
+    whole = [record for record in split.records if has_objects(record)]
+    records = whole[: recipe.data.limit_train]
+    _enter_limit(books, whole, len(records))
     if recipe.data.skip_broken:
         records, broken = readable(records)
         for name in broken:

@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
+from tasks.datasets.decoding import WHITE
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.folders import IGNORE, Pair
 from tasks.segmentation.mm import (
@@ -24,16 +25,16 @@ from tasks.segmentation.mm import (
 from tasks.segmentation.reading import LoadImage, LoadMap, read_image, read_labels
 
 
-def readable(pairs: Sequence[Pair]) -> list[Pair]:
-    """Those of which image and map can be decoded; reads them all."""
+def readable(pairs: Sequence[Pair]) -> list[int]:
+    """Rows of the pairs of which image and map can be decoded; reads them all."""
     kept = []
-    for pair in pairs:
+    for row, pair in enumerate(pairs):
         try:
             read_image(pair.image)
             read_labels(pair.map)
         except UserError:
             continue
-        kept.append(pair)
+        kept.append(row)
     return kept
 
 
@@ -88,9 +89,13 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
 
 def train_dataset(
-    pairs: Sequence[Pair], config: SegmentationConfig, crop: int, classes: int, *, cache: bool
+    pairs: Sequence[Pair], config: SegmentationConfig, crop: int, classes: int, *, cache: bool, white: int = WHITE
 ) -> SegmentationDataset:
-    """mmseg's training pipeline for ADE20K (configs/_base_/datasets/ade20k.py) with this recipe's sizes."""
+    """mmseg's training pipeline for ADE20K (configs/_base_/datasets/ade20k.py) with this recipe's sizes.
+
+    Args:
+        white: ``data.white_level``.
+    """
     augment = [
         RandomResize(scale=_scale(config), ratio_range=tuple(config.resize_ratio), resize_type=Resize, keep_ratio=True),
         RandomCrop(crop_size=(crop, crop), cat_max_ratio=config.cat_max_ratio, ignore_index=IGNORE),
@@ -98,14 +103,19 @@ def train_dataset(
         *([PhotoMetricDistortion()] if config.photometric_distortion else []),
         PackSegInputs(),
     ]
-    load = [LoadImage(skippable=True), LoadMap(classes)]
+    load = [LoadImage(skippable=True, white=white), LoadMap(classes)]
     return SegmentationDataset(pairs, load, augment, reduce_zero_label=config.reduce_zero_label, cache=cache)
 
 
-def val_dataset(pairs: Sequence[Pair], config: SegmentationConfig, classes: int) -> SegmentationDataset:
+def val_dataset(
+    pairs: Sequence[Pair], config: SegmentationConfig, classes: int, *, white: int = WHITE
+) -> SegmentationDataset:
     """mmseg's test pipeline: the image is resized, the map is read afterwards and keeps its size."""
     return SegmentationDataset(
-        pairs, [LoadImage(skippable=False)], _views(config, classes), reduce_zero_label=config.reduce_zero_label
+        pairs,
+        [LoadImage(skippable=False, white=white)],
+        _views(config, classes),
+        reduce_zero_label=config.reduce_zero_label,
     )
 
 

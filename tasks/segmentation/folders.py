@@ -1,20 +1,21 @@
-"""Folders of images and class maps: which image goes with which map, and the names of the classes. Opens no image."""
+"""Folders of images and class maps: which image goes with which map. Opens no image; classes are `classes`'s."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from backbones.errors import UserError
+from tasks.datasets.account import Account, Books
+from tasks.datasets.listing import KIND, ImageFiles, list_images
 from tasks.segmentation.config import SegmentationConfig
-from tasks.segmentation.mm import ADE20KDataset
 
 IGNORE = 255  # label of pixels that count neither in the loss nor in the metric
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # in lower case
 ADE_FOLDER = "ADEChallengeData2016"
-ADE_CLASSES: tuple[str, ...] = tuple(ADE20KDataset.METAINFO["classes"])
-CLASS_LIST = "classes.txt"
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,26 @@ def layout_root(root: Path, config: SegmentationConfig) -> Path:
     return inside if not (root / config.val_images).is_dir() and inside.is_dir() else root
 
 
-def find_pairs(root: Path, images: str, maps: str, config: SegmentationConfig) -> list[Pair]:
-    """The images of a folder and of those below it with their maps, in order of path.
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of one split, in order of the images' paths, and what became of everything else in its two folders."""
+
+    pairs: list[Pair]
+    account: Account  # of ``images`` and ``maps``
+    images: ImageFiles  # of the pairs, row by row
+    maps: ImageFiles
+
+
+def find_pairs(
+    root: Path, images: str, maps: str, config: SegmentationConfig, allow: Collection[str] = frozenset()
+) -> Pairs:
+    """The images of a folder and of those below it with their maps; links are followed.
+
+    Args:
+        allow: ``data.allow``: images and maps without a partner are left out where it holds ``no_partner``.
 
     Raises:
-        UserError: a folder is missing or holds no image, an image has no map, or two images would share one.
+        UserError: a folder is missing or holds no image, an image has no map, a map no image, or two images would share one.
     """
     image_folder, map_folder = root / images, root / maps
     for folder in (image_folder, map_folder):
@@ -44,67 +60,55 @@ def find_pairs(root: Path, images: str, maps: str, config: SegmentationConfig) -
                 f"{folder}: no such folder; segmentation reads {images} and {maps} below the data set's folder "
                 "(--set segmentation.train_images=… and the like name others)"
             )
-    found = sorted(path for path in image_folder.rglob("*") if _is_image(path, config.image_suffix))
-    if not found:
+    account = Account()
+    found = _listed(image_folder, "images", config.image_suffix, account)
+    if not found.names:
         wanted = f"*{config.image_suffix}" if config.image_suffix else " or ".join(SUFFIXES)
         raise UserError(f"{image_folder}: the folder holds no {wanted} (see segmentation.image_suffix)")
-    owner: dict[Path, Path] = {}
-    for image in found:
-        stem = image.relative_to(image_folder).as_posix().removesuffix(config.image_suffix or image.suffix)
-        map_file = map_folder / f"{stem}{config.map_suffix}"
-        if map_file in owner:
+    drawn = _listed(map_folder, "maps", config.map_suffix, account)
+    rows = {name: i for i, name in enumerate(drawn.names)}
+    wanted_maps = _maps_of(found.names, config)
+    for image, map_name in zip(found.names, wanted_maps, strict=True):
+        if map_name not in rows:
+            account.give_up("images", "no_partner", f"{image_folder / image} has no map {map_folder / map_name}")
+    wanted_by = set(wanted_maps)
+    for name in drawn.names:
+        if name not in wanted_by:
+            account.give_up("maps", "no_partner", f"{map_folder / name} has no image")
+    account.settle(f"{images}, {maps}", allow)
+    kept = [i for i, name in enumerate(wanted_maps) if name in rows]
+    taken, their = (
+        found.take(np.array(kept, np.int64)),
+        drawn.take(np.array([rows[wanted_maps[i]] for i in kept], np.int64)),
+    )
+    pairs = [Pair(image_folder / a, map_folder / b) for a, b in zip(taken.names, their.names, strict=True)]
+    return Pairs(pairs, account, taken, their)
+
+
+def _listed(folder: Path, kind: str, suffix: str | None, account: Account) -> ImageFiles:
+    """Images under a folder in order of path, as `kind` in the account; of another `suffix` than is asked for, left out."""
+    own = Account()
+    files = list_images(folder, own)
+    order = sorted(range(len(files.names)), key=lambda i: files.names[i].split("/"))
+    kept = [i for i in order if suffix is None or files.names[i].endswith(suffix)]
+    for i in sorted(set(order) - set(kept)):
+        own.give_up(KIND, "not_chosen", files.names[i])
+    account.kinds[kind] = own.kinds.get(KIND, Books())
+    return files.take(np.array(kept, np.int64))
+
+
+def _maps_of(images: Sequence[str], config: SegmentationConfig) -> list[str]:
+    """The path of each image's map under the folder of maps."""
+    names: list[str] = []
+    owner: dict[str, str] = {}
+    for image in images:
+        suffix = config.image_suffix or PurePosixPath(image).suffix
+        name = f"{image.removesuffix(suffix)}{config.map_suffix}"
+        if name in owner:
             raise UserError(
-                f"{owner[map_file]} and {image.name} would share the map {map_file.name}: remove or rename one, "
+                f"{owner[name]} and {image} would share the map {name}: remove or rename one, "
                 "or name the images' suffix by segmentation.image_suffix"
             )
-        owner[map_file] = image
-    for map_file, image in owner.items():
-        if not map_file.is_file():
-            raise UserError(f"{image} has no map: {map_file} is missing (see segmentation.map_suffix)")
-    return [Pair(image, map_file) for map_file, image in owner.items()]
-
-
-def _is_image(path: Path, suffix: str | None) -> bool:
-    if path.name.startswith("."):
-        return False  # such as macOS's ._x.jpg, which is no image
-    return path.name.endswith(suffix) if suffix else path.suffix.lower() in SUFFIXES
-
-
-def class_names(root: Path, data_name: str, num_classes: int | None, told: Sequence[str] | None = None) -> list[str]:
-    """Names of the classes, in order of label: `told`, else those of ``classes.txt``, else ADE20K's for the data set ade20k.
-
-    Their number is `num_classes` where it is given; names that are another number then give way to "0", "1", ….
-    """
-    names = _checked(list(told), "segmentation.class_names") if told else _read_class_list(root / CLASS_LIST)
-    if names is None and data_name == "ade20k":
-        names = list(ADE_CLASSES)
-    if num_classes is None:
-        if names is None:
-            raise UserError(f"{root}: no {CLASS_LIST} and no --set segmentation.num_classes=…: give one of them")
-        return names
-    if not 1 <= num_classes <= IGNORE:
-        raise UserError(f"segmentation.num_classes must lie in 1..{IGNORE}, not {num_classes}")
-    return names if names and len(names) == num_classes else [str(i) for i in range(num_classes)]
-
-
-def _read_class_list(path: Path) -> list[str] | None:
-    """A name a line, or a tab-separated table as ADE20K's objectInfo150.txt: headed ``Idx``, the name last."""
-    if not path.is_file():
-        return None
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}: the list of classes is not UTF-8 ({e.reason}): save it as such") from e
-    if lines and lines[0].startswith("Idx"):
-        lines = [line.split("\t")[-1] for line in lines[1:]]
-    if not lines:
-        raise UserError(f"{path}: the list of classes is empty")
-    return _checked([line.strip() for line in lines], str(path))
-
-
-def _checked(names: list[str], where: str) -> list[str]:
-    if len(names) > IGNORE:
-        raise UserError(f"{where} names {len(names)} classes: at most {IGNORE} are possible: {IGNORE} means unlabelled")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{where} names {twice[0]!r} twice: every class needs a name of its own")
+        owner[name] = image
+        names.append(name)
     return names

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from backbones.atomic import write_bytes
-from tasks.segmentation.folders import ADE_CLASSES, IGNORE
+from tasks.segmentation.classes import ADE_CLASSES
+from tasks.segmentation.folders import IGNORE
 from tasks.segmentation.mm import ADE20KDataset
 
 SIDE = 400  # pixels of the longer side of a panel

@@ -10,19 +10,25 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from backbones.errors import UserError
+from tasks.datasets.decoding import WHITE, grey_8bit
 from tasks.datasets.pictures import UNREADABLE, open_picture
-from tasks.segmentation.folders import CLASS_LIST, IGNORE
+from tasks.segmentation.classes import CLASS_LIST
+from tasks.segmentation.folders import IGNORE
 from tasks.segmentation.mm import LoadAnnotations
 
 _ORIENTATION = 0x0112  # EXIF
 _SKIP = "replace it, or leave such images out with --set data.skip_broken=true"
 _LABELS = ("L", "P", "1")  # modes of 8-bit labels; palette files hold indices
 _WIDE_LABELS = ("I;16", "I;16B", "I;16L", "I")
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # labels that were stored so are others afterwards
 _GREY_LEVELS = {"L;2": 85, "L;4": 17}  # Pillow stretches the 2- and 4-bit levels of grey files to 0..255
 
 
-def read_image(path: str | Path, way_out: str = "replace it") -> NDArray[np.uint8]:
-    """A photograph as (H, W, 3) uint8 RGB, upright as its EXIF tag says; 16-bit grey keeps its upper byte.
+def read_image(path: str | Path, way_out: str = "replace it", white: int = WHITE) -> NDArray[np.uint8]:
+    """A photograph as (H, W, 3) uint8 RGB, upright as its EXIF tag says.
+
+    Args:
+        white: level of 16-bit grey images that becomes white (`tasks.datasets.decoding.grey_8bit`).
 
     Raises:
         UserError: unreadable or cut short, naming the file.
@@ -31,7 +37,7 @@ def read_image(path: str | Path, way_out: str = "replace it") -> NDArray[np.uint
         with open_picture(path) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # Pillow's own conversion would clip at 255
-                upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+                upright = Image.fromarray(grey_8bit(np.asarray(upright), white))
             pixels: NDArray[np.uint8] = np.asarray(upright.convert("RGB"))
             return pixels
     except UNREADABLE as e:
@@ -42,15 +48,21 @@ def read_labels(path: str | Path) -> NDArray[np.int64]:
     """The values of a map, (H, W): grey levels of 8 or 16 bits, or indices into a palette, never its colours.
 
     Raises:
-        UserError: unreadable, or of several channels, naming the file.
+        UserError: unreadable, of several channels, or in a format that loses values, naming the file.
     """
     try:
         with open_picture(path) as image:
+            lossy = image.format in _LOSSY or image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
             tile = getattr(image, "tile", None)
             mode, raw = image.mode, str(tile[0][3]) if tile else ""
             values = np.asarray(image) if mode in (*_LABELS, *_WIDE_LABELS) else None
     except UNREADABLE as e:
         raise UserError(f"{path}: unreadable map ({_one_line(e)}): replace it") from e
+    if lossy:
+        raise UserError(
+            f"{path}: a map in a lossy format: compression makes other labels of labels; write the maps anew as PNG, from "
+            "where they were made"
+        )
     if values is None:
         raise UserError(
             f"{path}: a map must be one channel of 8-bit labels, this file is {mode}: convert it (colours are no labels; "
@@ -62,12 +74,12 @@ def read_labels(path: str | Path) -> NDArray[np.int64]:
 class LoadImage:
     """First of mmseg's steps: ``img``, (H, W, 3) uint8 BGR. OpenCV would fill a file that is cut short with grey."""
 
-    def __init__(self, *, skippable: bool) -> None:
-        self._way_out = _SKIP if skippable else "replace it"
+    def __init__(self, *, skippable: bool, white: int = WHITE) -> None:
+        self._way_out, self._white = _SKIP if skippable else "replace it", white
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Adds the image and its size. Raises UserError naming a file that cannot be read."""
-        pixels = read_image(results["img_path"], self._way_out)
+        pixels = read_image(results["img_path"], self._way_out, self._white)
         results["img"] = np.ascontiguousarray(pixels[..., ::-1])
         results["img_shape"] = results["ori_shape"] = pixels.shape[:2]
         return results
@@ -88,22 +100,26 @@ class LoadMap(LoadAnnotations):
             raise _other_size(path, values.shape, results)
         if self.reduce_zero_label is None:
             self.reduce_zero_label = results["reduce_zero_label"]
-        results["gt_seg_map"] = self._labels(path, values)
+        results["gt_seg_map"] = to_classes(path, values, self._classes, bool(self.reduce_zero_label))
         results["seg_fields"].append("gt_seg_map")
 
-    def _labels(self, path: str, values: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Classes from 0, 255 where there is none: where the file has 255 (65535 in 16 bits) or, reduced, 0."""
-        unlabelled = (values == IGNORE) | (values == 65535) | (bool(self.reduce_zero_label) & (values == 0))
-        largest = int(np.max(values, where=~unlabelled, initial=0))
-        most = self._classes if self.reduce_zero_label else self._classes - 1
-        if largest > most:
-            raise UserError(
-                f"{path} holds label {largest}, but {self._classes} classes allow labels up to {most} "
-                f"(segmentation.reduce_zero_label={str(self.reduce_zero_label).lower()}): set "
-                f"segmentation.num_classes, mend {CLASS_LIST}, or mend the map"
-            )
-        classes = np.where(unlabelled, IGNORE, values - int(bool(self.reduce_zero_label)))
-        return classes.astype(np.uint8)
+
+def to_classes(path: str | Path, values: NDArray[np.int64], classes: int, reduce_zero_label: bool) -> NDArray[np.uint8]:
+    """Classes from 0, 255 where there is none: where the file has 255 (65535 in 16 bits) or, reduced, 0.
+
+    Raises:
+        UserError: a label beyond the classes, naming the file at `path`.
+    """
+    unlabelled = (values == IGNORE) | (values == 65535) | (reduce_zero_label & (values == 0))
+    largest = int(np.max(values, where=~unlabelled, initial=0))
+    most = classes if reduce_zero_label else classes - 1
+    if largest > most:
+        raise UserError(
+            f"{path} holds label {largest}, but {classes} classes allow labels up to {most} "
+            f"(segmentation.reduce_zero_label={str(reduce_zero_label).lower()}): set "
+            f"segmentation.num_classes, mend {CLASS_LIST}, or mend the map"
+        )
+    return np.where(unlabelled, IGNORE, values - int(reduce_zero_label)).astype(np.uint8)
 
 
 def _other_size(path: str, shape: tuple[int, ...], results: dict[str, Any]) -> UserError:

@@ -14,8 +14,10 @@ from backbones.errors import UserError
 from backbones.vit.param_groups import param_groups
 from tasks.base import DataInfo, Evaluator, Task
 from tasks.datasets.embedded.root import embedded_root
+from tasks.datasets.manifest import copies
 from tasks.datasets.roots import data_root, fingerprint
-from tasks.segmentation import data, folders
+from tasks.segmentation import checks, data, folders
+from tasks.segmentation.classes import class_names
 from tasks.segmentation.config import SegmentationRecipe
 from tasks.segmentation.evaluation import SegmentationEvaluator
 from tasks.segmentation.mm import pseudo_collate
@@ -35,8 +37,8 @@ class SegmentationTask(Task[SegmentationRecipe]):
         super().__init__(recipe)
         encoder_config, config = recipe.encoder, recipe.segmentation
         root = folders.layout_root(data_root(recipe.data.name, embedded_root(recipe.data, folders.ADE_FOLDER)), config)
-        self.class_names = folders.class_names(root, recipe.data.name, config.num_classes, config.class_names)
-        notes = self._find_files(root)
+        self.class_names, notes = class_names(root, recipe.data.name, config)
+        notes += self._find_files(root)
         self.data = DataInfo(
             name=recipe.data.name,
             root=str(root),
@@ -46,6 +48,8 @@ class SegmentationTask(Task[SegmentationRecipe]):
             fingerprint=fingerprint(root, _files([*self._train, *self._val])),
             split=config.val_images,
             notes=notes,
+            account={used.name: used.account.to_json() for used in self._splits},
+            class_names=self.class_names,
         )
         encoder = build_encoder(encoder_config.arch, encoder_config.img_size, encoder_config.drop_path, checkpoint)
         self._depth = len(encoder.blocks)
@@ -61,21 +65,50 @@ class SegmentationTask(Task[SegmentationRecipe]):
 
     def _find_files(self, root: Path) -> list[str]:
         """Sets the pairs of both splits; returns what the record should say of them."""
-        config, limits, notes = self.recipe.segmentation, self.recipe.data, []
-        self._train: list[folders.Pair] = []
-        if self.recipe.schedule.iterations != 0:
-            found = folders.find_pairs(root, config.train_images, config.train_maps, config)[: limits.limit_train]
-            self._train = data.readable(found) if limits.skip_broken else found
-            if left_out := len(found) - len(self._train):
-                notes.append(f"{left_out} of {len(found)} training images left out: image or map unreadable")
-            if not self._train:
-                raise UserError(
-                    f"{root / config.train_images}: no training image is left (data.limit_train, data.skip_broken)"
-                )
-        self._val = folders.find_pairs(root, config.val_images, config.val_maps, config)[: limits.limit_val]
-        if not self._val:
+        config, limits = self.recipe.segmentation, self.recipe.data
+        allow = frozenset(limits.allow)
+        val = folders.find_pairs(root, config.val_images, config.val_maps, config, allow)
+        self._splits = [_first("val", val, limits.limit_val)]
+        if not self._splits[0].rows:
             raise UserError(f"data.limit_val={limits.limit_val} leaves no validation image")
+        notes = val.account.notes("val")
+        if self.recipe.schedule.iterations != 0:
+            train, said = self._find_training(root, allow)
+            notes = [*said, *notes, *checks.check_overlap(train, self._splits[0], self.class_names, allow)]
+            self._splits = [train, *self._splits]
+        self._train = [pair for used in self._splits[:-1] for pair in used.pairs]
+        self._val = self._splits[-1].pairs
         return notes
+
+    def _find_training(self, root: Path, allow: frozenset[str]) -> tuple[checks.Used, list[str]]:
+        config, limits = self.recipe.segmentation, self.recipe.data
+        found = folders.find_pairs(root, config.train_images, config.train_maps, config, allow)
+        used, notes = _first("train", found, limits.limit_train), found.account.notes("train")
+        if limits.skip_broken:
+            kept = [used.rows[k] for k in data.readable(used.pairs)]
+            if lost := sorted(set(used.rows) - set(kept)):
+                for kind, files in (("images", found.images), ("maps", found.maps)):
+                    found.account.give_up(kind, "unreadable", files.names[lost[0]], len(lost))
+                notes.append(f"{len(lost)} of {len(used.rows)} training images left out: image or map unreadable")
+            used = checks.Used("train", found, kept)
+        if not used.rows:
+            raise UserError(
+                f"{root / config.train_images}: no training image is left (data.limit_train, data.skip_broken)"
+            )
+        return used, notes
+
+    def look_at_data(self) -> list[str]:
+        """See `Task`."""
+        reduced, names = self.recipe.segmentation.reduce_zero_label, self.class_names
+        labels = {used.name: checks.look_at_labels(used, len(names), reduced) for used in self._splits}
+        for used in self._splits:
+            part = len(used.rows) < len(used.found.pairs)
+            self.data.notes += checks.check_labels(used.name, labels[used.name], names, reduced, part=part)
+            checks.count_classes(used.account, labels[used.name], names)
+            self.data.account[used.name] = used.account.to_json()
+        if len(self._splits) == 2:
+            self.data.notes += copies(*(checks.manifest(used, names) for used in self._splits))
+        return checks.first_look(self.data, self._splits, labels, self.recipe.data.white_level)
 
     def train_dataset(self) -> Dataset[Any]:
         """Random crops of `encoder.img_size`, see `tasks.segmentation.data.train_dataset`."""
@@ -86,11 +119,13 @@ class SegmentationTask(Task[SegmentationRecipe]):
             recipe.encoder.img_size,
             len(self.class_names),
             cache=recipe.train.cache_images,
+            white=recipe.data.white_level,
         )
 
     def val_dataset(self) -> Dataset[Any]:
         """Whole images at the recipe's scale, maps at their own."""
-        return data.val_dataset(self._val, self.recipe.segmentation, len(self.class_names))
+        recipe = self.recipe
+        return data.val_dataset(self._val, recipe.segmentation, len(self.class_names), white=recipe.data.white_level)
 
     def collate(self) -> Callable[[list[Any]], Any]:
         """Keeps images in lists: they differ in size."""
@@ -113,6 +148,15 @@ class SegmentationTask(Task[SegmentationRecipe]):
         count = min(self.recipe.segmentation.pictures, len(self._val))
         drawn = [str(self._val[k * len(self._val) // count].image) for k in range(count)]
         return SegmentationEvaluator(self.class_names, drawn)
+
+
+def _first(name: str, found: folders.Pairs, limit: int | None) -> checks.Used:
+    """The first `limit` pairs of a split."""
+    rows = range(len(found.pairs))[:limit]
+    if beyond := len(found.pairs) - len(rows):
+        for kind, files in (("images", found.images), ("maps", found.maps)):
+            found.account.give_up(kind, "not_chosen", files.names[len(rows)], beyond)
+    return checks.Used(name, found, rows)
 
 
 def _files(pairs: Sequence[folders.Pair]) -> list[Path]:

@@ -13,6 +13,7 @@ pytest.importorskip("mmseg")
 
 from backbones.errors import UserError
 from tasks.segmentation import data, folders
+from tasks.segmentation.classes import class_names
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.reading import read_image, read_labels
 
@@ -145,9 +146,9 @@ def test_images_of_several_suffixes_lie_in_one_folder(tmp_path: Path) -> None:
         Image.fromarray(LABELS).save((tmp_path / "maps" / name).with_suffix(".png"))
     (tmp_path / "images" / "notes.txt").write_text("no image")
     (tmp_path / "images" / "._a.jpg").write_bytes(b"macOS")
-    found = folders.find_pairs(tmp_path, "images", "maps", CONFIG)
+    found = folders.find_pairs(tmp_path, "images", "maps", CONFIG).pairs
     assert [one.image.name for one in found] == ["a.jpg", "b.JPEG", "c.png", "d.webp"]
-    only = folders.find_pairs(tmp_path, "images", "maps", SegmentationConfig(image_suffix=".png"))
+    only = folders.find_pairs(tmp_path, "images", "maps", SegmentationConfig(image_suffix=".png"), {"no_partner"}).pairs
     assert [one.image.name for one in only] == ["c.png"]
 
 
@@ -169,7 +170,7 @@ def test_class_lists_that_cannot_be_meant_are_named(tmp_path: Path) -> None:
     ):
         listing.write_text(content)
         with pytest.raises(UserError, match=rf"classes.txt.*{complaint}"):
-            folders.class_names(tmp_path, "mine", None)
+            class_names(tmp_path, "mine", CONFIG)
     listing.write_bytes("b\xe4r\n".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):
-        folders.class_names(tmp_path, "mine", None)
+        class_names(tmp_path, "mine", CONFIG)

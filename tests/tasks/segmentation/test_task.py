@@ -130,7 +130,7 @@ def test_reading_the_recipe_imports_no_mmseg_and_the_task_prints_nothing() -> No
     """stdout carries results; mmengine would write its log there."""
     code = """
 import sys
-from mae_bench.recipes import load_recipe
+from mae_bench.recipes.load import load_recipe
 load_recipe("segmentation/vit_base_patch16_ade20k")
 assert not {"mmseg", "mmcv", "mmengine"} & sys.modules.keys()
 from tasks.segmentation.config import SegmentationConfig
