@@ -14,6 +14,7 @@ from torch import Tensor
 
 from backbones.atomic import check_writable, replacing
 from backbones.errors import UserError
+from tasks.datasets.decoding import to_rgb
 from tasks.datasets.pictures import UNREADABLE, open_picture
 
 
@@ -27,7 +28,7 @@ def load_image(path: Path, size: tuple[int, int]) -> Tensor:
     """
     try:
         with open_picture(path) as image:
-            upright = _to_rgb(ImageOps.exif_transpose(image))
+            upright = to_rgb(_on_white(ImageOps.exif_transpose(image)))
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
     except IsADirectoryError:
@@ -38,13 +39,12 @@ def load_image(path: Path, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits; Pillow would clip them at 255
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+def _on_white(image: Image.Image) -> Image.Image:
+    """A picture with transparency on white, as viewers show it."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def _one_line(error: Exception) -> str:

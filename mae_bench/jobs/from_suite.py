@@ -105,8 +105,8 @@ def _read(name: str, options: Options, *, pretrain: bool, seen: tuple[Path, ...]
         suite += _read(other, options, pretrain=pretrain, seen=(*seen, path))
     own = Suite(
         [_file(content, path, options, pretrain=pretrain)],
-        *(_strings(content, key, path) for key in ("tables", "speed", "missing")),
-        _strings(content, "checkpoints", path) if pretrain else [],
+        **{key: _strings(content, key, path) for key in ("tables", "speed", "missing")},
+        checkpoints=_strings(content, "checkpoints", path) if pretrain else [],
     )
     return suite + own
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mae_bench.common.console import say
+from mae_bench.common.signals import stop_signals
 from mae_bench.jobs import ledger
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.launchers.base import Outcome, blocked, settle
@@ -51,11 +50,12 @@ def run(
 ) -> Outcome:
     """Runs all jobs, each on as many of `devices` as it needs, after what it starts from.
 
-    A signal is handed on to the processes, which save and leave; the rest then stays for the next start.
+    A signal is handed on to the processes, which save and leave; the rest then stays for the next start. A second Ctrl-C kills
+    them.
     """
     outcome = Outcome()
     free, pending, running = list(devices), list(plan.jobs), dict[str, _Running]()
-    with _stop_signals() as stop:
+    with stop_signals() as stop, stop.deferred(), _none_left_behind(running):
         while (pending and not outcome.interrupted) or running:
             if stop.is_set() and not outcome.interrupted:
                 outcome.interrupted = True
@@ -121,19 +121,11 @@ def _hand_on(running: Mapping[str, _Running]) -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """SIGINT, SIGTERM and SIGUSR1 set the event."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handler(_: int, __: Any) -> None:
-        stop.set()
-
-    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+def _none_left_behind(running: Mapping[str, _Running]) -> Iterator[None]:
+    """Processes in sessions of their own outlive this one: whatever ends the block early ends them, too."""
     try:
-        yield stop
-    finally:
-        for s, old in before.items():
-            signal.signal(s, old)
+        yield
+    except BaseException:
+        for one in running.values():
+            one.process.kill()
+        raise

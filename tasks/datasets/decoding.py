@@ -52,6 +52,13 @@ def grey_8bit(levels: NDArray[Any], white: int = WHITE) -> Pixels:
     return np.asarray(levels.astype(np.int64) * 255 // white).clip(0, 255).astype(np.uint8)
 
 
+def to_rgb(image: Image.Image, white: int = WHITE) -> Image.Image:
+    """An open picture as RGB; 16-bit grey levels become eight by `grey_8bit`, where Pillow's own conversion clips them."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray(grey_8bit(np.asarray(image), white))
+    return image.convert("RGB")
+
+
 def decode_rgb(content: bytes, scale: int = 1, white: int = WHITE) -> Image.Image:
     """The whole image as RGB, by PIL; of a JPEG, at 1/`scale` of its size.
 
@@ -64,9 +71,7 @@ def decode_rgb(content: bytes, scale: int = 1, white: int = WHITE) -> Image.Imag
     with open_picture(content) as image:
         if scale > 1:
             image.draft("RGB", (image.width // scale, image.height // scale))
-        if image.mode.startswith("I;16"):  # grey of 16 bits, which PIL would clip to white
-            return Image.fromarray(grey_8bit(np.asarray(image), white)).convert("RGB")
-        return image.convert("RGB")
+        return to_rgb(image, white)
 
 
 def read_rgb(path: Path, white: int = WHITE) -> Image.Image:

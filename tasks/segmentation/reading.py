@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from backbones.errors import UserError
-from tasks.datasets.decoding import WHITE, grey_8bit
+from tasks.datasets.decoding import WHITE, to_rgb
 from tasks.datasets.pictures import UNREADABLE, open_picture
 from tasks.segmentation.classes import CLASS_LIST
 from tasks.segmentation.folders import IGNORE
@@ -35,10 +35,7 @@ def read_image(path: str | Path, way_out: str = "replace it", white: int = WHITE
     """
     try:
         with open_picture(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # Pillow's own conversion would clip at 255
-                upright = Image.fromarray(grey_8bit(np.asarray(upright), white))
-            pixels: NDArray[np.uint8] = np.asarray(upright.convert("RGB"))
+            pixels: NDArray[np.uint8] = np.asarray(to_rgb(ImageOps.exif_transpose(image), white))
             return pixels
     except UNREADABLE as e:
         raise UserError(f"{path}: unreadable image ({_one_line(e)}): {way_out}") from e
