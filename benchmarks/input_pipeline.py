@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +30,7 @@ from torch.utils.data import default_collate
 from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 
+from backbones.encoders.preprocessing import IMAGENET_MEAN, IMAGENET_STD, family_default
 from tasks.classification.config import AugmentationConfig
 from tasks.classification.transforms import train_crop as finetuning_crop
 from tasks.classification.transforms import train_transform as finetuning_transform
@@ -36,13 +38,15 @@ from tasks.classification.transforms import with_posterize_to_black
 from tasks.datasets import decoding
 from tasks.datasets.decoding import decode_top, jpeg_frame, reduced, reduction, resize_crop
 from tasks.datasets.images import open_split, training_images
-from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from tasks.datasets.transforms import normalise
 from tasks.pretraining.config import CropConfig
 from tasks.pretraining.transforms import train_crop as pretraining_crop
 from tasks.pretraining.transforms import train_transform as pretraining_transform
 
 BATCH = 16
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
+
+_MAE = family_default((224, 224), "MAE")
 
 
 def make_files(source: Path, root: Path, count: int, long_side: int, quality: int) -> list[int]:
@@ -93,7 +97,7 @@ def sides(root: Path, size: int) -> dict[str, tuple[Any, Any, Any]]:
     crop, augment = CropConfig(), AugmentationConfig(auto_augment=RAND_AUGMENT)
     ours = {
         "pretraining": (pretraining_transform(size, crop), pretraining_crop(size, crop)),
-        "fine-tuning": (finetuning_transform(size, augment), finetuning_crop(size, augment)),
+        "fine-tuning": (finetuning_transform(size, augment, _MAE), finetuning_crop(size, augment, _MAE)),
     }
     theirs = {"pretraining": official_pretraining(size), "fine-tuning": official_finetuning(size)}
     return {
@@ -162,7 +166,9 @@ def stages_of_ours(dataset: Any, passes: int = 3) -> dict[str, float]:
             view = stage("resize", resize_crop, pixels, reduced(box, scale), crop.size)
             views.append(stage("flip, augment", crop.then, view))
             if len(views) == BATCH:
-                stage("normalise, on the device", normalise, stage("collate", default_collate, views))
+                stage(
+                    "normalise, on the device", partial(normalise, told=_MAE), stage("collate", default_collate, views)
+                )
                 views = []
         found.append({name: 1000 * s / len(dataset) for name, s in stage.seconds.items()})
     return {name: min(f[name] for f in found) for name in found[0]}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from backbones.encoders.preprocessing import Preprocessing
 from tasks.recipe import Recipe
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
@@ -66,6 +67,7 @@ class Task(ABC, Generic[RecipeT]):
         model: what is trained; ``model(batch)`` in training mode gives a dict of scalar losses (so that it can be wrapped
             by DDP), summed by the engine.
         data: what is known of the data set.
+        preprocessing: what images go through, for the record; of detection and segmentation mean and deviation alone.
         primary_metric: the metric that tables show, higher is better; empty when there is no evaluation.
         selection: which of the models that came by the metrics of the end are of, for the record.
         parts_may_diverge: the model is several that train side by side: one whose gradient is not finite holds up no other.
@@ -73,6 +75,7 @@ class Task(ABC, Generic[RecipeT]):
 
     model: nn.Module
     data: DataInfo
+    preprocessing: Preprocessing
     primary_metric: str = ""
     selection: str = "last epoch"
     parts_may_diverge: bool = False

@@ -178,9 +178,10 @@ class Checkpoint:
             return self.architecture.open()
         if isinstance(self.architecture, TimmModel):
             net = self.architecture.open(self.state, size, drop_path=drop_path, dynamic=dynamic)
-            return Encoder(net, self.preprocessing, arch=self.arch)
+            return Encoder(net, self.preprocessing, arch=self.arch, img_size=size)
         vit = self.encoder(img_size=size, drop_path=drop_path, positions=positions)
-        return Encoder(_own_pooling(vit, self.head), self.preprocessing, arch=self.arch, plain=True)
+        net = _own_pooling(vit, self.head)
+        return Encoder(net, self.preprocessing, arch=self.arch, plain=True, img_size=size)
 
     def masked_autoencoder(self, *, img_size: int | tuple[int, int] | None = None) -> MaskedAutoencoder:
         """The encoder with its decoder; what nothing tells is the paper's default (normalised pixels).
@@ -269,7 +270,7 @@ def _from_scratch(config: EncoderSettings, dynamic: bool) -> Encoder:
         model = registered(config.arch.removeprefix(TIMM))
         size = (config.img_size, config.img_size)
         net = model.open(None, size, drop_path=config.drop_path, dynamic=dynamic)
-        return Encoder(net, model.preprocessing(), arch=config.arch)
+        return Encoder(net, model.preprocessing(), arch=config.arch, img_size=size)
     vit = create_encoder(config.arch, img_size=config.img_size, drop_path=config.drop_path)
     told = family_default((config.img_size, config.img_size), "from scratch")
     return Encoder(vit, told, arch=config.arch, plain=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.models import group_parameters
+from timm.models._manipulate import group_with_matcher
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -39,26 +39,39 @@ class Encoder(nn.Module):
         net: the module with timm's calls (``forward_features``, ``forward_intermediates``, ``forward_head``, ``feature_info``).
         arch: its name, for records and tables.
         preprocessing: what images have to go through before, and where that is known from.
+        img_size: pixels, (height, width), of the images that it takes now.
         stages: every output that `maps` gives, in order.
         width: of a pooled feature by ``cls`` and ``mean``.
         prefix_tokens: class token and registers, before the patches.
         class_token: whether the first of them is a class token.
         layer_of: parameter's name (as in ``named_parameters``) -> its layer, from 0, in the order of computation.
+        head_layer: layer of what a task puts behind the encoder, as timm's layer decay counts a head.
     """
 
-    def __init__(self, net: nn.Module, preprocessing: Preprocessing, *, arch: str, plain: bool = False) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        arch: str,
+        plain: bool = False,
+        img_size: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.net: Any = net
         self._plain = plain
         self.arch = arch
         self.preprocessing = preprocessing
+        self.img_size = img_size or preprocessing.img_size
         timms: Any = net
         info = timms.feature_info  # a list of dicts, or timm's `FeatureInfo` around one
         self.stages = [Stage(f["num_chs"], f["reduction"]) for f in getattr(info, "info", info)]
         self.width = int(timms.num_features)
         self.class_token = _has_class_token(net)
         self.prefix_tokens = int(getattr(timms, "num_prefix_tokens", self.class_token))
-        self.layer_of = {f"net.{name}": layer for name, layer in _layers(net, plain).items()}
+        layers = _layers(net, plain)
+        self.head_layer = layers.pop(_HEAD)
+        self.layer_of = {f"net.{name}": layer for name, layer in layers.items()}
 
     def __getattr__(self, name: str) -> Any:
         """What timm's model has beside, such as ``blocks``."""
@@ -81,6 +94,23 @@ class Encoder(nn.Module):
     def layer_count(self) -> int:
         """Layers of `layer_of`, embeddings included."""
         return 1 + max(self.layer_of.values())
+
+    @property
+    def layer_rules(self) -> dict[str, Any]:
+        """Which layer each parameter belongs to, as `backbones.vit.param_groups.param_groups` takes it."""
+        if self.plain is not None:
+            return {"depth": len(self.plain.blocks)}
+        spared: set[str] = getattr(self.net, "no_weight_decay", set)()
+        return {
+            "depth": self.head_layer - 1,
+            "layer_of": dict(self.layer_of),
+            "spared": frozenset(f"net.{name}" for name in spared),
+        }
+
+    @property
+    def own_pooling(self) -> tuple[str, ...]:
+        """How names of parameters begin that the pooling ``own`` alone uses: by any other they get no gradient."""
+        return tuple(f"net.{name}" for name in _OWN_POOLING)
 
     @property
     def poolings(self) -> tuple[str, ...]:
@@ -114,6 +144,24 @@ class Encoder(nn.Module):
             return list(found)
         by_index = dict(zip(sorted(set(indices)), found, strict=True))  # timm gives them in the order of computation
         return [by_index[i] for i in indices]
+
+    def tokens(self, images: Tensor, stages: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """(patch tokens (N, L, C), prefix tokens (N, T, C)) of each of `stages` (ascending indices), not normalised."""
+        if not self.prefix_tokens:
+            maps = self.maps(images, stages)
+            return [
+                (found.flatten(2).transpose(1, 2), found.new_empty(len(found), 0, found.shape[1])) for found in maps
+            ]
+        return list(
+            self.net.forward_intermediates(
+                images,
+                indices=list(stages),
+                return_prefix_tokens=True,
+                stop_early=True,
+                output_fmt="NLC",
+                intermediates_only=True,
+            )
+        )
 
     def patches(self, features: Tensor) -> Tensor:
         """Output of `forward_features` -> patch tokens (N, L, C), row by row, without class token and registers."""
@@ -167,13 +215,19 @@ def _has_class_token(net: nn.Module) -> bool:
 _INPUT = re.compile(r"(?:reg_token|dist_token|norm_pre\.|rope\.|embeds\.)")
 
 
+_OWN_POOLING = ("attn_pool.", "fc_norm.", "head.", "head_norm.", "norm_head.", "norm_pool.")
+_HEAD = "head of the task"  # a name that no parameter has
+
+
 def _layers(net: Any, plain: bool) -> dict[str, int]:
-    """timm's grouping, as its `param_groups_layer_decay` has it; the plain ViT's is the official one."""
+    """timm's grouping, as its `param_groups_layer_decay` has it; the plain ViT's is the official one. `_HEAD` is among them."""
     names = [name for name, _ in net.named_parameters()]
     if plain:
-        return {name: layer_id(name, len(net.blocks)) for name in names}
-    found = group_parameters(net, net.group_matcher(), reverse=True)
-    return {name: 0 if _INPUT.match(name) else int(found[name]) for name in names}
+        return {name: layer_id(name, len(net.blocks)) for name in [*names, _HEAD]}
+    matcher = net.group_matcher()
+    found = group_with_matcher([(name, None) for name in [*names, _HEAD]], matcher, reverse=True)
+    layers = {name: 0 if _INPUT.match(name) else int(found[name]) for name in names}
+    return {**layers, _HEAD: 1 + max(layers.values()) if callable(matcher) else int(found[_HEAD])}
 
 
 @torch.no_grad()

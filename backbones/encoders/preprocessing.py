@@ -13,7 +13,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
 CROP_MODES = ("center", "squash", "border")  # timm's: centre crop; the whole image made square; padded to a square
 
-_ASSUMED = "family default"
+ASSUMED = "family default"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Preprocessing:
     @property
     def assumed(self) -> list[str]:
         """Facts that nothing tells, taken from the family's default: tables note them."""
-        return [name for name, where in self.source.items() if where.startswith(_ASSUMED)]
+        return [name for name, where in self.source.items() if where.startswith(ASSUMED)]
 
     @property
     def is_imagenet(self) -> bool:
@@ -97,7 +97,7 @@ def family_default(img_size: tuple[int, int], why: str) -> Preprocessing:
         why: what the default rests on, such as "MAE's files say nothing".
     """
     crop_pct = 224 / 256 if max(img_size) <= 224 else 1.0
-    where = f"{_ASSUMED}: {why}"
+    where = f"{ASSUMED}: {why}"
     source = {**dict.fromkeys(FACTS, where), "img_size": "the checkpoint"}
     return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", crop_pct, img_size, source=source)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
@@ -74,6 +74,8 @@ def param_groups(
     depth: int,
     layer_decay: float | None = None,
     encoder_prefix: str = "",
+    layer_of: Mapping[str, int] | None = None,
+    spared: Collection[str] = (),
     no_decay: NoDecay = no_decay_official,
 ) -> list[dict[str, Any]]:
     """Optimiser groups of all parameters that train.
@@ -83,6 +85,8 @@ def param_groups(
         layer_decay: a parameter of layer i learns at ``layer_decay ** (depth + 1 - i)`` of the learning rate
             (group key ``lr_scale``, which timm's schedulers read). None: everything at the full rate.
         encoder_prefix: where the encoder sits in `model`, such as ``backbone.net.encoder.``; what lies outside is head.
+        layer_of: layers of the encoder's parameters by name, where it is no plain ViT; the head's is ``depth + 1``.
+        spared: parameters of the encoder that keep away from weight decay, too.
         no_decay: tells (full name, parameter) that keep away from weight decay.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -90,9 +94,13 @@ def param_groups(
         if not parameter.requires_grad:
             continue
         in_encoder = name.startswith(encoder_prefix)
-        layer = layer_id(name.removeprefix(encoder_prefix), depth) if in_encoder else depth + 1
+        inside = name.removeprefix(encoder_prefix)
+        layer = depth + 1
+        if in_encoder:
+            layer = layer_id(inside, depth) if layer_of is None else layer_of.get(inside, depth + 1)
         scale = 1.0 if layer_decay is None else layer_decay ** (depth + 1 - layer)
-        decay = 0.0 if no_decay(name, parameter) else weight_decay
+        decays = not no_decay(name, parameter) and not (in_encoder and inside in spared)
+        decay = weight_decay if decays else 0.0
         group = groups.setdefault((scale, decay), {"params": [], "weight_decay": decay, "lr_scale": scale})
         group["params"].append(parameter)
     return list(groups.values())

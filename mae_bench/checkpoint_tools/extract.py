@@ -1,5 +1,5 @@
 """`mae-bench extract`: features of every image of a folder or tar, streamed to disk. What a feature is:
-`backbones.vit.features`.
+`backbones.encoders.features`.
 
 Memory holds a few batches at a time, whatever the number of images; `tasks.features.array_files` sees to it that what stands
 under the final name is whole.
@@ -14,16 +14,17 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from timm.models.vision_transformer import VisionTransformer
 from torchvision.transforms import v2
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from backbones.encoders.contract import Encoder
+from backbones.encoders.features import Feature, choose
+from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import Interrupted, UserError, unknown
-from backbones.vit.features import Feature, choose
 from mae_bench.common.console import say
 from mae_bench.records.status_file import write_json
 from tasks.datasets.images import ImageSet, TransformedImages, open_folder
-from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_crop
+from tasks.datasets.transforms import at_evaluation, eval_crop
 from tasks.features.array_files import ArrayFiles
 from tasks.features.extract import PRECISIONS, feature_batches
 from tasks.progress import progress
@@ -50,7 +51,7 @@ def extract(
     Args:
         data: class folders, a flat folder of images, or a tar of either.
         out: ``.npy`` (several features or layers: a file each, such as ``OUT-cls-layer11.npy``) or ``.safetensors``.
-        features: of ``cls`` (N, D), ``mean`` (N, D) and ``patch`` (N, L, D), see `backbones.vit.features.image_features`.
+        features: of ``cls`` (N, D), ``mean`` (N, D) and ``patch`` (N, L, D), see `backbones.encoders.features.image_features`.
         layers: block indices, negative ones from the end.
         norm: what goes through the encoder's final norm: ``last`` (the last block), ``all`` or ``none``.
         img_size: pixels, height and width when two are given; default the checkpoint's. Positions are resampled.
@@ -61,7 +62,8 @@ def extract(
         In all cases nothing is left under the final names.
     """
     source = load_checkpoint(checkpoint)
-    encoder = source.encoder(img_size=img_size).eval()
+    encoder = source.open(img_size=img_size).eval()
+    used = at_evaluation(encoder.preprocessing.known(source.source or source.path), encoder.img_size)
     wanted = choose(encoder, features, layers, norm)
     _check_loading(batch_size, workers, precision)
     images = open_folder(data)
@@ -74,10 +76,10 @@ def extract(
         feature.name: {"file": files.file_of(feature.name).name, **_describe(feature, len(images))}
         for feature in wanted
     }
-    about = {"arrays": arrays, **_provenance(source, encoder, precision), **_rows(images)}
+    about = {"arrays": arrays, **_provenance(source, encoder, used, precision), **_rows(images)}
     try:
         with files:
-            _fill(files, encoder, wanted, images, batch_size=batch_size, workers=workers, precision=precision)
+            _fill(files, encoder, wanted, images, used, batch_size=batch_size, workers=workers, precision=precision)
             files.commit()
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(f"nothing was written to {out}: run the same command again") from None
@@ -99,19 +101,21 @@ def _check_loading(batch_size: int, workers: int, precision: str) -> None:
         raise unknown("precision", precision, PRECISIONS, where="--precision")
 
 
-def transform(size: tuple[int, int]) -> Any:
+def transform(used: Preprocessing) -> Any:
     """Whole image -> uint8 (3, H, W): the classification tasks' evaluation crop; the largest centred one if not square."""
-    if size[0] == size[1]:
-        return eval_crop(size[0])
-    crop = partial(ImageOps.fit, size=(size[1], size[0]), method=Image.Resampling.BICUBIC)
+    size = used.img_size
+    if size[0] == size[1] or used.crop_mode != "center":
+        return eval_crop(used)
+    crop = partial(ImageOps.fit, size=(size[1], size[0]), method=Image.Resampling[used.interpolation.upper()])
     return v2.Compose([crop, v2.PILToTensor()])
 
 
 def _fill(
     files: ArrayFiles,
-    encoder: VisionTransformer,
+    encoder: Encoder,
     wanted: list[Feature],
     images: ImageSet,
+    used: Preprocessing,
     *,
     batch_size: int,
     workers: int,
@@ -120,7 +124,7 @@ def _fill(
     batches = feature_batches(
         encoder,
         wanted,
-        TransformedImages(images, transform(encoder.patch_embed.img_size)),
+        TransformedImages(images, transform(used)),
         range(len(images)),
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         batch_size=batch_size,
@@ -144,8 +148,9 @@ def _describe(feature: Feature, count: int) -> dict[str, Any]:
     }
 
 
-def _provenance(source: Checkpoint, encoder: VisionTransformer, precision: str) -> dict[str, Any]:
-    embed = encoder.patch_embed
+def _provenance(source: Checkpoint, encoder: Encoder, used: Preprocessing, precision: str) -> dict[str, Any]:
+    height, width = encoder.img_size
+    stride = encoder.stages[-1].stride
     return {
         "checkpoint": {
             "path": str(source.path),
@@ -154,12 +159,13 @@ def _provenance(source: Checkpoint, encoder: VisionTransformer, precision: str) 
             "method": source.method,
             "arch": source.arch,
         },
-        "img_size": list(embed.img_size),
-        "grid": list(embed.grid_size),  # rows and columns of patches
-        "blocks": len(encoder.blocks),
-        "transform": " ".join(str(transform(embed.img_size)).split()),
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
+        "img_size": [height, width],
+        "grid": [-(-height // stride), -(-width // stride)],  # rows and columns of patches
+        "blocks": len(encoder.stages),
+        "transform": " ".join(str(transform(used)).split()),
+        "mean": list(used.mean or ()),
+        "std": list(used.std or ()),
+        "preprocessing": used.as_dict(),
         "precision": precision,
     }
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from backbones.encoders.preprocessing import Preprocessing
 from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.patches import patchify, take
 from backbones.mae.targets import normalise_patches
@@ -19,9 +20,9 @@ _MEANS_OF_PIXELS, _MEANS_OF_NORMALISED, _ERROR_OF_NORMALISED = 0.2, 0.05, 0.98
 
 
 @torch.no_grad()
-def guess_pixel_target(model: MaskedAutoencoder) -> tuple[str | None, str]:
+def guess_pixel_target(model: MaskedAutoencoder, told: Preprocessing) -> tuple[str | None, str]:
     """``pixels``, ``pixels_norm`` or None (cannot be told), and what speaks for it, on photographs that scikit-image ships."""
-    images = _photographs((model.grid[0] * model.patch_size, model.grid[1] * model.patch_size))
+    images = _photographs((model.grid[0] * model.patch_size, model.grid[1] * model.patch_size), told)
     model.eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -38,7 +39,7 @@ def guess_pixel_target(model: MaskedAutoencoder) -> tuple[str | None, str]:
     return None, "nothing in the file, and its predictions are too poor to tell"
 
 
-def _photographs(size: tuple[int, int]) -> Tensor:
+def _photographs(size: tuple[int, int], told: Preprocessing) -> Tensor:
     """(N, 3, H, W), normalised."""
     fit = v2.Compose([v2.Resize(min(size)), v2.CenterCrop(size), v2.PILToTensor()])
-    return normalise(torch.stack([fit(photograph(name)) for name in list(PHOTOGRAPHS)[:6]]))
+    return normalise(torch.stack([fit(photograph(name)) for name in list(PHOTOGRAPHS)[:6]]), told)

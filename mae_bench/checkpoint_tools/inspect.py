@@ -141,7 +141,7 @@ def _target(checkpoint: Checkpoint) -> tuple[str | None, str]:
     """What the decoder predicts, as ``mae.target`` names it, and how that is known."""
     if checkpoint.target in ("pca", "tokens") or checkpoint.target_normalised is not None:
         return checkpoint.target, "what the file says of its training"
-    return guess_pixel_target(checkpoint.masked_autoencoder())
+    return guess_pixel_target(checkpoint.masked_autoencoder(), checkpoint.preprocessing.known(checkpoint.path))
 
 
 def _tasks(checkpoint: Checkpoint) -> dict[str, str]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import UserError, unknown
 from backbones.mae.masking import SAMPLINGS, Masking, draw_masking, grid_stride, visible_count
 from backbones.mae.model import MaskedAutoencoder
@@ -26,7 +27,7 @@ from mae_bench.checkpoint_tools.guess_target import guess_pixel_target
 from mae_bench.checkpoint_tools.image_files import check_png, load_image, save_png
 from mae_bench.common.console import say
 from mae_bench.engine.seeding import derive
-from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from tasks.datasets.transforms import mean_std, normalise
 
 COLUMNS = ("original", "masked", "reconstruction", "reconstruction,\nvisible patches pasted")
 PIXEL_TARGETS = ("pixels_norm", "pixels")
@@ -91,7 +92,7 @@ def reconstruct(
     for index, path in enumerate(images):
         for sampling, ratio in settings:
             masking = draw_one(sampling, model.grid, ratio, derive(seed, "reconstruct", index))
-            panels, loss = panels_of(model, pixels[index], masking)
+            panels, loss = panels_of(model, pixels[index], masking, source.preprocessing)
             rows.append(Row(str(path), sampling, ratio, masking.ids_keep.shape[1], masking.ids_restore.shape[1], loss))
             sheet.add(rows[-1].label, panels)
     about = {"checkpoint": source.path.name, "sha256": source.sha256, "target": model.decoder_target.name, "seed": seed}
@@ -100,16 +101,22 @@ def reconstruct(
 
 
 @torch.no_grad()
-def panels_of(model: MaskedAutoencoder, image: Tensor, masking: Masking) -> tuple[list[Pixels], float]:
-    """The four panels of `COLUMNS` as (H, W, 3) uint8, and the loss, for a uint8 image (3, H, W) and its masking."""
-    inputs = normalise(image.unsqueeze(0))
+def panels_of(
+    model: MaskedAutoencoder, image: Tensor, masking: Masking, told: Preprocessing
+) -> tuple[list[Pixels], float]:
+    """The four panels of `COLUMNS` as (H, W, 3) uint8, and the loss, for a uint8 image (3, H, W) and its masking.
+
+    Args:
+        told: the encoder's preprocessing.
+    """
+    inputs = normalise(image.unsqueeze(0), told)
     patches = patchify(inputs, model.patch_size)
     prediction = model.predict(inputs, masking)
     loss = model.decoder_target.loss(
         take(prediction, masking.ids_masked), model.decoder_target(inputs, patches, masking.ids_masked)
     )
     pixels = unpatchify(model.decoder_target.to_pixels(prediction, patches), model.patch_size, model.grid)[0]
-    mean, std = (torch.tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = mean_std(told)
     reconstructed = ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     hidden = _in_pixels(masking.mask[0], model)
     masked = torch.where(hidden, torch.full_like(image, _GREY), image)
@@ -159,7 +166,9 @@ def choose_target(source: Checkpoint, model: MaskedAutoencoder, asked: str | Non
             )
         return Choice(target, f"target {target.name}, told by the file")
     recorded = {True: "pixels_norm", False: "pixels", None: None}[source.target_normalised]
-    known, how = (recorded, "the file") if recorded else guess_pixel_target(model)
+    known, how = (
+        (recorded, "the file") if recorded else guess_pixel_target(model, source.preprocessing.known(source.path))
+    )
     if asked is not None:
         name, how = asked, "--target" + (f" (against {how})" if known not in (None, asked) else "")
     elif known is not None:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from backbones.checkpoints.checkpoint import load_checkpoint
+from backbones.encoders.features import choose
 from backbones.errors import UserError
-from backbones.vit.features import choose
 from mae_bench.checkpoint_tools.extract import transform
 from tasks.datasets.images import TransformedImages, open_folder
+from tasks.datasets.transforms import at_evaluation
 from tasks.features.extract import feature_batches
 from tasks.progress import progress
 
@@ -87,16 +88,19 @@ def token_variance(
     Raises:
         UserError: not a checkpoint, no folder of images, or fewer than two images in it.
     """
-    encoder = load_checkpoint(checkpoint).encoder(img_size=img_size).eval()
+    encoder = load_checkpoint(checkpoint).open(img_size=img_size).eval()
+    if encoder.hierarchical:
+        raise UserError(f"{checkpoint}: maps of {encoder.arch} have several sizes: this compares places of one grid")
+    used = at_evaluation(encoder.preprocessing.known(checkpoint), encoder.img_size)
     found = open_folder(images)
     if len(found) < 2:
         raise UserError(f"--images {images}: one image tells nothing of what images have in common: give at least two")
-    wanted = choose(encoder, ["patch"], range(len(encoder.blocks)), norm="none")
+    wanted = choose(encoder, ["patch"], range(len(encoder.stages)), norm="none")
     sums = [Sums() for _ in wanted]
     batches = feature_batches(
         encoder,
         wanted,
-        TransformedImages(found, transform(encoder.patch_embed.img_size)),
+        TransformedImages(found, transform(used)),
         range(len(found)),
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         batch_size=batch_size,
@@ -107,11 +111,11 @@ def token_variance(
             for one, tokens in zip(sums, features, strict=True):
                 one.add(tokens)
             advance(start + len(features[0]))
-    places = encoder.patch_embed.num_patches
+    places = wanted[0].shape[0]
     return {
         "images": len(found),
         "places": places,
-        "img_size": list(encoder.patch_embed.img_size),
+        "img_size": list(encoder.img_size),
         "blocks": [asdict(one.shares(block)) for block, one in enumerate(sums)],
         "by_chance": {
             "position": (places - 1) / (len(found) * places - 1),

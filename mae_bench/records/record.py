@@ -135,6 +135,8 @@ class Record:
     started: str
     finished: str
     git: Git | None = None
+    # What images went through before the encoder, and where that is known from (`backbones.encoders.preprocessing`).
+    preprocessing: dict[str, Any] | None = None
     variant: str = ""  # which pre-training the checkpoint is of, where a suite has several
     command: Command | None = None
     host: Host | None = None

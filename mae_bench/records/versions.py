@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Raw = dict[str, Any]
 
@@ -39,4 +39,9 @@ def _third(raw: Raw) -> Raw:
     return {**raw, "data": {"account": {}, "class_names": [], **data}}
 
 
-_NEXT: dict[int, Callable[[Raw], Raw]] = {1: _second, 2: _third}
+def _fourth(raw: Raw) -> Raw:
+    """Version 4 says what images went through before the encoder, and where that is known from."""
+    return {"preprocessing": None, **raw}
+
+
+_NEXT: dict[int, Callable[[Raw], Raw]] = {1: _second, 2: _third, 3: _fourth}

@@ -43,7 +43,7 @@ def _draw(record: Record, file: Path) -> bytes:
     sheet = Sheet(f"{record.name}: {source.arch}, masks of {100 * ratio:g} %", COLUMNS)
     for index, (name, pixels) in enumerate(images):
         masking = draw_one("random", model.grid, ratio, derive(0, "reconstruct", index))
-        panels, loss = panels_of(model, pixels, masking)
+        panels, loss = panels_of(model, pixels, masking, source.preprocessing)
         sheet.add(f"{name}\nloss {loss:.3f}", panels)
     out = io.BytesIO()
     sheet.draw().save(out, "PNG")

@@ -49,7 +49,8 @@ class AugmentationConfig:
     erasing: float = 0.0  # probability of random erasing
     mixup: float = 0.0
     cutmix: float = 0.0
-    eval_crop_ratio: float | None = None  # default: 224 / 256 up to 224 px, 1 above (FINETUNE.md)
+    # Default: the encoder's own; where nothing tells, 224 / 256 up to 224 px, 1 above (FINETUNE.md).
+    eval_crop_ratio: float | None = None
 
 
 @dataclass

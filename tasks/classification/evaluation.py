@@ -7,14 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backbones.encoders.preprocessing import Preprocessing
 from tasks.base import Evaluator
 from tasks.datasets.transforms import normalise
 
 
 class AccuracyEvaluator(Evaluator):
-    """Counts on the device; `results` is one (images, top-1, top-5, summed cross-entropy) a process."""
+    """Counts on the device; `results` is one (images, top-1, top-5, summed cross-entropy) a process.
 
-    def __init__(self, classes: int) -> None:
+    Args:
+        told: the encoder's preprocessing.
+    """
+
+    def __init__(self, classes: int, told: Preprocessing) -> None:
+        self.told = told
         self.top = min(5, classes)
         self.sums: Tensor | None = None
 
@@ -29,7 +35,7 @@ class AccuracyEvaluator(Evaluator):
     def predict(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """Logits (N, classes) in float32, and targets."""
         images, targets = batch[:2]
-        return model((normalise(images), targets)).float(), targets
+        return model((normalise(images, self.told), targets)).float(), targets
 
     def results(self) -> list[Any]:
         return [] if self.sums is None else [self.sums.tolist()]

@@ -10,29 +10,39 @@ from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from backbones.encoders.contract import Encoder
 from backbones.errors import UserError, unknown
 from backbones.vit.param_groups import freeze_below
 from tasks.classification.config import HeadConfig
+from tasks.classification.pooled import PooledEncoder
+
+POOLS = ("avg", "token", "attentive", "own")
 
 
 class Classifier(nn.Module):
     """Encoder and linear head; ``(images, targets)`` -> loss in training mode, logits (N, classes) in evaluation.
 
     Pooling follows the official code (models_vit.py): `avg` averages the patch tokens and normalises the mean, the encoder's
-    own last norm being dropped; `token` takes the class token after that norm. `attentive` is timm's ``map`` pooling.
+    own last norm being dropped; `token` takes the class token after that norm. `attentive` is timm's ``map`` pooling. `own` is
+    how the encoder pools for its own head. Encoders other than the plain ViT: `tasks.classification.pooled`.
     """
 
-    def __init__(self, encoder: VisionTransformer, classes: int, config: HeadConfig, criterion: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, classes: int, config: HeadConfig, criterion: nn.Module) -> None:
         super().__init__()
-        _set_pooling(encoder, config.pool)
-        self.encoder = encoder
-        linear = nn.Linear(encoder.embed_dim, classes)
+        if config.pool not in POOLS:
+            raise unknown("pooling", config.pool, POOLS, where="head.pool")
+        vit = encoder.plain
+        if vit is not None:
+            _set_pooling(vit, config.pool)
+        self.encoder = PooledEncoder(encoder, config.pool) if vit is None else vit
+        width = self.encoder.width if isinstance(self.encoder, PooledEncoder) else encoder.width
+        linear = nn.Linear(width, classes)
         nn.init.trunc_normal_(linear.weight, std=config.init_std)
         nn.init.zeros_(linear.bias)
-        norm = nn.BatchNorm1d(encoder.embed_dim, affine=False, eps=1e-6) if config.batch_norm else nn.Identity()
+        norm = nn.BatchNorm1d(width, affine=False, eps=1e-6) if config.batch_norm else nn.Identity()
         self.head = nn.Sequential(norm, linear)
         self.criterion = criterion
-        self._trained = _trained(encoder, config)
+        self._trained = self.encoder.freeze(config) if vit is None else _trained(vit, config)
 
     def train(self, mode: bool = True) -> Classifier:
         """What is frozen stays in evaluation mode."""
@@ -53,7 +63,8 @@ class Classifier(nn.Module):
     def timm_state(self) -> dict[str, Tensor]:
         """Tensors under timm's and the official names (``head.weight``); with BatchNorm, ``head.0.*`` and ``head.1.*``."""
         head = self.head if isinstance(self.head[0], nn.BatchNorm1d) else self.head[1]
-        return {**self.encoder.state_dict(), **{f"head.{k}": v for k, v in head.state_dict().items()}}
+        encoder = self.encoder.timm_state() if isinstance(self.encoder, PooledEncoder) else self.encoder.state_dict()
+        return {**encoder, **{f"head.{k}": v for k, v in head.state_dict().items()}}
 
     def load_head(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `timm_state` for what is not the encoder's own: pooling, its norm, linear layer."""
@@ -64,8 +75,9 @@ class Classifier(nn.Module):
 
 
 def _set_pooling(encoder: VisionTransformer, pool: str) -> None:
-    if pool not in (known := ("avg", "token", "attentive")):
-        raise unknown("pooling", pool, known, where="head.pool")
+    if pool == "own":
+        return
+    encoder.fc_norm = nn.Identity()
     if pool == "token" and not encoder.has_class_token:
         raise UserError("head.pool=token: this encoder has no class token: give --set head.pool=avg")
     if pool == "avg":

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import UserError, unknown
 from tasks.base import DataInfo, Evaluator
 from tasks.classification.evaluation import AccuracyEvaluator
@@ -56,7 +57,7 @@ class TestSet:
 
     images: Sequence[ImageSet]  # parts of the same length
     extra: Callable[[int], Any]
-    evaluator: Callable[[], Evaluator]
+    evaluator: Callable[[Preprocessing], Evaluator]
 
     def __len__(self) -> int:
         return sum(map(len, self.images))
@@ -97,7 +98,7 @@ def open_test_set(kind: str, data: DataConfig) -> TestSet:
 
 def _plain(data: DataConfig) -> TestSet:
     classes = len(synsets())
-    return TestSet([_open(data)], lambda _: 0, lambda: AccuracyEvaluator(classes))
+    return TestSet([_open(data)], lambda _: 0, lambda told: AccuracyEvaluator(classes, told))
 
 
 def _subset(name: str) -> Callable[[DataConfig], TestSet]:
@@ -110,7 +111,7 @@ def _subset(name: str) -> Callable[[DataConfig], TestSet]:
                 f"--data {data.name}={data.root}: class {synsets()[outside[0]]} is none of the {len(classes)} of {name} "
                 f"({len(outside)} such): remove it, or give the data set that this folder is"
             )
-        return TestSet([images], lambda _: 0, lambda: SubsetEvaluator(classes))
+        return TestSet([images], lambda _: 0, lambda told: SubsetEvaluator(classes, told))
 
     return open_
 
@@ -135,7 +136,7 @@ def _corrupted(data: DataConfig) -> TestSet:
             raise UserError(f"{path}: {len(part)} images, {folders[0][2]} has {len(images[0])}: unpack it again")
     conditions = [(corruption, severity) for corruption, severity, _ in folders]
     each = len(images[0])
-    return TestSet(images, lambda i: i // each, lambda: CorruptionEvaluator(conditions))
+    return TestSet(images, lambda i: i // each, lambda told: CorruptionEvaluator(conditions, told))
 
 
 def _open(data: DataConfig, root: str | None = None) -> ImageSet:
@@ -170,8 +171,8 @@ KINDS: dict[str, Callable[[DataConfig], TestSet]] = {
 class SubsetEvaluator(AccuracyEvaluator):
     """Accuracy among some of the classes: the others' logits do not compete (hendrycks/natural-adv-examples, eval.py)."""
 
-    def __init__(self, classes: list[int]) -> None:
-        super().__init__(len(classes))
+    def __init__(self, classes: list[int], told: Preprocessing) -> None:
+        super().__init__(len(classes), told)
         self.classes = torch.tensor(classes)
 
     def predict(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
@@ -186,12 +187,13 @@ class RealEvaluator(Evaluator):
     `results` is one (images, with ReaL labels, right by ReaL, right by the original label) a process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Preprocessing) -> None:
+        self.told = told
         self.sums: Tensor | None = None
 
     def update(self, model: nn.Module, batch: Any) -> None:
         images, targets, labels = batch
-        predicted = model((normalise(images), targets)).argmax(1)
+        predicted = model((normalise(images, self.told), targets)).argmax(1)
         counted = labels.any(1)
         right = labels[torch.arange(len(labels), device=labels.device), predicted]
         count = torch.tensor(len(targets), device=predicted.device)
@@ -214,13 +216,14 @@ class CorruptionEvaluator(Evaluator):
     first (arXiv 1903.12261, Sec. 4.2); the paper's Table 13 prints this one.
     """
 
-    def __init__(self, conditions: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, conditions: Sequence[tuple[str, int]], told: Preprocessing) -> None:
+        self.told = told
         self.conditions = conditions
         self.counts = torch.zeros(len(conditions), 2, dtype=torch.long)  # images, wrong
 
     def update(self, model: nn.Module, batch: Any) -> None:
         images, targets, condition = batch
-        wrong = model((normalise(images), targets)).argmax(1) != targets
+        wrong = model((normalise(images, self.told), targets)).argmax(1) != targets
         both = torch.stack([torch.ones_like(wrong), wrong], 1).long().cpu()
         self.counts.index_add_(0, condition.cpu(), both)
 

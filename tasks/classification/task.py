@@ -8,7 +8,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, open_encoder
 from backbones.errors import UserError
 from backbones.vit.param_groups import param_groups
 from tasks.base import Evaluator, Task
@@ -17,14 +17,15 @@ from tasks.classification.evaluation import AccuracyEvaluator
 from tasks.classification.heads import load_head, number_by_head, other_names
 from tasks.classification.mixing import Mixup
 from tasks.classification.model import Classifier
+from tasks.classification.pooled import PooledEncoder
 from tasks.classification.robustness import TestSet, open_test_set
-from tasks.classification.transforms import eval_transform, train_crop, train_transform
+from tasks.classification.transforms import train_crop, train_transform
 from tasks.datasets.describe import allowed, describe, drop_unreadable, first_look
 from tasks.datasets.embedded.root import embedded_root
 from tasks.datasets.images import ImageSet, TransformedImages, open_split, training_images
 from tasks.datasets.label_subset import choose_labels
 from tasks.datasets.options import layout_options
-from tasks.datasets.transforms import normalise
+from tasks.datasets.transforms import at_evaluation, eval_crop, normalise
 
 
 class ClassificationTask(Task[ClassificationRecipe]):
@@ -48,7 +49,9 @@ class ClassificationTask(Task[ClassificationRecipe]):
         else:
             self._open_data(checkpoint)
         config, augmentation = recipe.encoder, recipe.augmentation
-        encoder = build_encoder(config.arch, config.img_size, config.drop_path, checkpoint)
+        encoder = open_encoder(config, checkpoint, positions="resample")
+        self._layers = encoder.layer_rules
+        self.preprocessing = at_evaluation(encoder.preprocessing, config.img_size, augmentation.eval_crop_ratio)
         self.mixup: Mixup | None = None
         smoothing = recipe.head.label_smoothing
         if augmentation.mixup or augmentation.cutmix:
@@ -109,16 +112,19 @@ class ClassificationTask(Task[ClassificationRecipe]):
         if self.recipe.train.cache_images:
             self.train_images.cache()
         size, augmentation = self.recipe.encoder.img_size, self.recipe.augmentation
-        transform, crop = train_transform(size, augmentation), train_crop(size, augmentation)
+        transform, crop = (
+            train_transform(size, augmentation, self.preprocessing),
+            train_crop(size, augmentation, self.preprocessing),
+        )
         return training_images(self.train_images, self.recipe.data.decoder, transform, crop)
 
     def val_dataset(self) -> Dataset[Any]:
-        transform = eval_transform(self.recipe.encoder.img_size, self.recipe.augmentation)
+        transform = eval_crop(self.preprocessing)
         return self.test_set.dataset(transform) if self.test_set else TransformedImages(self.val_images, transform)
 
     def prepare_batch(self, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Normalise, erase, mix: erasing comes after normalisation, since it fills with unit noise."""
-        images, targets = normalise(batch[0]), batch[1]
+        images, targets = normalise(batch[0], self.preprocessing), batch[1]
         if self.erasing is not None:
             self.erasing.device = images.device.type
             images = self.erasing(images)
@@ -133,13 +139,15 @@ class ClassificationTask(Task[ClassificationRecipe]):
         return param_groups(
             self.model,
             weight_decay=optimizer.weight_decay,
-            depth=len(self.model.encoder.blocks),  # type: ignore[union-attr,arg-type]
             layer_decay=optimizer.layer_decay,
-            encoder_prefix="encoder.",
+            encoder_prefix="encoder.encoder." if isinstance(self.model.encoder, PooledEncoder) else "encoder.",
+            **self._layers,
         )
 
     def evaluator(self) -> Evaluator:
-        return self.test_set.evaluator() if self.test_set else AccuracyEvaluator(self.data.classes)
+        if self.test_set:
+            return self.test_set.evaluator(self.preprocessing)
+        return AccuracyEvaluator(self.data.classes, self.preprocessing)
 
     def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         assert isinstance(model, Classifier)

@@ -1,4 +1,4 @@
-"""Training and evaluation transforms of the official code: image -> uint8 (3, H, W); normalisation is on the device."""
+"""Training transforms of the official code: image -> uint8 (3, H, W); normalisation is on the device."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
+from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import unknown
 from tasks.classification.config import AugmentationConfig
 from tasks.datasets.decoding import Box, RandomCrop, RandomFlip, to_pil
-from tasks.datasets.transforms import IMAGENET_MEAN, eval_crop
 
 BICUBIC = InterpolationMode.BICUBIC
 
@@ -49,18 +49,18 @@ class RandomResizedCropTF:
         return cropped
 
 
-def train_transform(size: int, config: AugmentationConfig) -> Any:
+def train_transform(size: int, config: AugmentationConfig, told: Preprocessing) -> Any:
     """Crop, flip and RandAugment in the order of timm's `create_transform`, which the official code calls: PIL -> uint8."""
     flip = [v2.RandomHorizontalFlip(config.hflip)] if config.hflip else []
-    return v2.Compose([_crop(size, config), *flip, *_rand_augment(size, config), v2.PILToTensor()])
+    return v2.Compose([_crop(size, config), *flip, *_rand_augment(size, config, told), v2.PILToTensor()])
 
 
-def train_crop(size: int, config: AugmentationConfig) -> RandomCrop:
+def train_crop(size: int, config: AugmentationConfig, told: Preprocessing) -> RandomCrop:
     """`train_transform` with the same draws, before anything is decoded."""
     crop = _crop(size, config)
     draw = crop.box if isinstance(crop, RandomResizedCropTF) else partial(_inception_box, crop)
     then: list[Any] = [RandomFlip(config.hflip)] if config.hflip else []
-    if augment := _rand_augment(size, config):
+    if augment := _rand_augment(size, config, told):
         then += [to_pil, *augment, v1.PILToTensor()]
     return RandomCrop(draw, size, v1.Compose(then))
 
@@ -79,13 +79,13 @@ def _inception_box(crop: RandomResizedCropAndInterpolation, width: int, height: 
     return box
 
 
-def _rand_augment(size: int, config: AugmentationConfig) -> list[Any]:
+def _rand_augment(size: int, config: AugmentationConfig, told: Preprocessing) -> list[Any]:
     if not config.auto_augment:
         return []
     # The parameters that timm's create_transform derives for an image of this size.
     params = {
         "translate_const": int(size * 0.45),
-        "img_mean": tuple(min(255, round(255 * m)) for m in IMAGENET_MEAN),
+        "img_mean": tuple(min(255, round(255 * m)) for m in told.known("RandAugment").mean or ()),
         "interpolation": Image.Resampling.BICUBIC,
     }
     return [with_posterize_to_black(rand_augment_transform(config.auto_augment, params))]
@@ -101,8 +101,3 @@ def with_posterize_to_black(augment: RandAugment) -> RandAugment:
 
 def _posterize(image: Image.Image, bits: int, **kwargs: Any) -> Image.Image:
     return Image.new(image.mode, image.size) if bits < 1 else posterize(image, bits, **kwargs)
-
-
-def eval_transform(size: int, config: AugmentationConfig) -> Any:
-    """Resize the short side (bicubic), centre crop: 256 and 224, or no margin above 224 px (util/datasets.py)."""
-    return eval_crop(size, config.eval_crop_ratio)

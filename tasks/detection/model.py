@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
-from timm.models.vision_transformer import VisionTransformer
 
+from backbones.encoders.contract import Encoder
+from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import UserError, unknown
 from backbones.vit.patch_size import set_patch_size
-from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from tasks.datasets.transforms import has_imagenet_colours, normalise
 from tasks.detection.config import DetectionConfig
 from tasks.detection.heads import proposals, roi_heads
 from tasks.detection.pyramid import SCALES, fpn, simple_pyramid
@@ -34,7 +36,24 @@ class Detector(GeneralizedRCNN):
     """``model(batch)`` on a list of detectron2's dicts: losses in training mode, else a list of ``{"instances": …}``.
 
     Images come as uint8 RGB (3, H, W); normalisation and padding to a square happen inside.
+
+    Args:
+        told: the encoder's preprocessing.
+        parts: of detectron2's `GeneralizedRCNN`.
     """
+
+    def __init__(self, told: Preprocessing, **parts: Any) -> None:
+        mean, std = (tuple(255 * value for value in values or ()) for values in (told.mean, told.std))
+        super().__init__(pixel_mean=mean, pixel_std=std, input_format="RGB", **parts)
+        self.told = told
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """The images of a batch, normalised and padded."""
+        if has_imagenet_colours(self.told):
+            return super().preprocess_image(batched_inputs)
+        images = [normalise(each["image"].to(self.device).unsqueeze(0), self.told)[0] for each in batched_inputs]
+        divisor, constraints = self.backbone.size_divisibility, self.backbone.padding_constraints
+        return ImageList.from_tensors(images, divisor, padding_constraints=constraints)
 
     def forward(self, batch: list[dict[str, Any]]) -> Any:
         if not self.training:
@@ -44,7 +63,7 @@ class Detector(GeneralizedRCNN):
 
 
 def build_detector(
-    encoder: VisionTransformer, config: DetectionConfig, classes: int, image_counts: Sequence[int] = ()
+    encoder: Encoder, config: DetectionConfig, classes: int, image_counts: Sequence[int] = ()
 ) -> Detector:
     """The whole detector; `encoder` is changed in place (`backbones.vit.dense`).
 
@@ -54,20 +73,21 @@ def build_detector(
     Raises:
         UserError: sizes in `config` that do not fit the patch size or each other.
     """
+    vit = encoder.plain
+    if vit is None:
+        raise UserError(f"detection is for the plain ViT that MAE has, this is a {encoder.arch}")
     if config.patch_size is not None:
-        set_patch_size(encoder, config.patch_size)
-    check_sizes(config, encoder.patch_embed.patch_size[0], len(encoder.blocks))
-    pyramid = _PYRAMIDS[config.pyramid](encoder, config)
+        set_patch_size(vit, config.patch_size)
+    check_sizes(config, vit.patch_embed.patch_size[0], len(vit.blocks))
+    pyramid = _PYRAMIDS[config.pyramid](vit, config)
     strides = {name: shape.stride for name, shape in pyramid.output_shape().items()}
     # Boxes and masks are read from all levels but the max-pooled one, which only the proposals use.
     levels = dict(list(strides.items())[: len(SCALES)])
     return Detector(
+        encoder.preprocessing,
         backbone=pyramid,
         proposal_generator=proposals(config, strides),
         roi_heads=roi_heads(config, levels, classes, image_counts),
-        pixel_mean=[255 * value for value in IMAGENET_MEAN],
-        pixel_std=[255 * value for value in IMAGENET_STD],
-        input_format="RGB",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, open_encoder
 from backbones.checkpoints.dense_heads import load_heads
 from backbones.errors import UserError
 from backbones.vit.param_groups import NoDecay, param_groups
@@ -54,8 +54,9 @@ class DetectionTask(Task[DetectionRecipe]):
         self._used, notes = self._choose(train)
         self.train_records = [record for used in self._used[:-1] for record in used.records]
         self.val_records = self._used[-1].records
-        encoder = build_encoder(recipe.encoder.arch, recipe.encoder.img_size, recipe.encoder.drop_path, checkpoint)
-        self.depth = len(encoder.blocks)
+        encoder = open_encoder(recipe.encoder, checkpoint, positions="resample")
+        self.preprocessing = encoder.preprocessing
+        self._layers = encoder.layer_rules
         self.model = build_detector(encoder, recipe.detection, len(train.classes), image_counts(train))
         if checkpoint is not None:
             notes += self._take_heads(checkpoint, len(train.classes))
@@ -144,10 +145,10 @@ class DetectionTask(Task[DetectionRecipe]):
         return param_groups(
             self.model,
             weight_decay=self.recipe.optimizer.weight_decay,
-            depth=self.depth,
             layer_decay=self.recipe.optimizer.layer_decay,
             encoder_prefix=encoder_prefix(self.recipe.detection),
             no_decay=no_decay,
+            **self._layers,
         )
 
     def train_dataset(self) -> Dataset[Record]:

@@ -1,4 +1,4 @@
-"""Features of a data set's images, batch by batch, for whoever keeps them. What a feature is: `backbones.vit.features`."""
+"""Features of a data set's images, batch by batch, for whoever keeps them. What a feature is: `backbones.encoders.features`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from backbones.encoders.contract import Encoder
+from backbones.encoders.features import Feature, image_features
 from backbones.vit.attention import choose_attention
-from backbones.vit.features import Feature, image_features
 from tasks.datasets.loading import (
     CollateOrFail,
     SampleOrFailed,
@@ -25,7 +25,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def feature_batches(
-    encoder: VisionTransformer,
+    encoder: Encoder,
     wanted: Sequence[Feature],
     images: Dataset[Any],
     rows: range,
@@ -59,7 +59,7 @@ def feature_batches(
     done = rows.start
     with dead_workers_explained():
         for batch in loader:
-            pixels = normalise(raise_if_failed(batch)[0].to(device, non_blocking=True))
+            pixels = normalise(raise_if_failed(batch)[0].to(device, non_blocking=True), encoder.preprocessing)
             with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
                 found = image_features(encoder, pixels, wanted)
             yield done, [feature.float().cpu() for feature in found]

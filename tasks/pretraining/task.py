@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, open_encoder
 from backbones.checkpoints.tensor_files import sha256_file
+from backbones.encoders.contract import Encoder
 from backbones.errors import UserError, unknown
 from backbones.mae.masking import SAMPLINGS, grid_stride, visible_count
 from backbones.mae.model import MaskedAutoencoder
@@ -40,7 +41,9 @@ class PretrainingTask(Task[PretrainingRecipe]):
     def __init__(self, recipe: PretrainingRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
         mae = recipe.mae
-        self.model = create_model(recipe, checkpoint)
+        encoder = open_encoder(recipe.encoder, checkpoint, positions="regenerate")
+        self.preprocessing = encoder.preprocessing
+        self.model = create_model(recipe, encoder)
         transforms.check(recipe.augmentation)
         data = recipe.data
         root = embedded_root(data, "imagenet")
@@ -75,12 +78,12 @@ class PretrainingTask(Task[PretrainingRecipe]):
             torch.manual_seed(self.recipe.seed)
             for i in range(count):
                 image, _ = dataset[i * len(self.images) // count]
-                patches = patchify(normalise(image.unsqueeze(0)), patch)[0]
+                patches = patchify(normalise(image.unsqueeze(0), self.preprocessing), patch)[0]
                 kept.append(patches[torch.randperm(len(patches))[:share]])
         return torch.cat(kept)
 
     def prepare_batch(self, batch: list[Tensor]) -> Tensor:
-        return normalise(batch[0])
+        return normalise(batch[0], self.preprocessing)
 
     def param_groups(self) -> list[dict[str, Any]]:
         return model_param_groups(self.model, self.recipe)
@@ -96,17 +99,19 @@ class PretrainingTask(Task[PretrainingRecipe]):
         return files
 
 
-def create_model(recipe: PretrainingRecipe, checkpoint: Checkpoint | None = None) -> MaskedAutoencoder:
-    """The model of a recipe, its encoder from `checkpoint` or from scratch; a target that learns is not fitted yet.
+def create_model(recipe: PretrainingRecipe, encoder: Encoder | None = None) -> MaskedAutoencoder:
+    """The model of a recipe around `encoder`, or one from scratch; a target that learns is not fitted yet.
 
     Raises:
-        UserError: values that make no model, or a checkpoint of another architecture.
+        UserError: values that make no model, or an encoder that is no plain ViT.
     """
-    config, mae = recipe.encoder, recipe.mae
-    encoder = build_encoder(config.arch, config.img_size, config.drop_path, checkpoint, positions="regenerate")
-    _check(mae, encoder.patch_embed.grid_size)
+    mae, opened = recipe.mae, encoder or open_encoder(recipe.encoder, None)
+    vit = opened.plain
+    if vit is None:
+        raise UserError(f"pre-training masks the plain ViT that MAE has, this is a {opened.arch}")
+    _check(mae, vit.patch_embed.grid_size)
     return MaskedAutoencoder(
-        encoder,
+        vit,
         decoder_embed_dim=mae.decoder_embed_dim,
         decoder_depth=mae.decoder_depth,
         decoder_num_heads=mae.decoder_num_heads,
@@ -115,7 +120,7 @@ def create_model(recipe: PretrainingRecipe, checkpoint: Checkpoint | None = None
         encoder_mask_tokens=mae.encoder_mask_tokens,
         target=create_target(
             mae.target,
-            encoder.patch_embed.patch_size[0],
+            vit.patch_embed.patch_size[0],
             pca_components=mae.pca_components,
             vocabulary=mae.vocabulary,
             tokenizer=mae.tokenizer,

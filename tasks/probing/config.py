@@ -23,7 +23,8 @@ class FeaturesConfig:
     norm: str = "last"  # what the encoder's final norm is applied to: last (the last block) | all | none
     store: str = "fp32"  # fp32 | fp16, on disk; computed with in float32 either way
     batch_size: int = 64  # images at once in each process, while features are made
-    eval_crop_ratio: float | None = None  # default: 224 / 256 up to 224 px, 1 above (FINETUNE.md)
+    # Default: the encoder's own; where nothing tells, 224 / 256 up to 224 px, 1 above (FINETUNE.md).
+    eval_crop_ratio: float | None = None
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +38,14 @@ class ProbeHeads(nn.Module):
     same in any company.
 
     Args:
-        width: D.
+        widths: D by the name of the feature.
         seed: of the heads' initialisation.
     """
 
     def __init__(
         self,
         grid: Sequence[Head],
-        width: int,
+        widths: Mapping[str, int],
         classes: int,
         *,
         batch_norm: bool,
@@ -57,9 +57,10 @@ class ProbeHeads(nn.Module):
         self.grid = list(grid)
         self.features = list(dict.fromkeys(head.feature for head in grid))
         self.norms = nn.ModuleList(
-            nn.BatchNorm1d(width, affine=False, eps=1e-6) if batch_norm else nn.Identity() for _ in self.features
+            nn.BatchNorm1d(widths[name], affine=False, eps=1e-6) if batch_norm else nn.Identity()
+            for name in self.features
         )
-        self.heads = nn.ModuleList(_linear(width, classes, init_std, seed, head.name) for head in grid)
+        self.heads = nn.ModuleList(_linear(widths[head.feature], classes, init_std, seed, head.name) for head in grid)
         self.criterion = criterion
 
     def forward(self, batch: Any) -> Any:

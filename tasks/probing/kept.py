@@ -24,17 +24,17 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from numpy.typing import NDArray
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.atomic import read_json, write_json
 from backbones.checkpoints.tensor_files import sha256_file
+from backbones.encoders.contract import Encoder
+from backbones.encoders.features import Feature
+from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import UserError, unknown
-from backbones.vit.encoder import arch_of
-from backbones.vit.features import Feature
 from tasks.datasets.cache_folder import default_cache_root
 from tasks.datasets.images import ImageSet, TransformedImages
-from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_crop
+from tasks.datasets.transforms import eval_crop
 from tasks.features.array_files import ArrayFiles
 from tasks.features.extract import PRECISIONS, feature_batches
 from tasks.progress import progress
@@ -52,10 +52,9 @@ _ABOUT = "about.json"
 class Source:
     """What makes features of images: the encoder and how images come to it."""
 
-    encoder: VisionTransformer
+    encoder: Encoder
     checkpoint: str | None  # sha256, None from scratch
-    img_size: int
-    crop_ratio: float | None
+    used: Preprocessing
     precision: str  # of the encoder
     store: str  # fp16: half the room; rounds by 2^-11 of a value, less than bf16 arithmetic does
     batch_size: int = 64
@@ -129,23 +128,23 @@ def _key(source: Source, images: ImageSet) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "checkpoint": source.checkpoint,
-        "arch": arch_of(source.encoder),
-        "weights": _weights_digest(source.encoder),  # a start from scratch has no file to tell it by
+        "arch": source.encoder.arch,
+        "weights": _weights_digest(source.encoder.net),  # a start from scratch has no file to tell it by
         "data": images.fingerprint(),
         "modified": images.reader.modified(),  # other images may be as large as those that were there before
         "split": images.split,
         "rows": len(images),
         "names": names.hexdigest(),  # which images, in which order
-        "transform": " ".join(str(eval_crop(source.img_size, source.crop_ratio)).split()),
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
-        "img_size": source.img_size,
+        "transform": " ".join(str(eval_crop(source.used)).split()),
+        "mean": list(source.used.mean or ()),
+        "std": list(source.used.std or ()),
+        "img_size": source.used.img_size[0],
         "precision": source.precision,
         "store": source.store,
     }
 
 
-def _weights_digest(encoder: VisionTransformer) -> str:
+def _weights_digest(encoder: nn.Module) -> str:
     digest = hashlib.sha256(
         f"{type(encoder).__name__} {encoder}".encode()
     )  # names norms, activations and their settings
@@ -235,7 +234,7 @@ def _fill(files: ArrayFiles, source: Source, images: ImageSet, missing: list[Fea
     batches = feature_batches(
         source.encoder,
         missing,
-        TransformedImages(images, eval_crop(source.img_size, source.crop_ratio)),
+        TransformedImages(images, eval_crop(source.used)),
         rows,
         device=state.device,
         batch_size=source.batch_size,

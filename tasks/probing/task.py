@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, open_encoder
+from backbones.encoders.contract import Encoder
+from backbones.encoders.features import Feature, choose
 from backbones.errors import UserError, unknown
-from backbones.vit.features import Feature, choose
 from tasks.base import Evaluator, Task
 from tasks.datasets.describe import allowed, describe, drop_unreadable, first_look
 from tasks.datasets.embedded.root import embedded_root
 from tasks.datasets.images import ImageSet, open_split
 from tasks.datasets.label_subset import choose_labels
 from tasks.datasets.options import layout_options
+from tasks.datasets.transforms import at_evaluation
 from tasks.probing.config import FeaturesConfig, ProbingRecipe
 from tasks.probing.evaluation import KnnEvaluator
 from tasks.probing.heads import GridEvaluator, Head, ProbeHeads
@@ -28,7 +30,8 @@ from tasks.probing.kept import Source, kept_features
 from tasks.probing.knn import NearestNeighbours
 
 METHODS = ("knn", "probe")
-POOLS = {"token": "cls", "avg": "mean"}  # as recipes of classification call them -> `backbones.vit.features.KINDS`
+# As recipes of classification call them -> `backbones.encoders.features.KINDS`.
+POOLS = {"token": "cls", "avg": "mean", "own": "own"}
 
 
 class KeptRows(Dataset[Any]):
@@ -72,20 +75,20 @@ class ProbingTask(Task[ProbingRecipe]):
             raise unknown("method", recipe.method, METHODS, where="method")
         self._open_data()
         config = recipe.encoder
-        encoder = build_encoder(config.arch, config.img_size, 0.0, checkpoint)
+        encoder = open_encoder(replace(config, drop_path=0.0), checkpoint, positions="resample")
+        self.preprocessing = at_evaluation(encoder.preprocessing, config.img_size, recipe.features.eval_crop_ratio)
         self.points = _points(encoder, recipe.features)
         self.source = Source(
             encoder.requires_grad_(False),
             checkpoint.sha256 if checkpoint else None,
-            config.img_size,
-            recipe.features.eval_crop_ratio,
+            self.preprocessing,
             recipe.train.precision,
             recipe.features.store,
             recipe.features.batch_size,
             recipe.train.workers,
         )
         self.kept: dict[str, list[NDArray[Any]]] = {}
-        self._set_up_knn() if recipe.method == "knn" else self._set_up_probe(encoder.embed_dim)
+        self._set_up_knn() if recipe.method == "knn" else self._set_up_probe()
 
     def _open_data(self) -> None:
         data = self.recipe.data
@@ -120,7 +123,7 @@ class ProbingTask(Task[ProbingRecipe]):
         self.primary_metric = f"knn{20 if 20 in ks else min(ks)}_top1"
         self.model: nn.Module = Neighbourhood(self.recipe.knn.temperature)
 
-    def _set_up_probe(self, width: int) -> None:
+    def _set_up_probe(self) -> None:
         probe = self.recipe.probe
         if not probe.lrs or min(probe.lrs) <= 0:
             raise UserError(f"probe.lrs={probe.lrs}: give at least one positive learning rate")
@@ -129,7 +132,7 @@ class ProbingTask(Task[ProbingRecipe]):
         self.grid = [Head(lr, pool, f.layer, f.name) for lr in dict.fromkeys(probe.lrs) for pool, f in self.points]
         self.model = ProbeHeads(
             self.grid,
-            width,
+            {f.name: f.shape[-1] for _, f in self.points},
             self.data.classes,
             batch_norm=probe.batch_norm,
             init_std=probe.init_std,
@@ -198,18 +201,18 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _points(encoder: VisionTransformer, config: FeaturesConfig) -> list[tuple[str, Feature]]:
+def _points(encoder: Encoder, config: FeaturesConfig) -> list[tuple[str, Feature]]:
     """(pooling, feature) of the recipe's poolings x layers.
 
     Raises:
         UserError: unknown pooling or norm, no such layer, or no class token.
     """
-    depth = len(encoder.blocks)
+    depth = len(encoder.stages)
     for pool in config.pools:
         if pool not in POOLS:
             raise unknown("pooling", pool, POOLS, where="features.pools")
-        if pool == "token" and not encoder.has_class_token:
-            raise UserError("features.pools=[token]: this encoder has no class token: give --set features.pools=[avg]")
+        if pool == "token" and not encoder.class_token:
+            raise UserError("features.pools=[token]: this encoder has no class token: give --set features.pools=[own]")
     for layer in config.layers:
         if not -depth <= layer < depth:
             raise UserError(f"features.layers={layer}: the encoder has {depth} blocks: give 0 to {depth - 1}, or -1")

@@ -23,6 +23,7 @@ try:
         from mmseg.datasets import ADE20KDataset
         from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, PhotoMetricDistortion, RandomCrop
         from mmseg.evaluation import IoUMetric
+        from mmseg.models.data_preprocessor import SegDataPreProcessor
         from mmseg.models.decode_heads.decode_head import BaseDecodeHead
         from mmseg.registry import MODELS
 except ImportError as e:
@@ -51,6 +52,7 @@ __all__ = [
     "RandomFlip",
     "RandomResize",
     "Resize",
+    "SegDataPreProcessor",
     "TestTimeAug",
     "mmseg",
     "pseudo_collate",

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from backbones.encoders.contract import Encoder
+from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import UserError, unknown
-from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from tasks.datasets.transforms import has_imagenet_colours
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.folders import IGNORE
 from tasks.segmentation.mm import MODELS, ConfigDict
@@ -90,23 +91,26 @@ class Segmenter(nn.Module):
         return merged
 
 
-def build_segmenter(encoder: VisionTransformer, config: SegmentationConfig, img_size: int, classes: int) -> Segmenter:
+def build_segmenter(encoder: Encoder, config: SegmentationConfig, img_size: int, classes: int) -> Segmenter:
     """The network of a recipe; UPerNet has mmseg's settings for MAE (configs/_base_/models/upernet_mae.py).
 
     Raises:
         UserError: `out_blocks` do not fit encoder and head, or an unknown `head` or `inference`.
     """
-    _check(config, len(encoder.blocks), classes)
-    blocks, width = sorted(config.out_blocks), encoder.embed_dim
+    vit = encoder.plain
+    if vit is None:
+        raise UserError(f"segmentation is for the plain ViT that MAE has, this is a {encoder.arch}")
+    _check(config, len(vit.blocks), classes)
+    blocks, width = sorted(config.out_blocks), vit.embed_dim
     common = {"num_classes": classes, "norm_cfg": _norm(), "ignore_index": IGNORE, "align_corners": False}
     with warnings.catch_warnings():
         # mmseg averages the loss over unlabelled pixels too, and says so for each head; its recipes rely on it.
         warnings.filterwarnings("ignore", message=".*avg_non_ignore")
         net = PatchwiseEncoderDecoder(
-            data_preprocessor=MODELS.build(_preprocessor(img_size)),
+            data_preprocessor=MODELS.build(_preprocessor(img_size, encoder.preprocessing)),
             backbone={
                 "type": "DenseViT",
-                "encoder": encoder,
+                "encoder": vit,
                 "img_size": img_size,
                 "out_blocks": blocks,
                 "class_token": config.class_token,
@@ -198,11 +202,11 @@ def _rescales(config: SegmentationConfig) -> list[float]:
     return rescales
 
 
-def _preprocessor(img_size: int) -> dict[str, Any]:
+def _preprocessor(img_size: int, told: Preprocessing) -> dict[str, Any]:
     return {
-        "type": "SegDataPreProcessor",
-        "mean": [255 * v for v in IMAGENET_MEAN],
-        "std": [255 * v for v in IMAGENET_STD],
+        "type": "SegDataPreProcessor" if has_imagenet_colours(told) else "OwnColours",
+        "mean": [255 * v for v in told.mean or ()],
+        "std": [255 * v for v in told.std or ()],
         "bgr_to_rgb": True,
         "pad_val": 0,
         "seg_pad_val": IGNORE,

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from backbones.vit.dense import DenseEncoder
-from tasks.segmentation.mm import MODELS, BaseDecodeHead, EncoderDecoder
+from tasks.segmentation.mm import MODELS, BaseDecodeHead, EncoderDecoder, SegDataPreProcessor
 
 
 @MODELS.register_module()
@@ -50,6 +50,22 @@ class DenseViT(DenseEncoder):
             return features
         normed: Tensor = self.norm(features.movedim(1, -1)).movedim(-1, 1)
         return normed
+
+
+@MODELS.register_module()
+class OwnColours(SegDataPreProcessor):
+    """mmseg's preprocessor with the arithmetic of `tasks.datasets.transforms.normalise`, as encoders' own libraries have it."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **settings: Any) -> None:
+        super().__init__(mean=[m / 255 for m in mean], std=[s / 255 for s in std], **settings)
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """As mmseg's, of pixels in 0..1."""
+        cast = self.cast_data(data)
+        prepared: dict[str, Any] = super().forward(
+            {**cast, "inputs": [image.float() / 255 for image in cast["inputs"]]}, training
+        )
+        return prepared
 
 
 @MODELS.register_module()

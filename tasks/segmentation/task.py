@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from backbones.checkpoints.checkpoint import Checkpoint, build_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, open_encoder
 from backbones.checkpoints.dense_heads import load_heads
 from backbones.errors import UserError
 from backbones.vit.param_groups import param_groups
@@ -51,8 +51,9 @@ class SegmentationTask(Task[SegmentationRecipe]):
             account={used.name: used.account.to_json() for used in self._splits},
             class_names=self.class_names,
         )
-        encoder = build_encoder(encoder_config.arch, encoder_config.img_size, encoder_config.drop_path, checkpoint)
-        self._depth = len(encoder.blocks)
+        encoder = open_encoder(encoder_config, checkpoint, positions="resample")
+        self.preprocessing = encoder.preprocessing
+        self._layers = encoder.layer_rules
         self.model = build_segmenter(encoder, config, encoder_config.img_size, len(self.class_names))
         if checkpoint is not None:
             notes += load_heads(
@@ -138,9 +139,9 @@ class SegmentationTask(Task[SegmentationRecipe]):
         return param_groups(
             self.model,
             weight_decay=optimizer.weight_decay,
-            depth=self._depth,
             layer_decay=optimizer.layer_decay,
             encoder_prefix=ENCODER_PREFIX,
+            **self._layers,
         )
 
     def evaluator(self) -> Evaluator:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from backbones.encoders.preprocessing import ASSUMED
 from mae_bench.records.record import Data, Record
 from mae_bench.tables.definitions.data_sets import DataSet
 from mae_bench.tables.definitions.subjects import recipe_key
@@ -119,6 +120,18 @@ def no_help(
             yield f"{heading}: {method} cannot be compared with scratch, a figure is not a number"
         elif mean == scratch or (mean > scratch) == lower_is_better:
             yield f"{heading}: pre-training does not help, {method} {mean:.1f} against scratch {scratch:.1f}"
+
+
+def assumed_preprocessing(records: Iterable[Record]) -> Iterable[str]:
+    """Which encoders' mean and deviation nothing told, so that those of their family were taken."""
+    by_default: dict[str, list[str]] = {}
+    for record in records:
+        told = record.preprocessing
+        where = told["source"].get("mean", "") if told else ""
+        if record.init.checkpoint is not None and where.startswith(ASSUMED):
+            by_default.setdefault(where, []).append(record.init.method)
+    for where, methods in sorted(by_default.items()):
+        yield f"mean and deviation of {', '.join(sorted(set(methods)))}: ImageNet's, {where}"
 
 
 def unfinished(records: Sequence[Record]) -> str:

@@ -7,9 +7,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from backbones.encoders.features import choose, image_features
 from backbones.errors import UserError
 from backbones.vit.encoder import create_encoder
-from backbones.vit.features import choose, image_features
 
 
 def encoder(**options: object) -> VisionTransformer:

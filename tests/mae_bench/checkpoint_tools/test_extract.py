@@ -21,14 +21,13 @@ from safetensors import safe_open
 import mae_bench
 from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.checkpoints.tensor_files import save_tensors
+from backbones.encoders.features import image_features
 from backbones.vit.encoder import create_encoder
-from backbones.vit.features import image_features
-from tasks.classification.config import AugmentationConfig
-from tasks.classification.transforms import eval_transform
-from tasks.datasets.transforms import normalise
+from tasks.datasets.transforms import eval_crop, normalise
 from tasks.features import extract as features
 from tasks.features.array_files import ArrayFiles
 from tests.conftest import Result
+from tests.encoders import MAE, used
 
 Cli = Callable[..., Result]
 NAMES = ["cat/1.png", "cat/2.png", "cat/10.png", "dog/a.png", "dog/b.png"]  # natural order: 10 comes after 2
@@ -64,11 +63,11 @@ def flat(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_hand(checkpoint: Path, root: Path, size: int = 32) -> NDArray[np.float32]:
     """All tokens after the final norm, one image after another."""
     encoder = mae_bench.load_encoder(checkpoint, img_size=size)
-    transform = eval_transform(size, AugmentationConfig())
+    transform = eval_crop(used(size))
     tokens = []
     for name in NAMES:
         with Image.open(root / name) as image, torch.no_grad():
-            tokens.append(encoder.forward_features(normalise(transform(image).unsqueeze(0))))
+            tokens.append(encoder.forward_features(normalise(transform(image).unsqueeze(0), MAE)))
     return torch.cat(tokens).numpy()
 
 
@@ -347,7 +346,7 @@ def test_cls_of_an_encoder_without_class_token_is_refused(cli: Cli, images: Path
     command = ["extract", tmp_path / "no_cls.safetensors", "--data", images, "--out", tmp_path / "f.npy"]
     result = cli(*command)
     assert result.code == 2
-    assert "has no class token: give mean or patch" in result.err
+    assert "has no class token: give own, mean or patch" in result.err
     assert cli(*command, "--features", "mean", "--workers", 0).code == 0
 
 

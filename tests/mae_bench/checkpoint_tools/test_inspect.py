@@ -26,6 +26,7 @@ from mae_bench.checkpoint_tools.inspect import inspect, lines
 from tasks import create_task, recipe_schema
 from tasks.datasets.embedded.sources import PHOTOGRAPHS, photograph
 from tasks.datasets.transforms import normalise
+from tests.encoders import MAE
 
 ARCH, SIZE = "vit_micro_patch8", 48
 
@@ -81,13 +82,13 @@ def test_target_is_seen_from_what_a_trained_decoder_predicts(target: str) -> Non
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1.5e-3)
     pictures = [photograph(name).resize((192, 192)) for name in list(PHOTOGRAPHS)[6:]]  # not those that it is judged by
     images = torch.stack([torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8) for p in pictures])
-    images = normalise(images.reshape(-1, 4, 48, 4, 48, 3).permute(0, 1, 3, 5, 2, 4).reshape(-1, 3, 48, 48))
+    images = normalise(images.reshape(-1, 4, 48, 4, 48, 3).permute(0, 1, 3, 5, 2, 4).reshape(-1, 3, 48, 48), MAE)
     for _ in range(40):
         loss = model(images[torch.randperm(len(images))[:64]])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert guess_pixel_target(model)[0] == target
+    assert guess_pixel_target(model, MAE)[0] == target
 
 
 def test_published_file_by_the_first_digits_of_its_md5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

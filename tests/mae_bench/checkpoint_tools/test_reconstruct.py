@@ -28,6 +28,7 @@ from mae_bench.checkpoint_tools.image_files import load_image
 from mae_bench.checkpoint_tools.reconstruct import choose_target, panels_of
 from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 from tests.conftest import Result
+from tests.encoders import MAE
 
 Cli = Callable[..., Result]
 SIZE = 48  # 6 x 6 patches
@@ -96,7 +97,7 @@ def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("sampling", ["random", "block", "grid"])
 def test_pasted_is_the_original_where_visible_and_the_reconstruction_where_masked(image: Tensor, sampling: str) -> None:
     masking = draw_masking(sampling, 1, (6, 6), 0.75)
-    panels, _ = panels_of(autoencoder(), image, masking)
+    panels, _ = panels_of(autoencoder(), image, masking, MAE)
     original, masked, reconstructed, pasted = map(in_patches, panels)
     hidden = masking.mask[0].bool().numpy()
     assert hidden.sum() == 27
@@ -110,36 +111,36 @@ def test_pasted_is_the_original_where_visible_and_the_reconstruction_where_maske
 def test_the_loss_is_that_of_pretraining(image: Tensor) -> None:
     model = autoencoder()
     masking = draw_masking("random", 1, (6, 6), 0.75)
-    assert panels_of(model, image, masking)[1] == pytest.approx(
-        model(normalise(image.unsqueeze(0)), masking).item(), rel=1e-5
+    assert panels_of(model, image, masking, MAE)[1] == pytest.approx(
+        model(normalise(image.unsqueeze(0), MAE), masking).item(), rel=1e-5
     )
 
 
 def test_normalised_predictions_get_each_patchs_own_mean_and_deviation_back(image: Tensor) -> None:
     model = autoencoder()
     masking = draw_masking("random", 1, (6, 6), 0.75)
-    inputs = normalise(image.unsqueeze(0))
+    inputs = normalise(image.unsqueeze(0), MAE)
     patches, prediction = patchify(inputs, 8), model.predict(inputs, masking)
     mean, std = patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
     by_hand = to_uint8(unpatchify(prediction * std + mean, 8, (6, 6)))
-    np.testing.assert_array_equal(panels_of(model, image, masking)[0][2], by_hand)
+    np.testing.assert_array_equal(panels_of(model, image, masking, MAE)[0][2], by_hand)
     # A prediction without error gives the picture back.
     torch.testing.assert_close(model.decoder_target.to_pixels(normalise_patches(patches), patches), patches)
 
 
 def test_plain_pixels_are_drawn_as_they_are(image: Tensor) -> None:
-    panels, _ = panels_of(blind("pixels"), image, draw_masking("random", 1, (6, 6), 0.75))
+    panels, _ = panels_of(blind("pixels"), image, draw_masking("random", 1, (6, 6), 0.75), MAE)
     assert (panels[2] == np.round(255 * np.array(IMAGENET_MEAN))).all()  # zero is ImageNet's mean colour
 
 
 def test_pca_coefficients_go_back_through_the_components(image: Tensor, tmp_path: Path, cli: Cli) -> None:
-    patches = patchify(normalise(image.unsqueeze(0)), 8)
+    patches = patchify(normalise(image.unsqueeze(0), MAE), 8)
     target = create_target("pca", 8, pca_components=4)
     target.fit(patches[0])
     model = blind(target)
     with torch.no_grad():
         model.decoder_pred.bias.copy_(torch.tensor([3.0, 0, 0, 0]))
-    panels, _ = panels_of(model, image, draw_masking("random", 1, (6, 6), 0.75))
+    panels, _ = panels_of(model, image, draw_masking("random", 1, (6, 6), 0.75), MAE)
     expected = patches.mean(1, keepdim=True) + 3 * target.components[0]  # type: ignore[operator,index]
     by_hand = to_uint8(unpatchify(expected.expand(1, 36, -1), 8, (6, 6)))
     np.testing.assert_allclose(panels[2].astype(int), by_hand.astype(int), atol=1)
@@ -156,7 +157,7 @@ def test_pca_coefficients_go_back_through_the_components(image: Tensor, tmp_path
 
 def token_model(image: Tensor, decodes: bool) -> MaskedAutoencoder:
     target = create_target("tokens", 8, vocabulary=4)
-    target.tokenizer.codebook.copy_(patchify(normalise(image.unsqueeze(0)), 8)[0, :4])  # type: ignore[union-attr]
+    target.tokenizer.codebook.copy_(patchify(normalise(image.unsqueeze(0), MAE), 8)[0, :4])  # type: ignore[union-attr]
     target.needs_fit = False
     if not decodes:
 
@@ -174,7 +175,7 @@ def token_model(image: Tensor, decodes: bool) -> MaskedAutoencoder:
 
 
 def test_tokens_are_drawn_by_the_tokenizers_decoder(image: Tensor) -> None:
-    panels, _ = panels_of(token_model(image, decodes=True), image, draw_masking("random", 1, (6, 6), 0.75))
+    panels, _ = panels_of(token_model(image, decodes=True), image, draw_masking("random", 1, (6, 6), 0.75), MAE)
     original = in_patches(panels[0])
     np.testing.assert_array_equal(in_patches(panels[2]), np.broadcast_to(original[2], (36, 192)))
 
@@ -451,7 +452,7 @@ def test_an_encoder_without_decoder_says_which_published_files_have_one(
 
 def test_predictions_are_made_with_the_files_own_weights(checkpoint: Path, image: Tensor) -> None:
     masking = draw_masking("random", 1, (6, 6), 0.75)
-    inputs = normalise(image.unsqueeze(0))
+    inputs = normalise(image.unsqueeze(0), MAE)
     read = load_checkpoint(checkpoint).masked_autoencoder().eval()
     here = autoencoder()
     torch.testing.assert_close(

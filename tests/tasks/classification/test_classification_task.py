@@ -21,6 +21,7 @@ from tasks.classification.config import AugmentationConfig, ClassificationRecipe
 from tasks.classification.task import ClassificationTask
 from tasks.datasets.transforms import normalise
 from tasks.recipe import DataConfig, EncoderConfig, OptimizerConfig, ScheduleConfig
+from tests.encoders import MAE
 from tests.golden.figures import arrays
 from tests.tasks.pictures import make_folders, save_picture, truncate
 
@@ -63,7 +64,7 @@ def test_samples_come_as_bytes_and_become_normalised_batches(root: Path) -> None
     assert (images.shape, images.dtype) == ((4, 3, 16, 16), torch.uint8)
     assert targets.tolist() == [0, 0, 0, 0]
     prepared, same = task.prepare_batch([images, targets])
-    assert torch.equal(prepared, normalise(images))
+    assert torch.equal(prepared, normalise(images, MAE))
     assert same is targets
 
 
@@ -133,7 +134,7 @@ def test_mixup_gives_smoothed_distributions(root: Path) -> None:
     images = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
     mixed, targets = task.prepare_batch([images, torch.arange(6) % 3])
     assert mixed.shape == images.shape
-    assert not torch.equal(mixed, normalise(images))
+    assert not torch.equal(mixed, normalise(images, MAE))
     torch.testing.assert_close(targets.sum(1), torch.ones(6))
     assert targets.min().item() == pytest.approx(0.1 / 3)
     # Smoothed once: the criterion must not do it again.
@@ -167,10 +168,10 @@ def test_erasing_fills_boxes_with_noise_after_normalisation(root: Path) -> None:
     task = ClassificationTask(recipe(root, augmentation=AugmentationConfig(erasing=1.0)))
     images = torch.full((32, 3, 16, 16), 200, dtype=torch.uint8)
     erased, _ = task.prepare_batch([images, torch.zeros(32, dtype=torch.long)])
-    changed = (erased != normalise(images)).any(1).flatten(1).float().mean(1)
+    changed = (erased != normalise(images, MAE)).any(1).flatten(1).float().mean(1)
     assert (changed > 0).float().mean() > 0.9
     assert changed.max() < 0.6  # at most a third of the area, rounded
-    noise = erased[(erased != normalise(images))]
+    noise = erased[(erased != normalise(images, MAE))]
     assert noise.std().item() == pytest.approx(1, abs=0.1)
 
 

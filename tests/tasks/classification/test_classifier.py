@@ -14,6 +14,7 @@ from backbones.vit.encoder import create_encoder
 from mae_bench.recipes.load import load_recipe
 from tasks.classification.config import ClassificationRecipe, HeadConfig
 from tasks.classification.model import Classifier
+from tests.encoders import of_vit
 from tests.golden.figures import arrays, draw_weights, figures, tensor
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -21,7 +22,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 def build(img_size: int = 32, classes: int = 7, patch: int = 8, **head: object) -> Classifier:
     encoder = create_encoder(f"vit_micro_patch{patch}", img_size=img_size)
-    return Classifier(encoder, classes, HeadConfig(**head), nn.CrossEntropyLoss())  # type: ignore[arg-type]
+    return Classifier(of_vit(encoder), classes, HeadConfig(**head), nn.CrossEntropyLoss())  # type: ignore[arg-type]
 
 
 def batch(count: int = 6, size: int = 32, classes: int = 7) -> tuple[Tensor, Tensor]:
@@ -64,7 +65,7 @@ def test_new_head_is_distributed_as_the_official_one(protocol: str) -> None:
     recipe = load_recipe(f"{protocol}/vit_base_patch16_imagenet")
     assert isinstance(recipe, ClassificationRecipe)
     encoder = create_encoder("vit_w768_d1_h12_patch16", img_size=32)
-    norm, linear = Classifier(encoder, 1000, recipe.head, nn.CrossEntropyLoss()).head
+    norm, linear = Classifier(of_vit(encoder), 1000, recipe.head, nn.CrossEntropyLoss()).head
     official = figures("head_initialisation")[protocol]
     count, mean, std, low, high = official["weight"]
     weight = linear.weight.double()
@@ -99,7 +100,7 @@ def test_linear_probe_leaves_the_encoder_bit_identical_and_in_evaluation_mode() 
     encoder = create_encoder("vit_micro_patch8", img_size=32, drop_path=0.5)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     config = HeadConfig(frozen_encoder=True, pool="token", batch_norm=True, init_std=0.01)
-    model = Classifier(encoder, 7, config, nn.CrossEntropyLoss()).train()
+    model = Classifier(of_vit(encoder), 7, config, nn.CrossEntropyLoss()).train()
     assert model.training
     assert not any(m.training for m in model.encoder.modules())
     assert model.head[0].training
@@ -164,9 +165,9 @@ def test_encoders_of_other_projects(options: dict[str, Any], pool: str) -> None:
     config = HeadConfig(pool=pool, init_std=0.1)
     if pool == "token" and not encoder.has_class_token:
         with pytest.raises(UserError, match="no class token"):
-            Classifier(encoder, 3, config, nn.CrossEntropyLoss())
+            Classifier(of_vit(encoder), 3, config, nn.CrossEntropyLoss())
         return
-    model = Classifier(encoder, 3, config, nn.CrossEntropyLoss()).train()
+    model = Classifier(of_vit(encoder), 3, config, nn.CrossEntropyLoss()).train()
     model((torch.randn(2, 3, 32, 32), torch.tensor([0, 2])))["loss"].backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
@@ -211,7 +212,7 @@ def test_partial_fine_tuning_trains_all_that_it_may_and_nothing_else(pool: str, 
 def test_frozen_blocks_are_in_evaluation_mode_and_drop_no_path() -> None:
     torch.manual_seed(0)
     encoder = create_encoder("vit_micro_patch8", img_size=32, drop_path=0.5)
-    model = Classifier(encoder, 7, HeadConfig(tune_blocks=1), nn.CrossEntropyLoss()).train()
+    model = Classifier(of_vit(encoder), 7, HeadConfig(tune_blocks=1), nn.CrossEntropyLoss()).train()
     assert [block.training for block in encoder.blocks] == [False, False, False, True]
     seen: list[Tensor] = []
     encoder.blocks[3].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

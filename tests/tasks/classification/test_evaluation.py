@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tasks.classification.evaluation import AccuracyEvaluator
+from tests.encoders import MAE
 
 
 class Fixed(nn.Module):
@@ -27,7 +28,7 @@ class Fixed(nn.Module):
 
 
 def evaluate(model: Fixed, cuts: list[slice], classes: int) -> tuple[dict[str, float], AccuracyEvaluator]:
-    evaluator = AccuracyEvaluator(classes)
+    evaluator = AccuracyEvaluator(classes, MAE)
     for rows in cuts:
         evaluator.update(model, model.batch(rows))
     return evaluator.metrics(evaluator.results()), evaluator
@@ -58,10 +59,10 @@ def test_shards_give_what_the_whole_gives(count: int, size: int, processes: int,
     cuts = [slice(i, min(i + size, count)) for i in range(0, count, size)]
     results = []
     for rank in range(processes):
-        evaluator = AccuracyEvaluator(classes)
+        evaluator = AccuracyEvaluator(classes, MAE)
         for rows in cuts[rank::processes]:
             evaluator.update(model, model.batch(rows))
         results += evaluator.results()  # a process without images adds nothing
-    sharded = AccuracyEvaluator(classes).metrics(results)
+    sharded = AccuracyEvaluator(classes, MAE).metrics(results)
     assert sharded == pytest.approx(whole, rel=1e-6)
     assert (sharded["top1"], sharded["images"]) == (whole["top1"], count)

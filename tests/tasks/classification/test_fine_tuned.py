@@ -23,6 +23,7 @@ from tasks.datasets.imagenet import class_subset, synsets
 from tasks.datasets.transforms import normalise
 from tasks.recipe import DataConfig, EncoderConfig, OptimizerConfig, ScheduleConfig
 from tests.conftest import Result
+from tests.encoders import MAE
 from tests.tasks.pictures import make_folders, save_picture
 
 CLASSES = 3
@@ -82,7 +83,7 @@ def test_logits_are_those_of_timm(tmp_path: Path, root: Path, pool: str) -> None
     task = ClassificationTask(recipe(root, pool), load_checkpoint(save(tmp_path / "ft.pth", model)))
     logits, _ = expected(model, root)
     dataset: Any = task.val_dataset()
-    images = normalise(torch.stack([torch.as_tensor(dataset[i][0]) for i in range(len(dataset))]))
+    images = normalise(torch.stack([torch.as_tensor(dataset[i][0]) for i in range(len(dataset))]), MAE)
     with torch.no_grad():
         torch.testing.assert_close(task.model.eval()((images, None)), logits, rtol=1e-4, atol=1e-4)
     assert logits.std() > 0.1

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
-from tasks.classification.config import AugmentationConfig
 from tasks.classification.robustness import ALEXNET_ERROR, CorruptionEvaluator, open_test_set
-from tasks.classification.transforms import eval_transform
 from tasks.datasets.imagenet import CORRUPTIONS, class_subset, synsets
+from tasks.datasets.transforms import eval_crop
 from tasks.recipe import DataConfig
+from tests.encoders import MAE, used
 from tests.tasks.datasets.layouts.layouts import write_tar
 
 SIZE = 32
@@ -48,14 +48,14 @@ def grey(path: Path, value: int) -> None:
 
 def evaluate(kind: str, root: Path, model: nn.Module, processes: int = 1, **data: Any) -> dict[str, float]:
     test_set = open_test_set(kind, DataConfig(name=kind, root=str(root), **data))
-    dataset: Any = test_set.dataset(eval_transform(SIZE, AugmentationConfig(eval_crop_ratio=1.0)))
+    dataset: Any = test_set.dataset(eval_crop(used(SIZE, 1.0)))
     results = []
     for rank in range(processes):
-        evaluator = test_set.evaluator()
+        evaluator = test_set.evaluator(MAE)
         for batch in DataLoader(dataset, batch_size=7, sampler=range(rank, len(dataset), processes)):
             evaluator.update(model, batch)
         results += evaluator.results()
-    return test_set.evaluator().metrics(results)
+    return test_set.evaluator(MAE).metrics(results)
 
 
 @pytest.mark.parametrize("kind", ["imagenet_a", "imagenet_r"])
@@ -176,7 +176,7 @@ def test_alexnet_itself_has_an_mce_of_100() -> None:
     assert list(ALEXNET_ERROR) == [c for group in CORRUPTIONS.values() for c in group]
     conditions = [(c, s) for c in ALEXNET_ERROR for s in range(1, 6)]
     counts = [[1_000_000, round(1_000_000 * ALEXNET_ERROR[c])] for c, _ in conditions]
-    assert CorruptionEvaluator(conditions).metrics([counts])["inc_mce"] == pytest.approx(100)
+    assert CorruptionEvaluator(conditions, MAE).metrics([counts])["inc_mce"] == pytest.approx(100)
 
 
 def test_limit_takes_images_of_every_condition(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from backbones.errors import UserError
 from tasks.classification.config import AugmentationConfig
 from tasks.classification.transforms import (
     RandomResizedCropTF,
-    eval_transform,
     train_transform,
     with_posterize_to_black,
 )
-from tasks.datasets.transforms import normalise
+from tasks.datasets.transforms import eval_crop, normalise
+from tests.encoders import MAE, used
 from tests.golden.figures import arrays, figures, picture
 
 
@@ -34,20 +34,20 @@ def seed(value: int) -> None:
 
 @pytest.mark.parametrize("golden", figures("eval_digests"), ids=lambda g: f"{g['size']} of {g['image']}")
 def test_evaluation_pixels_equal_official(golden: dict[str, Any]) -> None:
-    pixels = eval_transform(golden["size"], AugmentationConfig())(picture(*golden["image"]))
+    pixels = eval_crop(used(golden["size"]))(picture(*golden["image"]))
     assert pixels.shape == (3, golden["size"], golden["size"])
     assert pixels.dtype == torch.uint8
     assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest() == golden["sha256"]
 
 
 def test_normalised_evaluation_input_equals_official() -> None:
-    pixels = eval_transform(64, AugmentationConfig())(picture(150, 100))
+    pixels = eval_crop(used(64))(picture(150, 100))
     golden = torch.from_numpy(arrays("eval_transform")["normalised_64"])
-    torch.testing.assert_close(normalise(pixels.unsqueeze(0))[0], golden, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(normalise(pixels.unsqueeze(0), MAE)[0], golden, rtol=1e-5, atol=1e-6)
 
 
 def test_evaluation_margin_can_be_set() -> None:
-    whole = eval_transform(32, AugmentationConfig(eval_crop_ratio=1.0))(picture(32, 32))
+    whole = eval_crop(used(32, 1.0))(picture(32, 32))
     assert torch.equal(whole, torch.from_numpy(np.array(picture(32, 32))).permute(2, 0, 1))
 
 
@@ -73,7 +73,7 @@ def test_training_pixels_are_those_of_timms_pipeline(size: int, auto_augment: st
     theirs = create_transform(
         size, is_training=True, color_jitter=None, auto_augment=auto_augment, interpolation="bicubic", normalize=False
     )
-    ours = train_transform(size, AugmentationConfig(auto_augment=auto_augment))
+    ours = train_transform(size, AugmentationConfig(auto_augment=auto_augment), MAE)
     for number in range(12):
         seed(number)
         wanted = theirs(picture(150, 110))
@@ -83,7 +83,7 @@ def test_training_pixels_are_those_of_timms_pipeline(size: int, auto_augment: st
 
 
 def test_flip_can_be_left_out() -> None:
-    never, always = (train_transform(16, AugmentationConfig(hflip=p, scale=[1.0, 1.0])) for p in (0.0, 1.0))
+    never, always = (train_transform(16, AugmentationConfig(hflip=p, scale=[1.0, 1.0]), MAE) for p in (0.0, 1.0))
     seed(0)
     plain = never(picture(16, 16))
     seed(0)
@@ -92,7 +92,7 @@ def test_flip_can_be_left_out() -> None:
 
 def test_unknown_crop_is_named() -> None:
     with pytest.raises(UserError, match=r'unknown crop "tff" in augmentation\.crop: did you mean "tf"'):
-        train_transform(16, AugmentationConfig(crop="tff"))
+        train_transform(16, AugmentationConfig(crop="tff"), MAE)
 
 
 def test_hardest_posterize_is_black_and_not_an_error() -> None:

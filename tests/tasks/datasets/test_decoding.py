@@ -27,6 +27,7 @@ from tasks.datasets.images import CroppedImages, TransformedImages, open_split, 
 from tasks.pretraining.config import CropConfig
 from tasks.pretraining.transforms import train_crop as pretraining_crop
 from tasks.pretraining.transforms import train_transform as pretraining_transform
+from tests.encoders import MAE
 from tests.tasks.pictures import make_folders, truncate
 
 PHOTO = Image.fromarray(data.astronaut())  # 512 x 512
@@ -90,7 +91,7 @@ def test_views_show_what_the_official_transform_shows(name: str) -> None:
     # At full size, box, flip and RandAugment being the same ones: what differs is rounding.
     for auto_augment in (None, "rand-m9-mstd0.5-inc1"):
         config = AugmentationConfig(crop=name, auto_augment=auto_augment)
-        crop, transform = finetuning_crop(224, config), finetuning_transform(224, config)
+        crop, transform = finetuning_crop(224, config, MAE), finetuning_transform(224, config, MAE)
         content = jpeg(photo())
         image = Image.fromarray(whole(content))
         means = []

@@ -25,10 +25,10 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from backbones.errors import UserError
-from backbones.vit.encoder import create_encoder
 from mae_bench.recipes.load import load_recipe
 from tasks.detection.config import DetectionConfig
 from tasks.detection.model import ENCODER_PREFIX, build_detector
+from tests.encoders import scratch
 
 from .conftest import small_config
 from .test_model import sample
@@ -114,7 +114,7 @@ def test_published_recipes_have_the_state_of_detectron2s_model(
     with torch.device("meta"):
         theirs = instantiate(model)
         ours = build_detector(
-            create_encoder(arch, img_size=224), recipe.detection, CLASSES, image_counts=range(1, CLASSES + 1)
+            scratch(arch, img_size=224), recipe.detection, CLASSES, image_counts=range(1, CLASSES + 1)
         )
     shapes = {key: tuple(value.shape) for key, value in of_ours(theirs.state_dict()).items()}
     if arch == "vit_huge_patch14":  # positions keep the grid of pre-training, 16 x 16; theirs were resampled to 14 x 14
@@ -176,7 +176,7 @@ def test_losses_of_a_step_are_detectron2s(cascade: bool, fed: bool) -> None:
     """The same weights, images and random numbers: every loss within 1e-4 of its size (attention is computed otherwise)."""
     theirs, config = small(cascade, fed)
     ours = build_detector(
-        create_encoder("vit_micro_patch8", img_size=48),
+        scratch("vit_micro_patch8", img_size=48),
         config,
         CLASSES,
         image_counts=[i * i for i in range(1, CLASSES + 1)],
@@ -196,7 +196,7 @@ def test_losses_of_a_step_are_detectron2s(cascade: bool, fed: bool) -> None:
 
 
 def test_the_cascade_gives_a_loss_for_every_stage_and_a_gradient_to_every_parameter() -> None:
-    model = build_detector(create_encoder("vit_micro_patch8", img_size=48), small_config(cascade=True), CLASSES).train()
+    model = build_detector(scratch("vit_micro_patch8", img_size=48), small_config(cascade=True), CLASSES).train()
     losses = model([sample(2), sample(0)])
     assert {f"loss_{kind}_stage{i}" for kind in ("cls", "box_reg") for i in range(3)} < set(losses)
     sum(losses.values()).backward()
@@ -205,4 +205,4 @@ def test_the_cascade_gives_a_loss_for_every_stage_and_a_gradient_to_every_parame
 
 def test_unknown_pyramids_are_refused() -> None:
     with pytest.raises(UserError, match=r"detection.pyramid"):
-        build_detector(create_encoder("vit_micro_patch8", img_size=48), DetectionConfig(pyramid="fpm"), CLASSES)
+        build_detector(scratch("vit_micro_patch8", img_size=48), DetectionConfig(pyramid="fpm"), CLASSES)

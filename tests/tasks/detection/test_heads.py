@@ -15,13 +15,15 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.checkpoint import DetectionCheckpointer
 
-from backbones.checkpoints.checkpoint import build_encoder, load_checkpoint
+from backbones.checkpoints.checkpoint import load_checkpoint, open_encoder
 from backbones.checkpoints.dense_heads import load_heads
 from backbones.checkpoints.tensor_files import save_tensors
 from backbones.checkpoints.write_layouts import save_as, vitdet_state
 from backbones.errors import UserError
 from backbones.vit.encoder import create_encoder
 from tasks.detection.model import ENCODER_PREFIX, Detector, build_detector
+from tasks.recipe import EncoderConfig
+from tests.encoders import scratch
 
 from .conftest import small_config
 from .test_against_detectron2 import small
@@ -32,7 +34,7 @@ ARCH, SIZE = "vit_micro_patch8", 48
 def trained(classes: int = 3, **changes: Any) -> Detector:
     """A detector in which nothing is zero or one."""
     torch.manual_seed(0)
-    model = build_detector(create_encoder(ARCH, img_size=SIZE), small_config(**changes), classes)
+    model = build_detector(scratch(ARCH, img_size=SIZE), small_config(**changes), classes)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
     return model.eval()
@@ -68,7 +70,9 @@ each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 def fresh(path: Path, classes: int = 3, *, whole: bool = True, **changes: Any) -> tuple[Detector, list[str]]:
     checkpoint = load_checkpoint(path)
-    model = build_detector(build_encoder(ARCH, SIZE, 0.0, checkpoint), small_config(**changes), classes).eval()
+    model = build_detector(
+        open_encoder(EncoderConfig(ARCH, SIZE), checkpoint, positions="resample"), small_config(**changes), classes
+    ).eval()
     notes = load_heads(model, checkpoint, task="detection", encoder_prefix=ENCODER_PREFIX, whole=whole)
     return model, notes
 
@@ -93,7 +97,7 @@ def test_every_tensor_comes_back_bit_for_bit(tmp_path: Path, layout: str, with_m
 def test_what_is_written_for_detectron2_its_own_model_reads_whole(tmp_path: Path, suffix: str, cascade: bool) -> None:
     """And we read it again, bit for bit."""
     theirs, config = small(cascade, fed=False)
-    model = build_detector(create_encoder(ARCH, img_size=SIZE), config, 7)
+    model = build_detector(scratch(ARCH, img_size=SIZE), config, 7)
     run = load_checkpoint(as_run(model, tmp_path))
     written = save_as(run, tmp_path / "out" / f"model_final.{suffix}", "vitdet")
     theirs.load_state_dict(vitdet_state(run), strict=True)

@@ -20,6 +20,7 @@ from backbones.vit.dense import DenseEncoder
 from backbones.vit.encoder import create_encoder
 from tasks.detection.config import DetectionConfig
 from tasks.detection.model import ENCODER_PREFIX, Detector, build_detector
+from tests.encoders import of_vit, scratch
 
 from .conftest import small_config
 
@@ -28,7 +29,7 @@ CLASSES = 3
 
 def detector(arch: str = "vit_micro_patch8", **changes: Any) -> Detector:
     torch.manual_seed(0)
-    return build_detector(create_encoder(arch, img_size=48), small_config(**changes), CLASSES)
+    return build_detector(scratch(arch, img_size=48), small_config(**changes), CLASSES)
 
 
 def sample(objects: int, *, masks: bool = True) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def test_the_dense_encoder_computes_what_detectron2s_vit_computes(window: int, s
 @pytest.mark.parametrize(("patch", "levels"), [(16, "p2 p3 p4 p5 p6"), (8, "p1 p2 p3 p4 p5"), (4, "p0 p1 p2 p3 p4")])
 def test_the_pyramid_follows_the_patch_size(patch: int, levels: str) -> None:
     encoder = create_encoder(f"vit_micro_patch{patch}", img_size=48)
-    model = build_detector(encoder, small_config(img_size=64), CLASSES)
+    model = build_detector(of_vit(encoder), small_config(img_size=64), CLASSES)
     shapes = model.backbone.output_shape()
     assert list(shapes) == levels.split()
     assert [shape.stride for shape in shapes.values()] == [patch // 4, patch // 2, patch, 2 * patch, 4 * patch]
@@ -92,7 +93,7 @@ def test_the_pyramid_follows_the_patch_size(patch: int, levels: str) -> None:
 def test_the_defaults_are_vitdets_mask_rcnn() -> None:
     """Against the values in detectron2's configs/common/models/mask_rcnn_{fpn,vitdet}.py."""
     with torch.device("meta"):
-        model = build_detector(create_encoder("vit_base_patch16"), DetectionConfig(), 80)
+        model = build_detector(scratch("vit_base_patch16"), DetectionConfig(), 80)
     dense = model.backbone.net.dense
     assert dense.windows == [14, 14, 0] * 4
     assert dense.encoder.blocks[0].attn.rel_pos_h.shape == (27, 64)
@@ -182,4 +183,4 @@ def test_recomputing_blocks_changes_no_gradient() -> None:
 def test_sizes_that_do_not_fit_are_named(arch: str, changes: dict[str, Any], message: str) -> None:
     config = replace(small_config(), **changes)
     with pytest.raises(UserError, match=message):
-        build_detector(create_encoder(arch, img_size=48), config, CLASSES)
+        build_detector(scratch(arch, img_size=48), config, CLASSES)

@@ -19,6 +19,7 @@ from backbones.vit.patch_size import set_patch_size
 from mae_bench.recipes.load import load_recipe
 from tasks.detection.config import DetectionConfig
 from tasks.detection.model import FPN_ENCODER_PREFIX, Detector, build_detector
+from tests.encoders import scratch
 
 from .conftest import small_config
 from .test_model import CLASSES, sample
@@ -26,7 +27,7 @@ from .test_model import CLASSES, sample
 
 def detector(arch: str = "vit_micro_patch8", **changes: Any) -> Detector:
     torch.manual_seed(0)
-    return build_detector(create_encoder(arch, img_size=48), small_config(pyramid="fpn", **changes), CLASSES)
+    return build_detector(scratch(arch, img_size=48), small_config(pyramid="fpn", **changes), CLASSES)
 
 
 @pytest.mark.parametrize(("patch", "levels"), [(16, "p2 p3 p4 p5 p6"), (8, "p1 p2 p3 p4 p5")])
@@ -57,7 +58,7 @@ def test_stages_are_the_maps_after_every_quarter_of_the_blocks() -> None:
 def test_vit_base_is_split_after_blocks_3_6_9_12_with_global_attention_there() -> None:
     with torch.device("meta"):
         recipe: Any = load_recipe("detection_fpn/vit_base_patch16_coco")
-        model = build_detector(create_encoder("vit_base_patch16"), recipe.detection, 80)
+        model = build_detector(scratch("vit_base_patch16"), recipe.detection, 80)
     dense = model.backbone.bottom_up.dense
     assert dense.out_blocks == [2, 5, 8, 11]
     assert dense.windows == [14, 14, 0] * 4
@@ -81,7 +82,7 @@ def test_parameters_are_as_many_as_in_the_public_reproduction() -> None:
     the input, where ours are those of pre-training, resampled at every step as detectron2's ViT does.
     """
     with torch.device("meta"):
-        model = build_detector(create_encoder("vit_base_patch16"), DetectionConfig(pyramid="fpn"), 80)
+        model = build_detector(scratch("vit_base_patch16"), DetectionConfig(pyramid="fpn"), 80)
     positions, tables = (64 * 64 - 14 * 14) * 768, (31 * 31 - 27 * 27) * 12
     count = sum(p.numel() for p in model.parameters()) + positions + tables
     assert round(count / 1e6, 2) == 118.67
@@ -151,5 +152,5 @@ def test_another_patch_size_keeps_the_tokens_of_an_enlarged_image() -> None:
 def test_vit_huge_trains_with_patches_of_16_pixels() -> None:
     recipe: Any = load_recipe("detection/vit_huge_patch14_coco")
     with torch.device("meta"):
-        model = build_detector(create_encoder("vit_huge_patch14"), recipe.detection, 80)
+        model = build_detector(scratch("vit_huge_patch14"), recipe.detection, 80)
     assert [shape.stride for shape in model.backbone.output_shape().values()] == [4, 8, 16, 32, 64]

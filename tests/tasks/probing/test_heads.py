@@ -23,7 +23,7 @@ GRID = [Head(lr, pool, layer, f"{pool}{layer}") for lr in (0.1, 0.2) for pool in
 
 def heads(grid: list[Head] = GRID, **changes: Any) -> Any:
     options: dict[str, Any] = {"batch_norm": True, "init_std": 0.01, "criterion": nn.CrossEntropyLoss(), "seed": 0}
-    return ProbeHeads(grid, 6, 3, **{**options, **changes})
+    return ProbeHeads(grid, {head.feature: 6 for head in grid}, 3, **{**options, **changes})
 
 
 def batch(count: int = 10) -> tuple[list[Tensor], Tensor]:

@@ -16,13 +16,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backbones.encoders.features import choose, image_features
 from backbones.errors import UserError
-from backbones.vit.encoder import create_encoder
-from backbones.vit.features import choose, image_features
 from tasks.datasets.images import ImageSet, open_split
 from tasks.datasets.transforms import eval_crop, normalise
 from tasks.features import extract as features
 from tasks.probing.kept import Source, kept_features, share
+from tests.encoders import MAE, scratch, used
 from tests.tasks.pictures import make_folders, truncate
 
 
@@ -37,8 +37,9 @@ def images_of(data: Path, split: str = "train") -> ImageSet:
 
 def source(seed: int = 0, **changes: Any) -> Source:
     torch.manual_seed(seed)
-    encoder = create_encoder("vit_micro_patch8", img_size=changes.get("img_size", 16))
-    made = Source(encoder, None, 16, None, "fp32", "fp32", batch_size=5, workers=0)
+    size, ratio = changes.pop("img_size", 16), changes.pop("crop_ratio", None)
+    encoder = scratch("vit_micro_patch8", img_size=size)
+    made = Source(encoder, None, used(size, ratio), "fp32", "fp32", batch_size=5, workers=0)
     return dataclasses.replace(made, **changes)
 
 
@@ -63,8 +64,8 @@ def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_they_are_the_encoders_own_in_the_order_of_the_images(data: Path, tmp_path: Path) -> None:
     made, images = source(), images_of(data)
     found = kept_features(made, images, wanted(made), tmp_path)
-    pixels = torch.stack([eval_crop(16)(images.read(i)[0]) for i in range(len(images))])
-    expected = image_features(made.encoder.eval(), normalise(pixels), wanted(made))
+    pixels = torch.stack([eval_crop(used(16))(images.read(i)[0]) for i in range(len(images))])
+    expected = image_features(made.encoder.eval(), normalise(pixels, MAE), wanted(made))
     for feature, rows in zip(wanted(made), expected, strict=True):
         assert found[feature.name].dtype == np.float32
         np.testing.assert_allclose(found[feature.name], rows.numpy(), atol=1e-5)

@@ -21,6 +21,7 @@ from tasks.datasets.loading import CollateOrFail
 from tasks.features import extract as features
 from tasks.probing.task import KeptRows
 from tests.conftest import Result, data_folder
+from tests.encoders import scratch
 from tests.end_to_end.tiny import EMBEDDED, spawn
 
 Cli = Callable[..., Result]
@@ -103,7 +104,7 @@ def test_shipped_recipes_ask_for_features_that_their_encoder_has(name: str) -> N
 
     recipe: Any = load_recipe(name)
     with torch.device("meta"):
-        encoder = create_encoder(recipe.encoder.arch, img_size=recipe.encoder.img_size)
+        encoder = scratch(recipe.encoder.arch, img_size=recipe.encoder.img_size)
     points = _points(encoder, recipe.features)
     assert recipe.protocol() == name.split("/")[0]
     assert len(points) == (1 if recipe.method == "knn" else 8 if "imagenet" in name else 4)

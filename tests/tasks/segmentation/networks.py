@@ -10,6 +10,7 @@ from backbones.vit.encoder import create_encoder
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.mm import mmseg
 from tasks.segmentation.model import Segmenter, build_segmenter
+from tests.encoders import of_vit
 
 CLASSES = 5
 
@@ -22,7 +23,7 @@ def config(**changes: Any) -> SegmentationConfig:
 def segmenter(size: int = 64, drop_path: float = 0.0, **changes: Any) -> Segmenter:
     torch.manual_seed(0)
     encoder = create_encoder("vit_micro_patch8", img_size=size, drop_path=drop_path)
-    return build_segmenter(encoder, config(**changes), size, CLASSES)
+    return build_segmenter(of_vit(encoder), config(**changes), size, CLASSES)
 
 
 def batch(*sizes: tuple[int, int], scale: int = 1, **meta: Any) -> dict[str, list[Any]]:

@@ -11,7 +11,7 @@ from torch import nn
 
 pytest.importorskip("mmseg")
 
-from backbones.checkpoints.checkpoint import build_encoder, load_checkpoint
+from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.checkpoints.dense_heads import load_heads
 from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
@@ -19,6 +19,7 @@ from backbones.vit.encoder import create_encoder
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.mm import MODELS
 from tasks.segmentation.model import ENCODER_PREFIX, Segmenter, build_segmenter
+from tests.encoders import of_vit
 
 ARCH, SIZE = "vit_micro_patch8", 32
 
@@ -33,7 +34,7 @@ def randomised(model: nn.Module) -> nn.Module:
 
 def segmenter(encoder: nn.Module, classes: int = 3, **changes: Any) -> Segmenter:
     config = {"out_blocks": [0, 1, 2, 3], "channels": 16, "aux_channels": 8, "slide_stride": 16, **changes}
-    return build_segmenter(encoder, SegmentationConfig(**config), SIZE, classes)  # type: ignore[arg-type]
+    return build_segmenter(of_vit(encoder), SegmentationConfig(**config), SIZE, classes)  # type: ignore[arg-type]
 
 
 def trained(**changes: Any) -> Segmenter:
@@ -42,7 +43,7 @@ def trained(**changes: Any) -> Segmenter:
 
 def fresh(path: Path, classes: int = 3, *, whole: bool = True, **changes: Any) -> tuple[Segmenter, list[str]]:
     checkpoint = load_checkpoint(path)
-    model = segmenter(build_encoder(ARCH, SIZE, 0.0, checkpoint), classes, **changes).eval()
+    model = segmenter(checkpoint.encoder(img_size=SIZE, positions="resample"), classes, **changes).eval()
     return model, load_heads(model, checkpoint, task="segmentation", encoder_prefix=ENCODER_PREFIX, whole=whole)
 
 

@@ -135,8 +135,9 @@ load_recipe("segmentation/vit_base_patch16_ade20k")
 assert not {"mmseg", "mmcv", "mmengine"} & sys.modules.keys()
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.model import build_segmenter
-from backbones.vit.encoder import create_encoder
-build_segmenter(create_encoder("vit_micro_patch8", img_size=32), SegmentationConfig(out_blocks=[0, 1, 2, 3],
+from backbones.checkpoints.checkpoint import open_encoder
+from tasks.recipe import EncoderConfig
+build_segmenter(open_encoder(EncoderConfig("vit_micro_patch8", 32), None), SegmentationConfig(out_blocks=[0, 1, 2, 3],
     channels=8, aux_channels=8, slide_stride=32), 32, 3)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
