@@ -236,6 +236,9 @@ class Recipe:
     task: str = "???"  # registry key: pretraining | classification | probing | detection | segmentation
     title: str = ""
     published: str = ""  # the figure that the recipe reproduces, with its source
+    # The row group of the tables that its figures belong to, and the SCOPE of --set SCOPE:key=value. Default: what the values
+    # amount to.
+    protocol: str = ""
     seed: int = 0
     gpus: int = 1  # that a launcher gives the job; without a GPU, processes
     cost: CostConfig = field(default_factory=CostConfig)
@@ -245,6 +248,14 @@ class Recipe:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
-    def protocol(self) -> str:
-        """The row group of the tables that this recipe's figures belong to."""
+    def __post_init__(self) -> None:
+        self.protocol = self.protocol or self.implied_protocol()
+
+    def implied_protocol(self) -> str:
+        """The protocol that the values amount to, whatever the recipe is called."""
         return self.task
+
+    @property
+    def evaluate_only(self) -> bool:
+        """Nothing is trained: the model is evaluated as it comes."""
+        return self.schedule.iterations == 0

@@ -14,6 +14,10 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a recipe's key, e.g. --set optimizer.blr=1e-3 (repeatable)."
     ),
 ]
+Include = Annotated[
+    list[Path] | None,
+    typer.Option("--include", metavar="DIR", help="Folder with protocols and suites of your own (repeatable)."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with errors.")]
 
@@ -29,6 +33,14 @@ def set_debug(on: bool, *, reset: bool = False) -> None:
 def debugging() -> bool:
     """Whether errors come with a traceback."""
     return _state["debug"]
+
+
+def include(folders: list[Path] | None) -> None:
+    """Takes the folders of ``--include`` into what recipes and suites are found in."""
+    if folders:
+        from mae_bench.recipes import protocol_files
+
+        protocol_files.include(folders)
 
 
 def print_tables(names: list[str], runs: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from backbones.errors import unknown
-from mae_bench.cli.common import Json, print_json, print_rows
+from backbones.errors import UserError, unknown
+from mae_bench.cli.common import Include, Json, Overrides, include, print_json, print_rows
 
 Rows = list[dict[str, str]]
 # What is listed is imported when it is asked for: `mae-bench --help` should not wait for it.
@@ -33,7 +33,8 @@ def tasks() -> Rows:
 
 def suites() -> Rows:
     """Shipped suites."""
-    from mae_bench.recipes.load import find, read_yaml, suite_names
+    from mae_bench.common.yaml_file import read_yaml
+    from mae_bench.recipes.load import find, suite_names
 
     return [{"suite": s, "title": str(read_yaml(find("suite", s)).get("title", ""))} for s in suite_names()]
 
@@ -80,15 +81,36 @@ KINDS: dict[str, Callable[[], Rows]] = {
 }
 
 
+def _one(name: str, overrides: list[str]) -> list[dict[str, Any]]:
+    """A recipe's values, each with the place that it comes from; or the recipes that a pattern fits."""
+    from mae_bench.recipes.load import describe, explain
+    from mae_bench.recipes.protocol_files import matching
+
+    if set("*?[") & set(name):
+        return [describe(each) for each in matching(name)]
+    return explain(name, overrides)
+
+
 def list_(
     what: Annotated[str, typer.Argument(metavar="tasks|suites|tables|recipes|encoders", help="What to list.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="A recipe, for its values and where each comes from; or finetune/*."),
+    ] = None,
+    overrides: Overrides = None,
+    folders: Include = None,
     as_json: Json = False,
 ) -> None:
-    """List tasks, suites, tables, recipes or the encoders that come with the package."""
+    """List tasks, suites, tables, recipes or the encoders that come with the package; or what one recipe says."""
+    include(folders)
     if what not in KINDS:
         raise unknown("listing", what, KINDS)
-    rows = KINDS[what]()
+    if name is None and overrides:
+        raise UserError("--set goes with a recipe: list recipes NAME --set KEY=VALUE")
+    if name is not None and what != "recipes":
+        raise UserError(f"list {what} takes no name: list recipes NAME shows what a recipe says")
+    rows = KINDS[what]() if name is None else _one(name, overrides or [])
     if as_json:
         print_json(rows)
     else:
-        print_rows(rows)
+        print_rows([{key: str(value) for key, value in row.items()} for row in rows])

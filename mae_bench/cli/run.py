@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backbones.errors import UserError
-from mae_bench.cli.common import Debug, Json, Overrides, is_main, print_json, print_rows, print_tables, set_debug
+from mae_bench.cli.common import (
+    Debug,
+    Include,
+    Json,
+    Overrides,
+    include,
+    is_main,
+    print_json,
+    print_rows,
+    print_tables,
+    set_debug,
+)
 from mae_bench.common.exit_codes import FAILED, INTERRUPTED
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a wrong option needs none of it
@@ -22,11 +33,13 @@ def pretrain(
     out: Annotated[Path, typer.Option("--out", help="Run directory; an interrupted run there goes on.")],
     data: Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder of the data set.")] = None,
     overrides: Overrides = None,
+    folders: Include = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Pre-train a masked autoencoder by a recipe."""
     set_debug(debug)
+    include(folders)
     from mae_bench import api
     from mae_bench.recipes.options import named_path
 
@@ -104,11 +117,13 @@ def run(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="For slurm: stay until the queue is through.")] = False,
     only: Annotated[str | None, typer.Option("--only", hidden=True, help="Run this job of the plan alone.")] = None,
+    folders: Include = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run tasks or a suite from checkpoints (or from scratch) and print the tables."""
     set_debug(debug)
+    include(folders)
     if from_record is not None:
         if suite or tasks or checkpoint or scratch or overrides or seeds:
             raise UserError(

@@ -113,7 +113,7 @@ def fit(
         task.prepare()
         preparing = time.monotonic() - began
         # A schedule of no iterations only evaluates and needs no training set.
-        dataset: Any = [] if recipe.schedule.iterations == 0 else task.train_dataset()
+        dataset: Any = [] if recipe.evaluate_only else task.train_dataset()
         rank, world = accelerator.process_index, accelerator.num_processes
         plan = BatchPlan.make(len(dataset), recipe.train.batch_size, None, rank, world, recipe.seed)
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def _check_batch_norm(task: Task[Any], world: int) -> None:
     """Refuses micro batches of one image for a model that normalises over them, before hours go into features."""
     train = task.recipe.train
     plan = BatchPlan.make(1, train.batch_size, train.micro_batch_size, 0, world, 0)
-    trains = task.recipe.schedule.iterations != 0
+    trains = not task.recipe.evaluate_only
     if trains and plan.micro_batch_size == 1 and any(isinstance(m, nn.BatchNorm1d) for m in task.model.modules()):
         raise UserError(
             f"train.batch_size={train.batch_size} on {world} process{'es' if world > 1 else ''} with "

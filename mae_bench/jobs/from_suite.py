@@ -11,7 +11,8 @@ A suite (``configs/suites/NAME.yaml``) has these keys, all but `title` optional:
     base       recipe to put under those of `pretrain`, in place of the base that their files name
     set        overrides as ``--set`` takes them, which the command line's own come after
     seeds      seeds of each job; --seeds comes before it
-    jobs       pairs of recipe and starts. A start is ``scratch``, ``checkpoint``, or a recipe of the suite: the model that
+    jobs       pairs of recipe and starts; a recipe may be a pattern (``robustness/vit_base_*``), here and in `pretrain`.
+               A start is ``scratch``, ``checkpoint``, or a recipe of the suite: the model that
                its job gave (a checkpoint of the command line that has a classification head takes its place)
     speed      architectures to measure pre-training steps of (Table 2)
     tables     what to print at the end
@@ -20,17 +21,19 @@ A suite (``configs/suites/NAME.yaml``) has these keys, all but `title` optional:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError, unknown
+from mae_bench.common.yaml_file import read_yaml
 from mae_bench.jobs.job import PlannedJob
-from mae_bench.recipes.load import find, load_recipe, read_yaml, recipe_hash, suite_names
+from mae_bench.recipes.load import find, load_recipe, recipe_hash, suite_names
 from mae_bench.recipes.options import Loaded, Options, check_used, load_recipes
 from mae_bench.recipes.pretraining import default_recipe_name, describe_pretraining
+from mae_bench.recipes.protocol_files import config_root, matching
 from tasks.recipe import Recipe
 
 STARTS = ("scratch", "checkpoint")
@@ -129,14 +132,34 @@ def _file(content: Mapping[str, Any], path: Path, options: Options, *, pretrain:
 def _jobs(content: Mapping[str, Any], path: Path) -> Sequence[tuple[str, str]]:
     """(recipe, start) of every job."""
     jobs = content.get("jobs") or []
-    if not isinstance(jobs, list) or not all(isinstance(j, dict) and j.keys() == {"recipe", "init"} for j in jobs):
+    well_formed = isinstance(jobs, list) and all(
+        isinstance(j, dict) and j.keys() == {"recipe", "init"} and isinstance(j["recipe"], str) for j in jobs
+    )
+    if not well_formed:
         raise UserError(f"{path}: jobs: give a list of {{recipe: NAME, init: [scratch, checkpoint]}}")
-    names = [job["recipe"] for job in jobs]
-    items = [(job["recipe"], start) for job in jobs for start in _strings(job, "init", path)]
+    names: list[str] = []
+    items: list[tuple[str, str]] = []
+    for job in jobs:
+        named = _named(job["recipe"], path, names)
+        names += named
+        items += [(name, start) for name in named for start in _strings(job, "init", path)]
     for _, start in items:
         if start not in (*STARTS, *names):
             raise unknown("init", start, (*STARTS, *names), where=str(path))
     return items
+
+
+def _named(text: str, path: Path, taken: Collection[str]) -> list[str]:
+    """The recipe that a suite names, or for a pattern all rows that fit it in the order of their file, but those in `taken`.
+
+    A shipped suite's pattern means shipped rows alone: an included folder does not change what a table is made of.
+    """
+    if not set("*?[") & set(text):
+        return [text]
+    found = [n for n in matching(text, included=not path.is_relative_to(config_root())) if n not in taken]
+    if not found:
+        raise UserError(f"{path}: {text} fits no recipe that the suite does not name already")
+    return found
 
 
 def _strings(content: Mapping[str, Any], key: str, path: Path) -> list[str]:
@@ -163,12 +186,11 @@ def _rows(content: Mapping[str, Any], path: Path) -> list[tuple[str, str | None]
     rows: list[tuple[str, str | None]] = []
     items = [value] if isinstance(value, str) else value
     for item in items if isinstance(items, list) else [None]:
-        if isinstance(item, str):
-            rows.append((item, content.get("base")))
-        elif isinstance(item, dict) and item.keys() <= {"recipe", "base"} and "recipe" in item:
-            rows.append((str(item["recipe"]), item.get("base", content.get("base"))))
-        else:
+        row = {"recipe": item} if isinstance(item, str) else item
+        if not isinstance(row, dict) or not row.keys() <= {"recipe", "base"} or not isinstance(row.get("recipe"), str):
             raise UserError(f"{path}: pretrain: give a text or a list of texts or of {{recipe: NAME, base: NAME}}")
+        base = row.get("base", content.get("base"))
+        rows += [(name, base) for name in _named(row["recipe"], path, [n for n, other in rows if other == base])]
     return rows
 
 

@@ -37,7 +37,7 @@ class PlannedJob:
     @property
     def name(self) -> str:
         """For people and for the run directory: ``finetune/vit_micro_patch8_embedded-MAE-s0``; a plan has each once."""
-        return job_name(self.recipe.protocol(), self.recipe_name, self.method, self.recipe.seed, self.variant)
+        return job_name(self.recipe.protocol, self.recipe_name, self.method, self.recipe.seed, self.variant)
 
     def from_result(self, checkpoint: Checkpoint | None) -> PlannedJob:
         """The job, started from what `after` made."""

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import Any
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
 from mae_bench.common.console import say
 from mae_bench.jobs.job import PlannedJob
 from mae_bench.jobs.run import run_job
+from mae_bench.recipes.load import from_record
 from mae_bench.records import record
 from mae_bench.records.record import Record
-from tasks import recipe_schema
-from tasks.recipe import Recipe
 
 
 def rerun(path: str | Path, out: str | Path, data: Mapping[str, str] | None = None) -> tuple[Record, Record]:
@@ -31,7 +27,7 @@ def rerun(path: str | Path, out: str | Path, data: Mapping[str, str] | None = No
         UserError: no record, or its checkpoint is gone or has other content.
     """
     old = record.read(path)
-    recipe = _recipe(old, str(path))
+    recipe = from_record(old.task, old.recipe, old.protocol, str(path))
     folder = (data or {}).get(recipe.data.name, (data or {}).get(""))
     recipe.data.root = folder or recipe.data.root
     checkpoint = _checkpoint(old, str(path))
@@ -57,14 +53,6 @@ def compare(old: Record, new: Record) -> list[dict[str, Any]]:
         difference = None if was is None or now is None else now - was
         rows.append({"metric": name, "record": was, "again": now, "difference": difference})
     return rows
-
-
-def _recipe(old: Record, where: str) -> Recipe:
-    schema = OmegaConf.structured(recipe_schema(old.task))
-    try:
-        return cast(Recipe, OmegaConf.to_object(OmegaConf.merge(schema, old.recipe)))
-    except OmegaConfBaseException as e:
-        raise UserError(f"{where}: recipe: {str(e).splitlines()[0]}: it was written by another version") from e
 
 
 def _checkpoint(old: Record, where: str) -> Checkpoint | None:

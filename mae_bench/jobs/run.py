@@ -199,7 +199,7 @@ def _record(job: PlannedJob, task: Task[Any], result: FitResult, identity: str, 
     return Record(
         name=job.name,
         task=recipe.task,
-        protocol=recipe.protocol(),
+        protocol=recipe.protocol,
         status="done",
         arch=recipe.encoder.arch,
         img_size=recipe.encoder.img_size,

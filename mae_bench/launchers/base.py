@@ -10,6 +10,7 @@ from pathlib import Path
 from mae_bench.jobs import ledger
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.jobs.plan import Request
+from mae_bench.recipes.protocol_files import included
 from mae_bench.records import record
 from mae_bench.records.record import Record
 
@@ -42,7 +43,8 @@ class Settings:
 
 def command(request: Request, out: Path, job: PlannedJob) -> list[str]:
     """Arguments of python that run one job of the same request; by path, so that the current folder is not searched."""
-    return [str(_MAIN), "run", *request.arguments(), "--out", str(out), "--only", job.name]
+    folders = [text for folder in included() for text in ("--include", str(folder))]
+    return [str(_MAIN), "run", *request.arguments(), *folders, "--out", str(out), "--only", job.name]
 
 
 def python(request: Request, out: Path, job: PlannedJob) -> list[str]:

@@ -34,7 +34,7 @@ def load_recipes(names: Sequence[str], options: Options, bases: Mapping[str, str
         base = (bases or {}).get(name)
         recipe = load_recipe(name, base=base)
         texts = [*options.preset, *options.overrides]
-        overrides = [rest for scope, rest in map(_scoped, texts) if scope in ("", recipe.protocol())]
+        overrides = [rest for scope, rest in map(_scoped, texts) if scope in ("", recipe.protocol)]
         if overrides:
             recipe = load_recipe(name, overrides, base=base)
         folder = options.data.get(recipe.data.name, options.data.get(""))
@@ -57,7 +57,7 @@ def check_used(options: Options, recipes: Sequence[Recipe]) -> None:
     for name in options.data:
         if name and name not in known:
             raise unknown("data set", name, known, where="--data")
-    protocols = {r.protocol() for r in recipes}
+    protocols = {r.protocol for r in recipes}
     for text in options.overrides:
         if (scope := _scoped(text)[0]) and scope not in protocols:
             raise unknown("protocol", scope, protocols, where=f"--set {text}")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mae_bench.recipes.load import as_dict, find
+from mae_bench.recipes.protocol_files import find_row
 from tasks.recipe import Recipe
 
 _SECTIONS = ("mae", "augmentation")
@@ -37,11 +38,14 @@ def describe_pretraining(recipe: Recipe, default: Recipe) -> dict[str, Any]:
 
 
 def default_recipe_name(recipe_name: str, base: str | None = None) -> str:
-    """The recipe that one is compared with: `base`, or ``default.yaml`` beside its file, or itself where there is neither."""
+    """The recipe that one is compared with: `base`, or a ``default`` beside it (row or file), or itself."""
     if base is not None:
         return base
-    beside = find("recipe", recipe_name).with_name("default.yaml")
-    return str(beside) if beside.is_file() else recipe_name
+    if recipe_name.endswith((".yaml", ".yml")):
+        beside = find("recipe", recipe_name).with_name("default.yaml")
+        return str(beside) if beside.is_file() else recipe_name
+    default = f"{recipe_name.rpartition('/')[0]}/default"
+    return recipe_name if find_row(default) is None else default
 
 
 def pretraining_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any] | None:

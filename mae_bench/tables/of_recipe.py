@@ -22,7 +22,7 @@ TABLES = {
 
 def table_of(recipe: Recipe) -> str | None:
     """The table that shows a recipe's runs; None where there is none."""
-    table = TABLES.get(recipe.protocol())
+    table = TABLES.get(recipe.protocol)
     if table != "table3":
         return table
     if recipe.data.label_share or recipe.data.label_list:

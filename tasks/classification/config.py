@@ -65,7 +65,7 @@ class ClassificationRecipe(Recipe):
     head: HeadConfig = field(default_factory=HeadConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
-    def protocol(self) -> str:
+    def implied_protocol(self) -> str:
         """By what trains: nothing (robustness), a part, everything from scratch, a probe's head only, or everything."""
         if self.test_set is not None:
             return "robustness"

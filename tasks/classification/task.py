@@ -64,14 +64,14 @@ class ClassificationTask(Task[ClassificationRecipe]):
             smoothing = 0.0  # the mixed targets are smoothed already
         self.erasing = RandomErasing(augmentation.erasing, mode="pixel", device="cpu") if augmentation.erasing else None
         self.model = Classifier(encoder, self.data.classes, recipe.head, nn.CrossEntropyLoss(label_smoothing=smoothing))
-        if recipe.schedule.iterations == 0 and checkpoint is not None:
+        if recipe.evaluate_only and checkpoint is not None:
             load_head(self.model, checkpoint, f"--data {self.data.name}={self.data.root}")
 
     def _open_test_set(self, checkpoint: Checkpoint | None) -> TestSet | None:
         recipe = self.recipe
         if recipe.test_set is None:
             return None
-        if checkpoint is None or recipe.schedule.iterations != 0:
+        if checkpoint is None or not recipe.evaluate_only:
             raise UserError(
                 f"test_set={recipe.test_set} only evaluates: give --checkpoint with a fine-tuned model, and "
                 "schedule.iterations=0"
@@ -84,7 +84,7 @@ class ClassificationTask(Task[ClassificationRecipe]):
         notes: list[str] = []
         self.train_images = None
         class_to_idx = None
-        if self.recipe.schedule.iterations != 0:
+        if not self.recipe.evaluate_only:
             self.train_images = open_split(data.name, root, "train", options=options, allow=allowed(data, "train"))
             class_to_idx = self.train_images.class_to_idx
             if chosen := choose_labels(self.train_images, data):
@@ -151,6 +151,6 @@ class ClassificationTask(Task[ClassificationRecipe]):
 
     def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         assert isinstance(model, Classifier)
-        if self.recipe.schedule.iterations == 0:
+        if self.recipe.evaluate_only:
             return {}  # nothing was trained: it would be a copy of the checkpoint
         return {"model": model.timm_state()}

@@ -101,8 +101,10 @@ class DetectionRecipe(Recipe):
     data: DataConfig = field(default_factory=lambda: DataConfig(name="coco"))
     detection: DetectionConfig = field(default_factory=DetectionConfig)
 
-    def protocol(self) -> str:
-        """Tables keep the two detectors apart, and LVIS from COCO."""
-        if self.data.name == "lvis":
+    def implied_protocol(self) -> str:
+        """Tables keep the two detectors apart, and LVIS from COCO; the protocol of LVIS takes other sets like it."""
+        if self.data.name == "lvis" or (
+            self.protocol == "lvis" and self.detection.federated_loss and self.data.name != "coco"
+        ):
             return "lvis"
         return "detection_fpn" if self.detection.pyramid == "fpn" else "detection"

@@ -49,7 +49,7 @@ class DetectionTask(Task[DetectionRecipe]):
     def __init__(self, recipe: DetectionRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
         root = data_root(recipe.data.name, embedded_root(recipe.data, "coco"))
-        self.evaluates_only = recipe.schedule.iterations == 0
+        self.evaluates_only = recipe.evaluate_only
         train, self.val = self._read(root)
         self._used, notes = self._choose(train)
         self.train_records = [record for used in self._used[:-1] for record in used.records]
@@ -108,7 +108,7 @@ class DetectionTask(Task[DetectionRecipe]):
         val = read("val")
         if is_lvis(val):
             check_lvis(val)
-        elif recipe.protocol() == "lvis":
+        elif recipe.protocol == "lvis":
             raise UserError(f"{val.json}: its images have no neg_category_ids, which LVIS's AP needs: give LVIS's json")
         train = val if self.evaluates_only else read("train")
         _check_classes(recipe, train, val)

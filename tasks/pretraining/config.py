@@ -60,5 +60,5 @@ class PretrainingRecipe(Recipe):
     mae: MAEConfig = field(default_factory=MAEConfig)
     augmentation: CropConfig = field(default_factory=CropConfig)
 
-    def protocol(self) -> str:
+    def implied_protocol(self) -> str:
         return "pretrain"

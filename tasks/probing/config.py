@@ -71,6 +71,6 @@ class ProbingRecipe(Recipe):
     knn: KnnConfig = field(default_factory=KnnConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
 
-    def protocol(self) -> str:
+    def implied_protocol(self) -> str:
         """``knn`` or ``probe``."""
         return self.method

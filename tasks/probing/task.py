@@ -116,7 +116,7 @@ class ProbingTask(Task[ProbingRecipe]):
         ks, count = self.recipe.knn.k, len(self.train_images)
         if len(self.points) != 1:
             raise UserError(f"k-NN compares one feature, features.pools x features.layers are {len(self.points)}")
-        if self.recipe.schedule.iterations != 0:
+        if not self.recipe.evaluate_only:
             raise UserError("k-NN trains nothing: give schedule.iterations=0")
         # Told before the features are made, which may take hours; `NearestNeighbours` says the same of itself.
         NearestNeighbours(np.empty((count, 0), np.float16), [], self.data.classes, ks, self.recipe.knn.temperature)

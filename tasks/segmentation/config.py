@@ -87,6 +87,6 @@ class SegmentationRecipe(Recipe):
     data: DataConfig = field(default_factory=lambda: DataConfig(name="ade20k"))
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
 
-    def protocol(self) -> str:
+    def implied_protocol(self) -> str:
         """Frozen features are a protocol of their own."""
         return "segmentation_frozen" if self.segmentation.freeze_encoder else "segmentation"

@@ -61,7 +61,7 @@ class SegmentationTask(Task[SegmentationRecipe]):
                 checkpoint,
                 task="segmentation",
                 encoder_prefix=ENCODER_PREFIX,
-                whole=recipe.schedule.iterations == 0,
+                whole=recipe.evaluate_only,
             )
 
     def _find_files(self, root: Path) -> list[str]:
@@ -73,7 +73,7 @@ class SegmentationTask(Task[SegmentationRecipe]):
         if not self._splits[0].rows:
             raise UserError(f"data.limit_val={limits.limit_val} leaves no validation image")
         notes = val.account.notes("val")
-        if self.recipe.schedule.iterations != 0:
+        if not self.recipe.evaluate_only:
             train, said = self._find_training(root, allow)
             notes = [*said, *notes, *checks.check_overlap(train, self._splits[0], self.class_names, allow)]
             self._splits = [train, *self._splits]

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import resources
 from typing import Any
 
-import yaml
-
+from mae_bench.recipes.published import load
 from mae_bench.tables.table import Cell, Measured, Row
 
 
@@ -24,13 +21,6 @@ class Figure:
     def cell(self, ours: Measured | None) -> Cell:
         """The cell that sets our figure against this one."""
         return Cell(self.value, self.sources, ours, self.std)
-
-
-@lru_cache(maxsize=1)
-def load() -> dict[str, Any]:
-    """The whole file; keys `sources` and `tables`."""
-    text = resources.files("mae_bench.tables.definitions").joinpath("published.yaml").read_text("utf-8")
-    return dict(yaml.safe_load(text))
 
 
 def verified_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:

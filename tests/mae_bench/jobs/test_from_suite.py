@@ -81,7 +81,7 @@ def test_a_pretraining_that_fails_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def out_of_memory(job: PlannedJob, _: object) -> Record:
-        raise torch.OutOfMemoryError(f"no memory for\n{job.recipe.protocol()}")
+        raise torch.OutOfMemoryError(f"no memory for\n{job.recipe.protocol}")
 
     monkeypatch.setattr(local, "run_job", out_of_memory)
     outcome = api.run(tmp_path / "runs", suite=suite(tmp_path, ROWS))
@@ -125,7 +125,7 @@ def test_the_papers_suites_hold_each_of_its_models_once(shipped: dict[str, Suite
     for name, count in {"table1": 19, "fig5": 10, "fig7": 5}.items():
         assert len(shipped[name].pretrainings) == count
         assert {p.recipe.encoder.arch for p in shipped[name].pretrainings} == {"vit_large_patch16"}
-        assert {e.recipe.protocol() for e in shipped[name].jobs} == {"finetune", "linear"}
+        assert {e.recipe.protocol for e in shipped[name].jobs} == {"finetune", "linear"}
 
 
 def test_the_embedded_suite_holds_all_rows_of_table_1_and_figure_5(shipped: dict[str, Suite]) -> None:
@@ -160,7 +160,7 @@ def test_one_folder_for_recipes_of_several_data_sets_asks_which() -> None:
 
 def test_the_cifar10_suite_has_every_protocol_and_three_seeds_of_each() -> None:
     made = from_suite("cifar10", Options(seeds=[0, 1, 2]), pretrain=True)
-    runs = Counter((e.recipe.protocol(), e.start) for e in made.jobs)
+    runs = Counter((e.recipe.protocol, e.start) for e in made.jobs)
     assert runs == {
         ("scratch", "scratch"): 3,
         ("finetune", "checkpoint"): 9,  # all labels, 1 % and 10 %

@@ -21,7 +21,7 @@ def test_own_data_takes_the_recipe_of_coco_and_keeps_its_name() -> None:
     entry = chosen("detection", {"mine": "/mine"})
     assert entry.recipe_name == "detection/vit_micro_patch8_coco256"
     assert (entry.recipe.data.name, entry.recipe.data.root) == ("mine", "/mine")
-    assert entry.recipe.protocol() == "detection"
+    assert entry.recipe.protocol == "detection"
 
 
 def test_names_of_recipes_are_no_own_data() -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
-from mae_bench.recipes.load import as_dict, config_root, load_recipe
+from mae_bench.recipes.load import as_dict, load_recipe
+from mae_bench.recipes.protocol_files import find_row, matching
 from tasks.pretraining.config import PretrainingRecipe
 from tasks.pretraining.task import PretrainingTask
 from tests.tasks.pictures import make_folders
 
-# What each row's recipe says, over `base: default`.
+# What each row says, over `base: ablations/default`.
 ROWS: dict[str, dict[str, Any]] = {
     **{f"decoder_depth_{n}": {"mae.decoder_depth": n} for n in (1, 2, 4, 8, 12)},
     **{f"decoder_width_{n}": {"mae.decoder_embed_dim": n} for n in (128, 256, 512, 768, 1024)},
@@ -35,7 +35,6 @@ ROWS: dict[str, dict[str, Any]] = {
     **{f"mask_ratio_{n}": {"mae.mask_ratio": n / 100} for n in (10, 20, 30, 40, 50, 60, 70, 75, 80, 90)},
     **{f"epochs_{n}": {"schedule.epochs": n} for n in (100, 200, 400, 800, 1600)},
 }
-FOLDER = config_root() / "pretrain" / "ablations"
 # Rows whose value is the paper's own.
 SAME = {
     *("decoder_depth_8", "decoder_width_512", "mask_tokens_in_decoder", "target_pixels", "augmentation_random"),
@@ -56,8 +55,8 @@ def learnt(recipe: Any) -> dict[str, Any]:
     }
 
 
-def test_there_is_a_file_for_every_row_and_no_other() -> None:
-    assert {p.stem for p in FOLDER.glob("*.yaml")} == {*ROWS, "default"}
+def test_there_is_a_recipe_for_every_row_and_no_other() -> None:
+    assert {name.rpartition("/")[2] for name in matching("pretrain/ablations/*")} == {*ROWS, "default"}
 
 
 def test_default_is_the_papers() -> None:
@@ -76,12 +75,13 @@ def test_default_is_the_papers() -> None:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_changes_what_its_name_says_and_nothing_else(name: str) -> None:
-    content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    assert content.pop("base") == "default"
-    assert content.pop("title")
-    content.pop("cost", None)
-    assert content.pop("published") in (FOLDER / f"{name}.yaml").read_text().split("base:")[0]
-    assert flat(content) == ROWS[name]
+    row = find_row(f"pretrain/ablations/{name}")
+    assert row is not None
+    assert row.values["base"] == "ablations/default"
+    assert row.values["title"]
+    assert row.values["published"]
+    own = {k: v for k, v in row.values.items() if k not in ("base", "title", "published", "cost")}
+    assert flat(own) == ROWS[name]
 
 
 @pytest.fixture(scope="module")

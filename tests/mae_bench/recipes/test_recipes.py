@@ -17,8 +17,6 @@ from mae_bench.recipes.load import (
     describe,
     find,
     load_recipe,
-    protocol,
-    read_yaml,
     recipe_hash,
     recipe_names,
     suite_names,
@@ -43,8 +41,7 @@ def test_every_shipped_recipe_is_complete(name: str) -> None:
     assert recipe.encoder.img_size % patch == 0
     assert recipe.title
     assert describe(name)["task"] == recipe.task
-    assert protocol(name) == name.split("/")[0]
-    assert find("recipe", name).read_text().startswith("#"), "a recipe says on top what it reproduces"
+    assert recipe.protocol == recipe.implied_protocol() == find("recipe", name).stem == name.split("/")[0]
 
 
 def test_suites_are_not_recipes() -> None:
@@ -146,6 +143,9 @@ def write(path: Path, text: str) -> str:
         ("", "mapping"),
         ("a: [1\n", "YAML"),
         ("a: !!python/object/apply:os.system ['touch x']\n", "YAML"),
+        ("task: classification\nseed: 1\nseed: 2\n", "twice"),
+        ("task: classification\ntitle: ${oc.env:HOME}\n", "${oc.env:HOME}"),
+        ("rows: {a: {}}\n", "--include"),
         ("task: classification\n3: 4\n", "3"),
     ],
 )
@@ -156,17 +156,26 @@ def test_bad_recipe_file_is_named(tmp_path: Path, text: str, part: str) -> None:
     assert part in message
 
 
-def test_binary_file_is_no_recipe(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(UserError, match="not readable as YAML"):
-        read_yaml(tmp_path / "r.yaml")
-
-
 def test_recipe_extends_one_beside_it_or_a_shipped_one(tmp_path: Path) -> None:
     write(tmp_path / "mine.yaml", f"base: {FINETUNE}\noptimizer: {{lr: 0.5}}\n")
     path = write(tmp_path / "other.yaml", "base: mine\nseed: 4\n")
     recipe = load_recipe(path)
     assert (recipe.optimizer.lr, recipe.seed, recipe.optimizer.layer_decay) == (0.5, 4, 0.75)
+
+
+def test_a_file_of_ones_own_takes_its_protocol_from_its_base_its_own_key_or_its_values(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain.yaml", "task: classification\nhead: {frozen_encoder: true}\noptimizer: {lr: 1}\n")
+    based = write(tmp_path / "based.yaml", f"base: {FINETUNE}\nhead: {{label_smoothing: 0}}\n")
+    named = write(tmp_path / "named.yaml", f"base: {FINETUNE}\nhead: {{frozen_encoder: true}}\nprotocol: mine\n")
+    assert [load_recipe(path).protocol for path in (plain, based, named)] == ["linear", "finetune", "mine"]
+    moved = write(tmp_path / "moved.yaml", f"base: {FINETUNE}\nhead: {{frozen_encoder: true}}\n")
+    assert "protocol=linear" in refusal(moved)
+
+
+def test_evaluating_alone_is_a_property() -> None:
+    assert not load_recipe(FINETUNE).evaluate_only
+    assert load_recipe("knn/vit_base_patch16_imagenet").evaluate_only
+    assert load_recipe("segmentation/vit_base_patch16_ade20k_ms").evaluate_only
 
 
 def test_bases_that_lead_back_are_refused(tmp_path: Path) -> None:

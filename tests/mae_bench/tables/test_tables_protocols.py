@@ -278,7 +278,7 @@ def test_seeds_make_mean_and_sample_deviation_in_every_table(definition: Definit
         ("robustness/vit_base_patch16_imagenet_a", [], "table13"),
         ("attentive/vit_base_patch16_imagenet", [], None),
         ("detection/vit_base_patch16_coco", [], "vitdet_coco"),
-        ("detection/vit_base_patch16_coco", ["detection.pyramid=fpn"], "table4"),
+        ("detection/vit_base_patch16_coco", ["detection.pyramid=fpn", "protocol=detection_fpn"], "table4"),
         ("detection/vit_micro_patch8_embedded", [], "vitdet_coco"),
     ],
 )
@@ -289,7 +289,7 @@ def test_a_run_prints_the_table_that_it_fills(recipe: str, overrides: list[str],
         return
     metrics = {"top1": 50.0, "knn10_top1": 50.0, "box_ap": 50.0}
     data = data_set(resolved.data.name, 10, 10, 10)
-    run = make(protocol=resolved.protocol(), task=resolved.task, metrics=metrics, recipe=as_dict(resolved), data=data)
+    run = make(protocol=resolved.protocol, task=resolved.task, metrics=metrics, recipe=as_dict(resolved), data=data)
     assert [c for row in tables.build(table, [run]).rows for c in row.cells if c.ours]
 
 

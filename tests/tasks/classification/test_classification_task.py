@@ -103,7 +103,7 @@ def test_probe_gives_the_optimiser_the_head_only(root: Path) -> None:
     task = ClassificationTask(recipe(root, head=LINEAR))
     given = {id(p) for group in task.param_groups() for p in group["params"]}
     assert given == {id(p) for p in task.model.head.parameters()}
-    assert task.recipe.protocol() == "linear"
+    assert task.recipe.protocol == "linear"
 
 
 def test_probe_after_steps_has_the_checkpoints_encoder(root: Path) -> None:

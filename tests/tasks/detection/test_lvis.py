@@ -214,7 +214,7 @@ def test_ids_may_be_written_otherwise(folder: Path, tmp_path: Path) -> None:
 
 def test_a_coco_json_given_for_lvis_is_refused(folder: Path) -> None:
     recipe = small_recipe(folder)
-    recipe.data.name = "lvis"
+    recipe.data.name = recipe.protocol = "lvis"
     with pytest.raises(UserError, match="have no neg_category_ids, which LVIS's AP needs: give LVIS's json"):
         DetectionTask(recipe)
 
@@ -263,7 +263,7 @@ def test_without_rare_classes_every_image_comes_once() -> None:
 def test_the_task_repeats_weighs_and_judges(folder: Path) -> None:
     recipe = small_recipe(folder, federated_loss=True, repeat_threshold=0.9, federated_classes=5)
     recipe.data.name, recipe.data.options = "lvis", dict(OPTIONS)
-    assert recipe.protocol() == "lvis"
+    assert recipe.implied_protocol() == "lvis"
     task = DetectionTask(recipe)
     predictor = task.model.roi_heads.box_predictor
     torch.testing.assert_close(predictor.fed_loss_cls_weights, torch.arange(1.0, 11.0).sqrt())

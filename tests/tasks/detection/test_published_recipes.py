@@ -65,7 +65,7 @@ def test_vitdet_trains_by_the_published_configuration(name: str, suffix: str) ->
     assert rates(recipe, 0, 125 * recipe.schedule.warmup_iterations // 250) == pytest.approx(
         [lr / 1000, lr * 0.5005], rel=1e-2
     )
-    assert recipe.protocol() == name.split("/")[0]
+    assert recipe.protocol == name.split("/")[0]
 
 
 @pytest.mark.parametrize("name", LI)
@@ -80,7 +80,7 @@ def test_the_detector_of_table_4_trains_as_li_et_al_say(name: str) -> None:
     )
     assert recipe.optimizer.layer_decay is None
     assert (recipe.detection.pyramid, recipe.detection.window_size, recipe.train.batch_size) == ("fpn", 14, 64)
-    assert recipe.protocol() == "detection_fpn"
+    assert recipe.protocol == "detection_fpn"
 
 
 def test_figures_are_of_one_recipe_each() -> None:
@@ -100,7 +100,7 @@ def test_four_gpus_take_a_sixteenth_of_the_rate_for_sixteen_times_the_steps() ->
 @pytest.mark.parametrize("folder", ["detection", "detection_fpn"])
 @pytest.mark.parametrize("data", ["embedded", "coco256"])
 def test_small_machines_have_both_detectors(folder: str, data: str) -> None:
-    assert load_recipe(f"{folder}/vit_micro_patch8_{data}").protocol() == folder
+    assert load_recipe(f"{folder}/vit_micro_patch8_{data}").protocol == folder
 
 
 def decays(coco: Path, **changes: Any) -> dict[str, float]:

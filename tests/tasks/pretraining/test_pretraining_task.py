@@ -117,7 +117,7 @@ def test_there_is_nothing_to_evaluate(root: Path) -> None:
     task = PretrainingTask(recipe(root))
     assert task.val_dataset() is None
     assert task.primary_metric == ""
-    assert task.recipe.protocol() == "pretrain"
+    assert task.recipe.protocol == "pretrain"
 
 
 def test_task_knows_its_data(root: Path) -> None:

@@ -106,7 +106,7 @@ def test_shipped_recipes_ask_for_features_that_their_encoder_has(name: str) -> N
     with torch.device("meta"):
         encoder = scratch(recipe.encoder.arch, img_size=recipe.encoder.img_size)
     points = _points(encoder, recipe.features)
-    assert recipe.protocol() == name.split("/")[0]
+    assert recipe.protocol == name.split("/")[0]
     assert len(points) == (1 if recipe.method == "knn" else 8 if "imagenet" in name else 4)
 
 

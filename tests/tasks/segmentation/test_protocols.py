@@ -60,12 +60,12 @@ def test_frozen_features_are_the_same_in_training_and_need_no_graph() -> None:
 
 
 def test_a_frozen_encoder_gets_no_optimiser_state(ade: Path, recipe: Any) -> None:
-    task = SegmentationTask(recipe(ade, "segmentation.freeze_encoder=true"))
+    task = SegmentationTask(recipe(ade, "segmentation.freeze_encoder=true", "protocol=segmentation_frozen"))
     grouped = {id(p) for group in task.param_groups() for p in group["params"]}
     for name, parameter in task.model.named_parameters():
         assert (id(parameter) in grouped) == (not name.startswith(ENCODER_PREFIX)), name
-    assert task.recipe.protocol() == "segmentation_frozen"
-    assert recipe(ade).protocol() == "segmentation"
+    assert task.recipe.protocol == "segmentation_frozen"
+    assert recipe(ade).protocol == "segmentation"
 
 
 def test_the_linear_head_is_batch_norm_and_one_convolution_on_normalised_features() -> None:
