@@ -179,6 +179,11 @@ def test_values_that_the_batch_size_scales_say_so() -> None:
     assert found["optimizer.lr"]["where"] == "configs/detection.yaml: data.coco, scaled to train.batch_size"
 
 
+def test_configs_holds_files_of_protocols_and_suites_alone() -> None:
+    found = {path.relative_to(config_root()).parts for path in config_root().rglob("*") if path.is_file()}
+    assert {parts for parts in found if len(parts) > 1 and parts[0] != "suites"} == set()
+
+
 def test_files_say_on_top_what_they_are_and_how_to_run_it() -> None:
     for file in protocols().values():
         head = file.path.read_text().partition("\n\n")[0]
