@@ -129,7 +129,7 @@ jobs: [{{recipe: knn/vit_micro_patch8_embedded, init: [scratch, checkpoint]}}]
 """,
     )
     jobs = make_plan(Request(suite=path)).jobs
-    assert [(job.recipe.protocol(), job.method) for job in jobs] == [
+    assert [(job.recipe.protocol, job.method) for job in jobs] == [
         ("pretrain", "scratch"),
         ("knn", "scratch"),
         ("knn", "MAE"),
