@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from backbones.errors import UserError
+from mae_bench.cli.common import Json, Overrides, print_json
 
 PROBLEMS = 1
 
@@ -21,18 +26,26 @@ def _group() -> None:
 @app.command()
 def verify(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="imagenet, inat2018, places365, imagenet_c, … or your own.")
+        str, typer.Argument(metavar="NAME", help="imagenet, inat2018, places365, coco, lvis, ade20k, … or your own.")
     ],
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Where it lies, as for --data NAME=DIR.")],
     full: Annotated[bool, typer.Option("--full", help="Decode every image, not a sample.")] = False,
     sample: Annotated[int, typer.Option("--sample", metavar="N", help="Images of each split to decode.")] = 1000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="RECIPE",
+            help="Look as this recipe reads it; default: by NAME, else by what lies in DIR.",
+        ),
+    ] = None,
+    set_: Overrides = None,
+    as_json: Json = False,
 ) -> None:
-    """Compare a data set with the published one: counts, unreadable files, labels, absent classes.
+    """Look at a data set whole: what is found, used and left out; counts, unreadable files, labels, absent classes.
 
     Exit codes: 0 nothing wrong, 1 problems found, 2 could not look.
     """
-    from tasks.datasets.verify import verify as run
     from tasks.progress import progress
 
     bars: list[Any] = []
@@ -41,18 +54,63 @@ def verify(
         bars.append(progress("decoding", total))
         return bars[0].__enter__()
 
+    look = _reader(name, folder, recipe, set_ or [])
+    if sample < 0:
+        raise UserError(f"--sample {sample}: give 0 or more")
     try:
-        report = run(name, folder, full=full, sample=sample, progress=begin)
+        report = look(folder, full=full, sample=sample, progress=begin)
     finally:
         for bar in bars:
             bar.__exit__(None, None, None)
     if as_json:
-        print(json.dumps({**asdict(report), "problems": report.problems}, indent=2))
+        print_json({**asdict(report), "problems": report.problems})
     else:
         for line in lines(report):
             print(line)
     if report.problems:
         raise typer.Exit(PROBLEMS)
+
+
+# Whose folders, classes and options are meant where nobody says.
+_RECIPES = {
+    "coco": "detection/vit_base_patch16_coco",
+    "lvis": "lvis/vit_base_patch16_lvis",
+    "ade20k": "segmentation/vit_base_patch16_ade20k",
+}
+
+
+def _reader(name: str, folder: str, recipe_name: str | None, overrides: list[str]) -> Callable[..., Any]:
+    """What looks at a data set: the reader of the task whose recipe reads it."""
+    from mae_bench.recipes.load import load_recipe
+    from tasks import require
+    from tasks.datasets.options import layout_options
+    from tasks.datasets.verify import verify as of_images
+
+    recipe_name = recipe_name or _RECIPES.get(name) or _RECIPES.get(_kind(Path(folder).expanduser()))
+    recipe: Any = load_recipe(recipe_name or "finetune/vit_base_patch16_imagenet", [f"data.name={name}", *overrides])
+    if recipe.task == "detection":
+        require("detection")
+        from tasks.detection.verify import verify as of_objects
+
+        return partial(of_objects, recipe)
+    if recipe.task == "segmentation":
+        require("segmentation")
+        from tasks.segmentation.verify import verify as of_maps
+
+        return partial(of_maps, recipe)
+    return partial(of_images, name, options=layout_options(recipe.data))
+
+
+def _kind(root: Path) -> str:
+    """The published set that a folder is laid out like, where that is one of objects or maps."""
+    jsons = [*root.glob("annotations/instances_*.json"), *root.glob("*/_annotations.coco.json")]
+    if jsons:
+        return "coco"
+    if [*root.glob("annotations/lvis_*.json")]:
+        return "lvis"
+    inside = root / "ADEChallengeData2016"
+    maps = any((base / "images").is_dir() and (base / "annotations").is_dir() for base in (root, inside))
+    return "ade20k" if maps else ""
 
 
 def lines(report: Any) -> list[str]:
@@ -72,7 +130,7 @@ def lines(report: Any) -> list[str]:
         )
         few, many = split.balance
         sizes = f"; {split.sizes}" if split.sizes else ""
-        told.append(f"{' ' * width}  {few:,} to {many:,} images a class{sizes}")
+        told.append(f"{' ' * width}  {few:,} to {many:,} {split.unit} a class{sizes}")
         told += [f"{' ' * width}  {line}" for line in split.books]
         told += [f"{' ' * width}  note: {note}" for note in split.notes]
     if all(split.published_images is None for split in report.splits):

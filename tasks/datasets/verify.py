@@ -1,7 +1,7 @@
 """Whether a classification data set on disk is the published one, and its whole account: counts, labels, unreadable files.
 
-No layouts (`tasks.datasets.layouts`) and no printing. Detection and segmentation data have readers of their own,
-and are not covered.
+No layouts (`tasks.datasets.layouts`) and no printing. What jsons of objects and folders of maps hold is looked at in
+`tasks.detection.verify` and `tasks.segmentation.verify`, which report in the same words.
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ PUBLISHED = {
     "imagenet_real": Published(1000, val=50_000),
     "imagenet_c": Published(1000, val=50_000),
 }
-NOT_COVERED = ("coco", "lvis", "ade20k")
 
 
 @dataclass
@@ -68,12 +67,14 @@ class SplitReport:
     published_images: int | None = None
     classes: int = 0  # with at least one image
     published_classes: int | None = None
-    labels: list[int] = field(default_factory=list)  # least and greatest
-    balance: list[int] = field(default_factory=list)  # images of the smallest and of the largest class
+    labels: list[int] = field(default_factory=lambda: [0, 0])  # least and greatest
+    balance: list[int] = field(default_factory=lambda: [0, 0])  # images of the smallest and of the largest class
     sizes: str = ""  # pixels of the smallest and the largest image that was looked at
     decoded: int = 0  # images that were looked at
     account: dict[str, Any] = field(default_factory=dict)  # `Account.to_json`
     books: list[str] = field(default_factory=list)  # the same, as lines
+    unit: str = "images"  # what `balance` counts
+    unreadable: list[str] = field(default_factory=list)  # paths
     notes: list[str] = field(default_factory=list)  # what is no problem, but to be known
     problems: list[str] = field(default_factory=list)  # a line each
 
@@ -81,6 +82,14 @@ class SplitReport:
         shown = ", ".join(str(name) for name in names[:_NAMED])
         more = f", … ({len(names)} such)" if len(names) > _NAMED else ""
         self.problems.append(f"{what}: {shown}{more}" if names else what)
+
+    def count_against_published(self) -> None:
+        """A problem where `images` is another number than `published_images`."""
+        if self.published_images is not None and self.images != self.published_images:
+            difference = self.images - self.published_images
+            self.problem(
+                f"{self.images} images, {abs(difference)} {'more' if difference > 0 else 'fewer'} than published"
+            )
 
 
 @dataclass
@@ -118,12 +127,8 @@ def verify(
         progress: given how many images will be decoded, returns what is told how many are done.
 
     Raises:
-        UserError: no such folder, no layout that we know, or a data set that is not covered.
+        UserError: no such folder, or no layout that we know.
     """
-    if name in NOT_COVERED:
-        raise UserError(
-            f"data verify {name}: not covered, only data sets of classification are: {', '.join(PUBLISHED)}"
-        )
     if sample < 0:
         raise UserError(f"--sample {sample}: give 0 or more")
     base = data_root(name, root)
@@ -236,11 +241,7 @@ def _count(report: SplitReport, reader: Reader, name: str) -> None:
     if published:
         report.published_classes = published.classes
         report.published_images = published.train if report.split == "train" else published.val
-        if report.published_images is not None and report.images != report.published_images:
-            difference = report.images - report.published_images
-            report.problem(
-                f"{report.images} images, {abs(difference)} {'more' if difference > 0 else 'fewer'} than published"
-            )
+        report.count_against_published()
     for what, names in _wrong_classes(reader, present, name):
         if names:
             report.problem(what, names)

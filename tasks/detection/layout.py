@@ -33,6 +33,8 @@ def find_json(root: Path, split: str, options: Mapping[str, Any]) -> Path | None
     for key in options:
         if key not in OPTIONS:
             raise unknown("option", key, OPTIONS, where="data.options")
+    if not isinstance(options.get("outside", False), bool):
+        raise UserError(f"data.options.outside={options['outside']}: give true or false")
     if given := options.get(f"{split}_json"):
         return _given(root, f"{split}_json", given)
     if root.is_file():

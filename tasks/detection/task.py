@@ -100,7 +100,13 @@ class DetectionTask(Task[DetectionRecipe]):
 
         def read(split: str) -> CocoSplit:
             masks = recipe.detection.with_masks
-            found = read_split(root, split, options, with_masks=masks, skip_broken=recipe.data.skip_broken)
+            found = read_split(
+                root,
+                split,
+                options,
+                with_masks=masks,
+                skip_broken=recipe.data.skip_broken or "broken" in recipe.data.allow,
+            )
             if masks:
                 require_masks(found)
             return found
@@ -204,7 +210,7 @@ def _train_images(recipe: DetectionRecipe, split: CocoSplit) -> tuple[Used, list
     whole = [record for record in split.records if has_objects(record)]
     records = whole[: recipe.data.limit_train]
     _enter_limit(books, whole, len(records))
-    if recipe.data.skip_broken:
+    if recipe.data.skip_broken or "unreadable" in recipe.data.allow:
         records, broken = readable(records)
         for name in broken:
             books.give_up("images", "unreadable", name)

@@ -77,39 +77,45 @@ def look_at_labels(used: Used, classes: int, reduce_zero_label: bool, most: int 
 
 
 def check_labels(
-    where: str, labels: Labels, names: Sequence[str], reduce_zero_label: bool, *, part: bool = False
+    labels: dict[str, Labels], names: Sequence[str], reduce_zero_label: bool, parts: Collection[str] = ()
 ) -> list[str]:
     """Notes on the labels that occur: classes that no map holds, and values that fit the other `reduce_zero_label`.
 
     Args:
-        part: the user asked for some of the split's maps alone.
+        labels: by split.
+        parts: splits of which the user asked for some maps alone.
 
     Raises:
         UserError: less than two classes occur in the maps of a whole split, over which no mIoU means anything.
     """
-    present = np.flatnonzero(labels.counts)
-    if not part and len(present) < 2:
-        only = (
-            f"all labelled pixels are of one class, {names[present[0]]!r}" if len(present) else "no pixel is labelled"
-        )
-        raise UserError(
-            f"{where}: {only} in {labels.maps:,} maps: nothing can be told apart (0 and 255 are no two classes: 255 is "
-            f"unlabelled{', and so is 0 with segmentation.reduce_zero_label=true' if reduce_zero_label else ''}): mend the maps"
-        )
-    notes, absent = [], [name for name, count in zip(names, labels.counts, strict=True) if not count]
-    if absent:
-        some = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
-        notes.append(f"{where}: {len(absent)} of {len(names)} classes are in none of {labels.maps:,} maps ({some})")
-    if reduce_zero_label and labels.zero and not labels.counts[-1]:
+    notes = []
+    for split, found in labels.items():
+        absent = [name for name, count in zip(names, found.counts, strict=True) if not count]
+        if split not in parts and len(names) - len(absent) < 2:
+            raise _untold(split, found, names, reduce_zero_label)
+        if absent:
+            some = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
+            notes.append(f"{split}: {len(absent)} of {len(names)} classes are in none of {found.maps:,} maps ({some})")
+    counts, zero = sum(found.counts for found in labels.values()), any(found.zero for found in labels.values())
+    missing = np.flatnonzero(np.asarray(counts) == 0)
+    if reduce_zero_label and zero and len(missing) <= max(1, len(names) // 20) and len(names) - 1 in missing:
         notes.append(
-            f"{where}: maps hold the value 0, which is unlabelled, and never {len(names)}, the last class's: as with "
+            f"maps hold the value 0, which is unlabelled, and never {len(names)}, the last class's: as with "
             "segmentation.reduce_zero_label=false"
         )
-    if not reduce_zero_label and not labels.zero:
-        notes.append(
-            f"{where}: maps never hold the value 0, the first class's: as with segmentation.reduce_zero_label=true"
-        )
+    if not reduce_zero_label and not zero:
+        notes.append("maps never hold the value 0, the first class's: as with segmentation.reduce_zero_label=true")
     return notes
+
+
+def _untold(split: str, labels: Labels, names: Sequence[str], reduce_zero_label: bool) -> UserError:
+    present = np.flatnonzero(labels.counts)
+    only = f"all labelled pixels are of one class, {names[present[0]]!r}" if len(present) else "no pixel is labelled"
+    zero = ", and so is 0 with segmentation.reduce_zero_label=true" if reduce_zero_label else ""
+    return UserError(
+        f"{split}: {only} in {labels.maps:,} maps: nothing can be told apart (0 and 255 are no two classes: 255 is "
+        f"unlabelled{zero}): mend the maps"
+    )
 
 
 def count_classes(account: Account, labels: Labels, names: Sequence[str]) -> None:

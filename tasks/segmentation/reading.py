@@ -94,7 +94,7 @@ class LoadMap(LoadAnnotations):
         path = results["seg_map_path"]
         values = read_labels(path)
         if values.shape != tuple(results["ori_shape"]):
-            raise _other_size(path, values.shape, results)
+            raise other_size(path, values.shape, results["ori_shape"], results["img_path"])
         if self.reduce_zero_label is None:
             self.reduce_zero_label = results["reduce_zero_label"]
         results["gt_seg_map"] = to_classes(path, values, self._classes, bool(self.reduce_zero_label))
@@ -119,15 +119,16 @@ def to_classes(path: str | Path, values: NDArray[np.int64], classes: int, reduce
     return np.where(unlabelled, IGNORE, values - int(reduce_zero_label)).astype(np.uint8)
 
 
-def _other_size(path: str, shape: tuple[int, ...], results: dict[str, Any]) -> UserError:
-    (rows, columns), image = results["ori_shape"], results["img_path"]
+def other_size(path: str | Path, shape: tuple[int, ...], image_shape: tuple[int, ...], image: str | Path) -> UserError:
+    """The error for a map of another (height, width) than its image."""
+    rows, columns = image_shape
     line = f"{path} is {shape[1]}x{shape[0]} pixels and its image {columns}x{rows}: "
     if shape == (columns, rows) and _turned(image):
         return UserError(f"{line}the image's EXIF tag turns it: turn the map too, or remove the tag from {image}")
     return UserError(f"{line}the map belongs to another image")
 
 
-def _turned(image: str) -> bool:
+def _turned(image: str | Path) -> bool:
     with open_picture(image) as opened:
         return opened.getexif().get(_ORIENTATION, 1) >= 5  # 5 to 8 turn by a quarter
 

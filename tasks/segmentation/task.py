@@ -85,7 +85,7 @@ class SegmentationTask(Task[SegmentationRecipe]):
         config, limits = self.recipe.segmentation, self.recipe.data
         found = folders.find_pairs(root, config.train_images, config.train_maps, config, allow)
         used, notes = _first("train", found, limits.limit_train), found.account.notes("train")
-        if limits.skip_broken:
+        if limits.skip_broken or "unreadable" in allow:
             kept = [used.rows[k] for k in data.readable(used.pairs)]
             if lost := sorted(set(used.rows) - set(kept)):
                 for kind, files in (("images", found.images), ("maps", found.maps)):
@@ -102,9 +102,9 @@ class SegmentationTask(Task[SegmentationRecipe]):
         """See `Task`."""
         reduced, names = self.recipe.segmentation.reduce_zero_label, self.class_names
         labels = {used.name: checks.look_at_labels(used, len(names), reduced) for used in self._splits}
+        parts = [used.name for used in self._splits if len(used.rows) < len(used.found.pairs)]
+        self.data.notes += checks.check_labels(labels, names, reduced, parts)
         for used in self._splits:
-            part = len(used.rows) < len(used.found.pairs)
-            self.data.notes += checks.check_labels(used.name, labels[used.name], names, reduced, part=part)
             checks.count_classes(used.account, labels[used.name], names)
             self.data.account[used.name] = used.account.to_json()
         if len(self._splits) == 2:

@@ -81,7 +81,7 @@ def test_classes_that_no_map_holds_are_noted_and_counted(tmp_path: Path, recipe:
 def test_values_that_fit_the_other_setting_are_noted(tmp_path: Path, recipe: RecipeMaker) -> None:
     root = folder_of(tmp_path, 0, 1, 2, classes="ground\nroad\ncar\n")
     _, notes = looked_at(SegmentationTask(recipe(root)))
-    assert "train: maps hold the value 0, which is unlabelled, and never 3, the last class's: as with" in notes
+    assert "maps hold the value 0, which is unlabelled, and never 3, the last class's: as with" in notes
     folder_of(root, 1, 2, classes="ground\nroad\ncar\n")
     _, notes = looked_at(SegmentationTask(recipe(root, "segmentation.reduce_zero_label=false")))
     assert "maps never hold the value 0, the first class's: as with segmentation.reduce_zero_label=true" in notes
