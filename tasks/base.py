@@ -69,7 +69,7 @@ class Task(ABC, Generic[RecipeT]):
         data: what is known of the data set.
         preprocessing: what images go through, for the record; of detection and segmentation mean and deviation alone.
         primary_metric: the metric that tables show, higher is better; empty when there is no evaluation.
-        selection: which of the models that came by the metrics of the end are of, for the record.
+        selection: which model the final metrics describe (for the record).
         parts_may_diverge: the model is several that train side by side: one whose gradient is not finite holds up no other.
     """
 

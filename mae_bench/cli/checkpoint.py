@@ -1,4 +1,4 @@
-"""Verbs of the command line that start from a checkpoint file: parsing and printing only. `cli` registers them."""
+"""The verbs that take a checkpoint file: `inspect`, `convert`, `extract`, `reconstruct`."""
 
 from __future__ import annotations
 

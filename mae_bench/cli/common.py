@@ -26,7 +26,7 @@ _state = {"debug": False}
 
 
 def set_debug(on: bool, *, reset: bool = False) -> None:
-    """Turns tracebacks on; off again only with `reset`, so that the flag holds before and after the verb."""
+    """Turns tracebacks on, or off with `reset`; so the flag works before and after the verb."""
     _state["debug"] = on or (_state["debug"] and not reset)
 
 
@@ -65,7 +65,7 @@ def print_rows(rows: list[dict[str, str]]) -> None:
 
 
 def print_json(content: Any) -> None:
-    """As programs read it."""
+    """Prints JSON for programs."""
     print(json.dumps(content, indent=2))
 
 

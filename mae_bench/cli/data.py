@@ -1,4 +1,4 @@
-"""Verbs of the command line about data sets on disk: parsing and printing only. `cli` registers them."""
+"""The verb `data`: data sets on disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at data sets on disk.")
 
 @app.callback()
 def _group() -> None:
-    """Keeps `verify` a word of its own, though it is the only one."""
+    """Keeps `verify` a subcommand although it is the only one."""
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The command line: parsing, printing, exit codes. Verbs live in `api`, `status` and `tables`.
+"""The command line: the app, `main` and its exit codes. Each verb has a file beside this one.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a job failed, 2 bad input (one line says what and
 the way out), 75 interrupted (everything is saved; the same command goes on).
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _dead_worker(error: Exception) -> str | None:
-    """What to say where `error` tells of a data worker's death, which shows wherever the process is, also on its way out."""
+    """The message if `error` reports a data worker's death, which can surface anywhere, even while the process exits."""
     loading = sys.modules.get(
         "tasks.datasets.loading"
     )  # not imported: no workers, and other errors need not wait for torch

@@ -1,4 +1,4 @@
-"""The verbs that read finished runs as a whole: `report` (`mae_bench.report`) and `check` (`mae_bench.check`)."""
+"""The verb `report`: one HTML page for a folder of runs (`mae_bench.report`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs of the command line that run jobs and say where they stand: parsing and printing only. `cli` registers them."""
+"""The verbs that run jobs: `pretrain` and `run`."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def run(
             "--slurm", metavar="KEY=VALUE,…", help="For slurm: sbatch's options, e.g. partition=gpu,time=4:00:00."
         ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="For slurm: stay until the queue is through.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="For slurm: wait for all submitted jobs.")] = False,
     only: Annotated[str | None, typer.Option("--only", hidden=True, help="Run this job of the plan alone.")] = None,
     folders: Include = None,
     as_json: Json = False,

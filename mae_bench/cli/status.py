@@ -51,7 +51,7 @@ def summary(jobs: Sequence[JobStatus]) -> str:
 
 
 def watch_jobs(folder: Path, console: Console) -> list[JobStatus]:
-    """Shows the jobs until none is under way; lines, where there is no terminal, as soon as they change."""
+    """Shows the jobs until none is under way; without a terminal, a line for each change."""
     jobs = collect(folder)
     if not console.is_terminal:
         return _watch_plain(folder, console, jobs)

@@ -1,4 +1,4 @@
-"""The verbs `table` and `speed` of the command line. Tables themselves are `mae_bench.tables`' subject."""
+"""The verb `table`: one table or figure (`mae_bench.tables`)."""
 
 from __future__ import annotations
 

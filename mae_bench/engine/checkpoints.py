@@ -26,11 +26,11 @@ _TRAILER = len(_MARK) + 64 + 1
 
 
 class Damaged(Exception):
-    """A checkpoint that is not what was written; its text says how that was found."""
+    """A checkpoint whose content differs from what was written; the message says how that was detected."""
 
 
 class _Hashing:
-    """A file that `torch.save` writes to, with the sha256 of what went by."""
+    """A file object for `torch.save` that hashes (sha256) what is written through it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
@@ -63,7 +63,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
 
 
 def _sync(folder: Path) -> None:
-    """Puts the names in a folder on the disk; what cannot (some network file systems) does without."""
+    """Flushes a folder's entries to disk; file systems that cannot (some network ones) are left alone."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -118,7 +118,7 @@ def _check(path: Path) -> None:
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest whole checkpoint, None when there is none; and a line for each damaged one, which is set aside.
+    """The newest intact checkpoint (None if there is none), and a line for each damaged one, which is set aside.
 
     Raises:
         UserError: there are checkpoints and none can be read.
@@ -138,14 +138,14 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def clean(run_dir: Path) -> None:
-    """Deletes what a killed process left half written; for the process that holds the run's lock."""
+    """Deletes files that a killed process left half written; only for the process that holds the run's lock."""
     for folder in (run_dir, run_dir / "checkpoints"):
         for path in folder.glob(".*.tmp*"):
             path.unlink(missing_ok=True)
 
 
 def go_back(folder: Path, step: int) -> dict[str, Any] | None:
-    """The newest whole checkpoint of `step` or before, with those after it deleted; None when there is none."""
+    """The newest intact checkpoint at or before `step`, later ones deleted; None if there is none."""
     for path in checkpoints(folder):
         if step_of(path) > step:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Evaluation of a task on all processes, every image once; metrics themselves are the task's evaluator's."""
+"""Distributed evaluation of a task: every image exactly once. The metrics are computed by the task's evaluator."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ WARM_UP_BATCHES = 5  # compiled, cached and allocated in them; they do not count
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation came to, the same on all processes but for the time."""
+    """The result of an evaluation, identical on all processes except for the time."""
 
     metrics: dict[str, float]
     inference_s_per_image: float | None = None  # of this process, without reading data; None after a single batch
 
 
 class AfterBatch(Protocol):
-    """Told after every batch: its number, how many batches every process has, images done here, images here."""
+    """Callback after every batch: its number, batches per process, images done here, images here."""
 
     def __call__(self, batch: int, batches_of_all: int, images: int, of: int, /) -> None:
         """May raise, which ends the evaluation."""
@@ -91,7 +91,7 @@ def evaluate(
 def _predict(
     task: Task[Any], dataset: Any, model: nn.Module, accelerator: Accelerator, size: int, after_batch: AfterBatch
 ) -> tuple[Evaluator, _Timer] | None:
-    """This process's share through the model; None when the device's memory was too small."""
+    """Runs this process's share through the model; None if the device ran out of memory."""
     rank, world = accelerator.process_index, accelerator.num_processes
     mine = range(rank, len(dataset), world)
     of_all = math.ceil(len(dataset) // world / size)
@@ -140,7 +140,7 @@ class _Timer:
 
     @contextmanager
     def forward_passes(self, model: nn.Module) -> Iterator[None]:
-        """Watches the model."""
+        """Times the model's forward passes within the block."""
         before = model.register_forward_pre_hook(lambda *_: self._start())
         after = model.register_forward_hook(lambda *_: self._stop())
         try:
@@ -171,7 +171,7 @@ class _Timer:
             torch.cuda.synchronize(self.device)
 
     def seconds_per_image(self) -> float | None:
-        """Mean over the batches after the warm-up, which is all but the last where there are few; None of a single one."""
+        """Mean over the batches after the warm-up (with few batches: the last one alone); None for a single batch."""
         counted = self.batches[min(WARM_UP_BATCHES, len(self.batches) - 1) :] if len(self.batches) > 1 else []
         images = sum(n for _, n in counted)
         return sum(seconds for seconds, _ in counted) / images if images else None

@@ -1,4 +1,4 @@
-"""What a run does when something went wrong, and how it says so: each fault is counted in `Progress.recovered`."""
+"""How a run recovers from faults and reports them; each is counted in `Progress.recovered`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MAX_RETURNS = 3
 
 
 class Diverged(Exception):
-    """Too many steps in a row were not finite, the first of them at `step`."""
+    """Too many consecutive steps had a non-finite loss or gradient, the first of them at `step`."""
 
     def __init__(self, skips: SkippedSteps) -> None:
         self.step, self.skipped = skips.since, skips.in_a_row
 
 
 def resume(trainer: Trainer, run_dir: Path, name: str) -> int:
-    """Loads the newest whole checkpoint into `trainer`; the step that it was at."""
+    """Loads the newest intact checkpoint into `trainer` and returns its step."""
     saved, damaged = _load_together(trainer, run_dir)
     if saved is None:
         trainer.keep_first()
@@ -49,7 +49,7 @@ def resume(trainer: Trainer, run_dir: Path, name: str) -> int:
 
 
 def _load_together(trainer: Trainer, run_dir: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The main process judges the files, the others read the one that it found whole."""
+    """The main process checks the files; the others read the one that it found intact."""
     folder = run_dir / "checkpoints"
     if trainer.plan.world == 1:
         return load_newest(folder)
@@ -62,7 +62,7 @@ def _load_together(trainer: Trainer, run_dir: Path) -> tuple[dict[str, Any] | No
 
 
 def halve_micro_batch(trainer: Trainer, run_dir: Path) -> None:
-    """Goes on from this step in micro batches of half the size."""
+    """Retries this step, and continues, with micro batches of half the size."""
     before = trainer.plan.micro_batch_size
     fits = MicroBatchLimit.read(run_dir).halved(trainer.plan, run_dir)
     after = trainer.plan.with_micro_batch(fits.micro_batch_size).micro_batch_size
@@ -77,7 +77,7 @@ def halve_micro_batch(trainer: Trainer, run_dir: Path) -> None:
 
 
 def check_finite(trainer: Trainer, dataset: Any) -> None:
-    """Counts skipped steps, and raises `Diverged` when too many came in a row."""
+    """Counts skipped steps; raises `Diverged` when too many are consecutive."""
     skips, progress = trainer.guard.read(), trainer.progress
     trainer.last_step_finite = skips.in_a_row == 0
     new, scaler = skips.steps - trainer.reported_skips.steps, skips.by_scaler - trainer.reported_skips.by_scaler
@@ -95,7 +95,7 @@ def check_finite(trainer: Trainer, dataset: Any) -> None:
 
 
 def return_to_good(trainer: Trainer, dataset: Any, run_dir: Path, log: RunLog, fault: Diverged) -> None:
-    """Back to the last checkpoint before the steps that were not finite; batches from there on are others.
+    """Rolls back to the last checkpoint before the non-finite steps; the batches after it are drawn anew.
 
     Raises:
         RunFailed: that was done `MAX_RETURNS` times already.
@@ -127,7 +127,7 @@ def _some(names: list[str]) -> str:
 
 
 def leave_with_dead_worker(trainer: Trainer, run_dir: Path, error: Exception) -> None:
-    """Saves, where no step is half taken, and raises `RunFailed`; returns when `error` tells of something else."""
+    """Saves if no step is half taken, then raises `RunFailed`; returns if `error` has another cause."""
     said = explain_dead_worker(error)
     if said is None:
         return

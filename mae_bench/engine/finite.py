@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SkippedSteps:
-    """Skipped steps since the last start or return: all, those in a row up to now, where this row began, GradScaler's."""
+    """Skipped steps since the last start or roll-back: all, the consecutive ones, their first, GradScaler's own."""
 
     steps: int = 0
     in_a_row: int = 0
@@ -37,7 +37,7 @@ class FiniteGuard:
         self.reset()
 
     def reset(self) -> None:
-        """Begins to count anew."""
+        """Resets the counts."""
         zero = torch.zeros((), dtype=torch.long, device=self.accelerator.device)
         self._steps, self._row, self._since, self._by_scaler = zero, zero.clone(), zero.clone(), zero.clone()
 
@@ -53,7 +53,7 @@ class FiniteGuard:
         return bad
 
     def check_gradient(self, bad: Tensor, norm: Tensor | None) -> Tensor:
-        """`bad`, or the gradient's norm (computed unless given) is not finite; in fp16 that is the scaler's to judge."""
+        """Whether the loss is `bad` or the gradient's norm (computed unless given) is not finite; in fp16 GradScaler decides."""
         if self.scaler is not None:
             return bad
         if norm is None:
@@ -94,5 +94,5 @@ class FiniteGuard:
         return None if scale is None else scale.clone()
 
     def read(self) -> SkippedSteps:
-        """Waits for the device."""
+        """Reads the counts; synchronises with the device."""
         return SkippedSteps(*torch.stack([self._steps, self._row, self._since, self._by_scaler]).tolist())

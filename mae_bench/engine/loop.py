@@ -50,7 +50,7 @@ _STATUS_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training came to; `progress` holds last and best metrics, times and counts."""
+    """The result of training; `progress` holds last and best metrics, times and counts."""
 
     progress: Progress
     model: nn.Module  # unwrapped; the moving average when there is one
@@ -92,7 +92,7 @@ def fit(
     accelerator: Accelerator | None = None,
     check_owner: Callable[[], None] = lambda: None,
 ) -> FitResult:
-    """Trains `task` by its recipe in `run_dir`, going on from the newest whole checkpoint there.
+    """Trains `task` by its recipe in `run_dir`, resuming from the newest intact checkpoint there.
 
     Writes ``log.jsonl``, ``tensorboard/``, ``checkpoints/`` and ``status.json``; the record is the caller's.
 
@@ -204,7 +204,7 @@ def _read_losses(run: Run, clock: Clock, meter: Meter) -> None:
 
 
 def _save_due(run: Run, clock: Clock) -> bool:
-    """Whether to save after this step: by step count, by time, at the end, or because a signal came.
+    """Whether to save after this step: by step count, by time, at the end, or on a stop signal.
 
     Several processes agree on it, which waits for all of them; so they ask only at logging steps.
     """
@@ -246,7 +246,7 @@ def _evaluate_if_due(run: Run, clock: Clock, meter: Meter) -> None:
 
 
 def _watch(run: Run, batch: int, batches_of_all: int, images: int, of: int) -> None:
-    """Between batches of an evaluation: moves the bar, and leaves when a signal came (the run was saved before it).
+    """Between batches of an evaluation: updates the bar, and stops on a signal (the run was saved before).
 
     Args:
         batches_of_all: as many batches every process has; among several, they agree on leaving at every eighth of them.

@@ -1,4 +1,4 @@
-"""Counting inside the loop: losses summed on the device, images a second, wall time. No printing."""
+"""Meters of the loop: losses summed on the device, images per second, wall time. No printing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Meter:
 
 
 class Clock:
-    """Adds wall time to the progress, and says when something by time is due."""
+    """Adds wall time to the progress and tells when a timed action is due."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.now = progress, time.monotonic()

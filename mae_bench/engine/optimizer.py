@@ -27,7 +27,7 @@ SCHEDULES = ("cosine", "multistep", "poly")
 
 
 def check(recipe: Recipe) -> None:
-    """A UserError for what `create_optimizer` and `create_schedule` would refuse, before anything is written."""
+    """Raises a UserError for whatever `create_optimizer` and `create_schedule` would refuse, before anything is written."""
     if recipe.optimizer.name not in OPTIMIZERS:
         raise unknown("optimiser", recipe.optimizer.name, OPTIMIZERS, where="optimizer.name")
     if recipe.schedule.name not in SCHEDULES:

@@ -30,30 +30,30 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def release() -> None:
-    """Gives back what the caching allocator holds; call it outside `except`, whose traceback keeps activations."""
+    """Empties the caching allocator; call it outside `except`, whose traceback keeps activations alive."""
     clear_device_cache(garbage_collection=True)
 
 
 @dataclass(frozen=True)
 class MicroBatchLimit:
-    """What was found to fit into the device's memory; kept beside the checkpoints, also for the processes to come."""
+    """The micro batch that fits the device's memory; stored beside the checkpoints for later starts."""
 
     micro_batch_size: int | None = None
     halvings: int = 0
 
     @staticmethod
     def read(run_dir: Path) -> MicroBatchLimit:
-        """What earlier starts found."""
+        """The limit that earlier starts found."""
         found = read_json(run_dir / _FILE)
         return MicroBatchLimit(**found) if isinstance(found, dict) else MicroBatchLimit()
 
     def plan(self, plan: BatchPlan, wanted: int | None) -> BatchPlan:
-        """`plan` with micro batches of what the recipe wants, or of what fits."""
+        """`plan` with the recipe's micro batch, or the smaller one that fits."""
         sizes = [size for size in (wanted, self.micro_batch_size) if size is not None]
         return plan.with_micro_batch(min(sizes, default=None))
 
     def halved(self, plan: BatchPlan, run_dir: Path) -> MicroBatchLimit:
-        """Notes that micro batches of half the plan's size are to be taken.
+        """Records that micro batches of half the plan's size are to be used.
 
         Raises:
             RunFailed: a micro batch of one image is too large.

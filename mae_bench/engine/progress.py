@@ -25,7 +25,7 @@ class Progress:
     reshuffled: list[int] = field(default_factory=list)  # steps from which on the order of the data is another one
 
     def recover(self, what: str, times: int = 1, note: str | None = None) -> None:
-        """Counts a fault that was made good; the words are kept once."""
+        """Counts a fault that was recovered from; each note is kept once."""
         if times:
             self.recovered[what] = self.recovered.get(what, 0) + times
         if note and note not in self.notes:

@@ -93,7 +93,7 @@ class RunLog:
             self._evaluation = None
 
     def rewind(self, progress: Progress, why: str, images: list[str]) -> None:
-        """Goes back to where `progress` stands; the images are those of the batch for whose sake that is."""
+        """Rewinds the log to `progress`; `images` are those of the batch that caused it."""
         if not self.active:
             return
         self._close_files()
@@ -108,7 +108,7 @@ class RunLog:
         say(text)
 
     def close(self) -> None:
-        """Ends the bar and the files; a full disk was reported where it was met."""
+        """Closes the bar and the files; a full disk has been reported where it occurred."""
         if self.active:
             self._bar.stop()
             self._close_files()
@@ -132,7 +132,7 @@ class RunLog:
 
 
 def _cut(path: Path, progress: Progress) -> None:
-    """Takes lines of later steps, and a torn one, out of the log; metrics that are not in `progress` are measured again."""
+    """Removes lines of later steps, and a torn last line, from the log; metrics missing from `progress` are measured again."""
     if not path.is_file():
         return
     lines = read_plain(path).decode(errors="replace").splitlines(keepends=True)

@@ -21,7 +21,7 @@ from tasks.datasets.loading import SampleOrFailed
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How `steps` optimiser steps cut up the data set among processes and accumulation.
+    """How the data set is divided among optimiser steps, processes and accumulation.
 
     Each epoch is a permutation of all images, its incomplete last batch dropped (as the official loaders do); a data set that
     is smaller than a batch is repeated within it. From every step in `reshuffled` on, the rest of its epoch is in another

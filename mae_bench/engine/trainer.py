@@ -30,7 +30,7 @@ from tasks.recipe import Recipe
 
 
 class Trainer:
-    """A task on its way; `plan` may change on the way, when memory is short or batches are reshuffled.
+    """A task in training; `plan` may change when memory is short or batches are reshuffled.
 
     Attributes:
         consistent: no step is half taken.
@@ -66,7 +66,7 @@ class Trainer:
 
     @contextmanager
     def taking_a_step(self) -> Iterator[None]:
-        """While weights and `progress` do not belong together; after an error they may not either."""
+        """The block in which weights and `progress` may disagree; after an error in it they stay so."""
         self.consistent = False
         try:
             yield
@@ -103,7 +103,7 @@ class Trainer:
             ) from e
 
     def _gradients(self, step: int, batches: list[Any]) -> dict[str, Tensor] | None:
-        """Forward and backward passes of a step; None when memory ran out."""
+        """Forward and backward passes of a step; None if memory ran out."""
         self.model.train()
         self.schedule.step_update(step)
         mean: dict[str, Tensor] = {}
@@ -149,7 +149,7 @@ class Trainer:
         return bad
 
     def eval_model(self) -> nn.Module:
-        """What is evaluated and exported: the moving average when there is one."""
+        """The model that is evaluated and exported: the moving average if there is one."""
         model: nn.Module = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.model)
         return model
 
@@ -158,21 +158,21 @@ class Trainer:
         return self.progress.step / self.plan.steps_per_epoch
 
     def any_process(self, flag: bool) -> bool:
-        """Whether any process says so; all of them must call it."""
+        """Whether `flag` is true on any process; a collective call."""
         if self.accelerator.num_processes == 1:
             return flag
         flags = torch.tensor([float(flag)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flags, "sum").item() > 0)
 
     def note_metrics(self, metrics: dict[str, float]) -> None:
-        """Keeps the last and the best evaluation apart."""
+        """Stores the last and the best evaluation."""
         progress, key = self.progress, self.task.primary_metric
         progress.last, progress.evaluated_at = metrics, progress.step
         if not progress.best or metrics[key] > progress.best[key] or math.isnan(progress.best[key]):
             progress.best, progress.best_epoch = metrics, self.epoch()
 
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint holds; every process must call it."""
+        """The content of a checkpoint; a collective call."""
         scaler = self.accelerator.scaler
         return {
             "model": self.accelerator.get_state_dict(self.model),
@@ -207,7 +207,7 @@ class Trainer:
         self.plan = self.plan.reshuffled_at(self.progress.reshuffled)
 
     def roll_back(self, saved: dict[str, Any] | None) -> None:
-        """To a checkpoint's state, or the first one; batches from there on are drawn anew, counts of faults go on."""
+        """Returns to a checkpoint's state, or to the initial one; later batches are drawn anew, fault counts continue."""
         state = saved or self._first
         assert state is not None  # the first state is let go of only when a checkpoint is written
         now = self.progress

@@ -1,4 +1,4 @@
-"""What is known on disk of a run's jobs, without data or models: planned, begun, done, failed, waiting in a queue.
+"""What the disk tells of a run's jobs, without data or models: planned, begun, done, failed, queued.
 
 ``OUT/plan.json`` names all jobs; ``OUT/.plan/NAME.json`` says of a job what its own run directory cannot (it failed before
 it had one, it waits, it never ran); ``OUT/NAME-XXXXXXXX/job.json`` is written by `run`.
@@ -41,13 +41,13 @@ def log_file(out: Path, name: str) -> Path:
 
 
 def clear_note(out: Path, name: str) -> None:
-    """What was noted holds no more: the job runs. Its id in the queue stays: it is that job which runs."""
+    """Removes the note of a job that runs now. Its id in the queue stays."""
     if queue_id(out, name) is None:
         note_file(out, name).unlink(missing_ok=True)
 
 
 def error_of(out: Path, name: str) -> str | None:
-    """Why a job failed, where it said so."""
+    """Why a job failed, if known."""
     note = read_json(note_file(out, name))
     return note.get("error") if isinstance(note, dict) and note.get("state") == "failed" else None
 

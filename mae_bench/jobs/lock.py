@@ -1,4 +1,4 @@
-"""One process (of several, the main one) on a run directory: who has it is written there, and taken over from the dead.
+"""A run directory belongs to one process (of several, the main one); a dead owner's directory is taken over.
 
 ``.lock`` names the owner and changes every 20 seconds as long as it lives. On this host the process itself is looked up; an
 owner elsewhere counts as gone when its file has not changed while we watched, which compares no two machines' clocks.
@@ -59,7 +59,7 @@ class Owner:
         return f"process {self.pid} on {self.host} since {self.since}"
 
     def alive(self) -> bool | None:
-        """Whether it runs; None when that cannot be seen from here."""
+        """Whether the process is alive; None if that cannot be seen from here."""
         if self.host != socket.gethostname():
             return None
         if self.boot != _read("/proc/sys/kernel/random/boot_id"):
@@ -105,7 +105,7 @@ class RunLock:
             raise RunFailed(f"{self.path.parent} was taken over by {other}: this process leaves it to that one")
 
     def _try(self, watched: tuple[object, float] | None) -> bool:
-        """Takes the directory if it is free; False: go on watching."""
+        """Takes the directory if it is free; False means keep waiting."""
         with writing(self.path), self._guard():
             owner = _owner(self.path)
             if owner is not None:

@@ -1,4 +1,4 @@
-"""A record's job once more: the same recipe, checkpoint, data and seed, in a folder of its own; metrics side by side."""
+"""Repeats a record's job: the same recipe, checkpoint, data and seed in a folder of its own; metrics side by side."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 def run_job(job: PlannedJob, place: Callable[[str], Path]) -> Record:
-    """Runs a job, or finds it done.
+    """Runs a job unless it is done already.
 
     Args:
         place: run directory of a job id.
@@ -123,7 +123,7 @@ def _run(
 
 
 def _with_counts(job: PlannedJob, task: Task[Any]) -> PlannedJob:
-    """A pre-training says on how many images it was and what a step costs, which its recipe does not know."""
+    """Adds to a pre-training's settings its number of images and the cost of a step, which the recipe does not know."""
     if job.pretraining is None:
         return job
     flops = step_flops_per_image(task.model, job.recipe.encoder.img_size)
@@ -132,7 +132,7 @@ def _with_counts(job: PlannedJob, task: Task[Any]) -> PlannedJob:
 
 
 def _claim(run_dir: Path, job: PlannedJob, identity: str, held: ExitStack) -> RunLock | None:
-    """Makes `run_dir` this job's and this process's until `held` ends; None when the finished job is there."""
+    """Claims `run_dir` for this job and process until `held` ends; None if the finished job is there."""
     if _finished(run_dir, identity):
         return None
     make_folder(run_dir)
@@ -250,7 +250,7 @@ def _numbers(metrics: dict[str, float]) -> dict[str, float | None]:
 
 
 def describe(record: Record) -> str:
-    """A line on what a job came to."""
+    """One line with a job's result."""
     known = ("top1", "box_ap", "mask_ap", "mIoU", record.primary_metric)
     values = {k: v for k, v in record.metrics.last.items() if k in known}
     shown = "  ".join(f"{k} {'nan' if v is None else f'{v:.1f}'}" for k, v in values.items())

@@ -1,4 +1,4 @@
-"""What launchers share: their settings, what a run came to, the command of one job in a process of its own."""
+"""What launchers share: settings, the outcome of a run, the command of one job in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAIN = Path(__file__).resolve().parents[1] / "__main__.py"
 
 @dataclass
 class Outcome:
-    """What a run of several jobs came to."""
+    """The outcome of a run of several jobs."""
 
     records: list[Record] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)  # job name -> one line
@@ -32,13 +32,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and on how much; each launcher reads its own."""
+    """Resources to use; each launcher reads its own fields."""
 
     gpus: tuple[str, ...] = ()  # ids as CUDA_VISIBLE_DEVICES takes them; none: all there are
     gpus_per_job: int | None = None  # instead of the recipes' own
     torchrun: Mapping[str, str] = field(default_factory=dict)  # options of torch.distributed.run
     slurm: Mapping[str, str] = field(default_factory=dict)  # options of sbatch
-    wait: bool = False  # for the queue to be through
+    wait: bool = False  # for all submitted jobs to end
 
 
 def command(request: Request, out: Path, job: PlannedJob) -> list[str]:
@@ -63,7 +63,7 @@ def blocked(plan: JobPlan, job: PlannedJob, outcome: Outcome, out: Path) -> bool
 
 
 def settle(plan: JobPlan, job: PlannedJob, out: Path, code: int, outcome: Outcome, log: Path) -> None:
-    """Reads off the disk what a job's process came to."""
+    """Reads the outcome of a job's process from disk."""
     run_dir = ledger.done(out, plan, job)
     if run_dir is not None:
         outcome.records.append(record.read(run_dir))

@@ -1,4 +1,4 @@
-"""Several GPUs of this machine: jobs of one to all of them, side by side, each a process that sees only its own."""
+"""The GPUs of this machine: jobs run side by side, each a process that sees only the GPUs given to it."""
 
 from __future__ import annotations
 

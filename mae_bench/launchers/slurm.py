@@ -40,7 +40,7 @@ _WAIT_SECONDS = 2.0
 
 
 def launch(request: Request, plan: JobPlan, out: Path, settings: Settings) -> Outcome:
-    """Submits what is not done; with ``--wait`` stays until the queue is through with it."""
+    """Submits what is not done; with ``--wait`` it waits for all submitted jobs."""
     parameters = _parameters(settings.slurm)
     outcome = Outcome()
     ids: dict[str, str] = {}

@@ -15,7 +15,7 @@ def at_batch_size(recipe: RecipeT) -> RecipeT:
     """The recipe with lr, iterations and warm-up iterations scaled from ``train.reference_batch_size`` to its batch size.
 
     lr in proportion, lengths in inverse proportion, as detectron2's `DefaultTrainer.auto_scale_workers`; epochs, shares of the
-    schedule and ``blr`` follow the batch size by themselves. The reference becomes the batch size: twice is as once.
+    schedule and ``blr`` follow the batch size by themselves. The reference becomes the batch size: the function is idempotent.
     """
     reference, batch_size = recipe.train.reference_batch_size, recipe.train.batch_size
     if reference is None or reference == batch_size:

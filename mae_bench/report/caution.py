@@ -1,4 +1,4 @@
-"""What a reader of a report must know before comparing figures: mixed versions, missing seeds, runs that failed or resumed."""
+"""Caveats for readers of a report: mixed versions, missing seeds, runs that failed or resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMED = 6  # runs or values that a line names; of more it says how many
 
 @dataclass(frozen=True)
 class Caution:
-    """One thing to know; `serious` where a figure may be wrong or is missing, not merely different."""
+    """One caveat; `serious` if a figure may be wrong or is missing, not merely different."""
 
     title: str
     text: str
