@@ -53,7 +53,7 @@ class FiniteGuard:
         return bad
 
     def check_gradient(self, bad: Tensor, norm: Tensor | None) -> Tensor:
-        """Whether the loss is `bad` or the gradient's norm (computed unless given) is not finite; in fp16 GradScaler decides."""
+        """Whether the loss is `bad`, or the gradient's norm is not finite; GradScaler decides in fp16."""
         if self.scaler is not None:
             return bad
         if norm is None:

@@ -80,7 +80,7 @@ def _open(report: SplitReport, recipe: DetectionRecipe, base: Path) -> CocoSplit
                 check(split)
         except UserError as e:
             report.problem(str(e))
-    if recipe.protocol() == "lvis" and not is_lvis(split):
+    if recipe.protocol == "lvis" and not is_lvis(split):
         report.problem(f"{split.json}: its images have no neg_category_ids, which LVIS's AP needs")
     return split
 
