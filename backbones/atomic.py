@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,29 @@ def write_text(path: Path, content: str, *, durable: bool = False) -> None:
     write_bytes(path, content.encode(), durable=durable)
 
 
-def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
-    """`content` as indented JSON; not-a-number is refused."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable=durable)
+def json_text(content: Any, *, indent: int | None = 1, ascii: bool = False) -> str:
+    """`content` as JSON that every program reads: null stands for not-a-number and infinity, which JSON has not.
+
+    Args:
+        indent: None gives a single line.
+        ascii: other signs are escaped, for terminals of any encoding.
+    """
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=ascii, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(item) for key, item in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(item) for item in content]
+    return content
+
+
+def write_json(path: Path, content: Any, *, indent: int = 1, durable: bool = False) -> None:
+    """`json_text` and a newline: the one writer of JSON files."""
+    write_text(path, json_text(content, indent=indent) + "\n", durable=durable)
 
 
 def read_json(path: Path) -> Any:

@@ -3,95 +3,100 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from backbones.errors import UserError, unknown
 from tasks.recipe import Recipe
+from tasks.spec import Metric, TaskSpec, undeclared
 
 if TYPE_CHECKING:  # torch takes seconds to import, and listing tasks needs none of it
     from backbones.checkpoints.checkpoint import Checkpoint
     from tasks.base import Task
 
 
-@dataclass(frozen=True)
-class TaskSpec:
-    """A line of the registry."""
-
-    recipe: str  # "module:class" of the recipe's schema; importing it needs no extra and no torch
-    build: str  # "module:class" of the task; importing it may need the extra
-    extra: str | None  # what to install when `needs` are missing
-    needs: tuple[str, ...] = ()  # import names that the extra brings
-    metrics: str = ""  # for `mae-bench list tasks`
-
-
-REGISTRY: dict[str, TaskSpec] = {
-    "pretraining": TaskSpec(
-        "tasks.pretraining.config:PretrainingRecipe",
-        "tasks.pretraining.task:PretrainingTask",
-        None,
-        metrics="loss",
-    ),
-    "classification": TaskSpec(
-        "tasks.classification.config:ClassificationRecipe",
-        "tasks.classification.task:ClassificationTask",
-        None,
-        metrics="top1, top5 (%)",
-    ),
-    "probing": TaskSpec(
-        "tasks.probing.config:ProbingRecipe",
-        "tasks.probing.task:ProbingTask",
-        None,
-        metrics="knn10_top1, knn20_top1, ... or top1 of each linear head (%)",
-    ),
-    "detection": TaskSpec(
-        "tasks.detection.config:DetectionRecipe",
-        "tasks.detection.task:DetectionTask",
-        "detection",
-        needs=("detectron2", "pycocotools"),
-        metrics="box_ap, mask_ap (%)",
-    ),
-    "segmentation": TaskSpec(
-        "tasks.segmentation.config:SegmentationRecipe",
-        "tasks.segmentation.task:SegmentationTask",
-        "segmentation",
-        needs=("mmseg", "mmengine", "mmcv"),
-        metrics="mIoU, aAcc, mAcc (%)",
-    ),
+SPECS = {
+    "pretraining": "tasks.pretraining.spec:SPEC",
+    "classification": "tasks.classification.spec:SPEC",
+    "probing": "tasks.probing.spec:SPEC",
+    "detection": "tasks.detection.spec:SPEC",
+    "segmentation": "tasks.segmentation.spec:SPEC",
 }
+"""Name -> where the `TaskSpec` is."""
+
+ENTRY_POINTS = "mae_bench.tasks"
+"""Entry-point group of other packages' tasks: ``depth = "their_package.depth:SPEC"``, a `TaskSpec` as ours."""
 
 
-LABELLED = ("classification", "probing")
-"""Tasks that can train on a part of the labels (`tasks.datasets.label_subset`)."""
+@lru_cache(maxsize=1)
+def registry() -> dict[str, TaskSpec]:
+    """Every task by name: ours, then those of installed packages. Imports neither torch nor an extra.
+
+    Raises:
+        UserError: an installed package's task cannot be loaded, or takes a name or protocol that is taken.
+    """
+    found: dict[str, TaskSpec] = {name: load(path) for name, path in SPECS.items()}
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        where = f"entry point {point.name} of {ENTRY_POINTS} ({point.value})"
+        spec = load_entry_point(point, where)
+        if not isinstance(spec, TaskSpec):
+            raise UserError(f"{where}: is a {type(spec).__name__}, not a tasks.spec.TaskSpec")
+        taken = {protocol: name for name, other in found.items() for protocol in other.protocols}
+        if point.name in found:
+            raise UserError(f"{where}: there is a task {point.name} already: give it another name, or uninstall one")
+        if clash := [protocol for protocol in spec.protocols if protocol in taken]:
+            raise UserError(f"{where}: protocol {clash[0]} is task {taken[clash[0]]}'s: give it another name")
+        found[point.name] = spec
+    return found
 
 
-def _load(path: str) -> Any:
+def load_entry_point(point: EntryPoint, where: str) -> Any:
+    """What an installed package declares, or a UserError that names it: its code is not ours, and may fail in any way."""
+    try:
+        return point.load()
+    except Exception as e:
+        package = f" of {point.dist.name}" if point.dist else ""
+        reason = " ".join(f"{type(e).__name__}: {e}".split())
+        raise UserError(f"{where}: cannot be loaded ({reason}): repair or uninstall that package{package}") from e
+
+
+def load(path: str) -> Any:
+    """The object of a "module:name"."""
     module, name = path.split(":")
     return getattr(importlib.import_module(module), name)
 
 
 def spec(task: str) -> TaskSpec:
-    """The registry's line for `task`, or a UserError with the nearest name."""
-    if task not in REGISTRY:
-        raise unknown("task", task, REGISTRY)
-    return REGISTRY[task]
+    """What `task` says of itself, or a UserError with the nearest name."""
+    if task not in registry():
+        raise unknown("task", task, registry())
+    return registry()[task]
+
+
+def task_of_protocol(protocol: str) -> str | None:
+    """The task that declares a protocol; None of a protocol of the user's own."""
+    return next((name for name, each in registry().items() if protocol in each.protocols), None)
+
+
+def metric(task: str | None, key: str) -> Metric:
+    """What is declared of a figure; also of a task that is not installed here, whose records are read all the same."""
+    each = registry().get(task or "")
+    return (each and each.declared(key)) or undeclared(key)
 
 
 def recipe_schema(task: str) -> type[Recipe]:
     """The dataclass that says which keys a recipe of this task has."""
-    schema: type[Recipe] = _load(spec(task).recipe)
+    schema: type[Recipe] = load(spec(task).recipe)
     return schema
 
 
 def require(task: str) -> None:
     """One line that says what to install when the packages of this task are missing."""
-    missing = [name for name in spec(task).needs if find_spec(name) is None]
-    if missing:
-        extra = spec(task).extra
-        way = f"pip install 'mae-bench[{extra}]'"
-        if "detectron2" in missing:
-            way += ", then python -m tasks.detection.install"
+    wanted = spec(task)
+    if missing := [name for name in wanted.needs if find_spec(name) is None]:
+        way = wanted.install or f"pip install 'mae-bench[{wanted.extra}]'"
         raise UserError(f"task {task} needs {', '.join(missing)}: {way}")
 
 
@@ -102,12 +107,14 @@ def create_task(recipe: Recipe, checkpoint: Checkpoint | None = None) -> Task[An
 
     require(recipe.task)
     check_allowed(recipe.data.allow, CHECKS)
-    if recipe.task not in LABELLED and (recipe.data.label_share is not None or recipe.data.label_list is not None):
-        raise UserError(f"data.label_share and data.label_list are for {' and '.join(LABELLED)}, not for {recipe.task}")
+    labels = (recipe.data.label_share, recipe.data.label_list)
+    if not spec(recipe.task).labelled and labels != (None, None):
+        able = " and ".join(name for name, each in registry().items() if each.labelled)
+        raise UserError(f"data.label_share and data.label_list are for {able}, not for {recipe.task}")
     if checkpoint is not None:
         from tasks.suitability import why_not
 
         if reason := why_not(recipe.task, checkpoint):
             raise UserError(f"{checkpoint.path} cannot start {recipe.task}: {reason}")
-    task: Task[Any] = _load(spec(recipe.task).build)(recipe, checkpoint)
+    task: Task[Any] = load(spec(recipe.task).build)(recipe, checkpoint)
     return task

@@ -30,7 +30,7 @@ FLOORS: dict[str, list[list[str]]] = {
     "tasks": [
         ["classification", "probing", "detection", "segmentation", "pretraining"],
         ["features"],
-        ["__init__", "base", "datasets", "progress", "recipe", "suitability"],
+        ["__init__", "base", "datasets", "progress", "recipe", "spec", "suitability"],
     ],
     "backbones": [["checkpoints", "encoders", "mae"], ["vit"], ["__init__", "atomic", "errors", "plain_files"]],
 }
@@ -145,7 +145,7 @@ import sys
 for name in {EXTRAS!r}:
     sys.modules[name] = None  # makes `import name` fail
 import mae_bench, mae_bench.cli.main, tasks
-for task in tasks.REGISTRY:
+for task in tasks.registry():
     tasks.recipe_schema(task)
 """
     done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -21,7 +21,9 @@ from ruamel.yaml.error import YAMLError
 from backbones import atomic
 from backbones.errors import UserError
 from backbones.plain_files import JSON_LIMIT, read_plain
-from mae_bench.records.groups import Cell
+from mae_bench.records.groups import LOSS, SPEEDS, Cell, declared
+from tasks import task_of_protocol
+from tasks.spec import PERCENT, Metric
 
 VERSION = 1
 _HEADER = """\
@@ -30,15 +32,8 @@ tolerances, comments and further metrics that you write by hand stay.
 metrics: what is held in every cell that has it, and how far it may move: absolute, relative (0.05 is 5 %) or stds (times the
 standard deviation of the baseline's seeds), the widest counts; better: higher | lower; with two_sided: true an improvement
 beyond it is refused, too. A metric of a cell may have a tolerance of its own: top1: {value: 68.6, absolute: 2}."""
-_SCORE = {"absolute": 1.0, "stds": 2.0, "better": "higher"}
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "final_loss": {"relative": 0.02, "better": "lower"},
-    "images_per_s": {"relative": 0.25, "better": "higher"},
-    "inference_s_per_image": {"relative": 0.25, "better": "lower"},
-}
 _WIDTHS = {"absolute", "relative", "stds"}
 _SPEEDS = ("images_per_s", "inference_s_per_image")  # that a new baseline holds
-_BESIDE = {"box_ap": ("mask_ap",)}  # metrics of equal rank with a primary one
 
 _TOLERANCE: dict[str, Any] = {
     "absolute": {"type": "number", "minimum": 0},
@@ -187,21 +182,36 @@ def update(path: Path, cells: Mapping[str, Cell]) -> Baseline:
 
 
 def _cell(name: str, raw: Any, general: Any, line: int) -> HeldCell:
+    task = task_of_protocol(name.partition("/")[0])  # as `groups.name_of` begins
     figures = tuple(
-        _held(metric, own, general.get(metric, {}), raw["metrics"].lc.key(metric)[0] + 1)
+        _held(task, metric, own, general.get(metric, {}), raw["metrics"].lc.key(metric)[0] + 1)
         for metric, own in raw["metrics"].items()
     )
     seeds = tuple(raw.get("seeds", ()))
     return HeldCell(name, figures, raw.get("device"), raw.get("data"), raw.get("recipe"), seeds, line)
 
 
-def _held(metric: str, own: Mapping[str, Any], general: Mapping[str, Any], line: int) -> Held:
+def _default(metric: Metric) -> dict[str, Any]:
+    """The tolerance of a figure that the file gives none: a point of a percentage, a share of what has another unit.
+
+    What is better neither way, or nobody declared, may move neither way.
+    """
+    width = {"absolute": 1.0, "stds": 2.0} if metric.unit == PERCENT else {"relative": 0.02, "stds": 2.0}
+    if metric.key in SPEEDS:
+        width = {"relative": 0.25}
+    if metric.key == LOSS:
+        width = {"relative": 0.02}
+    return {**width, **({"better": metric.better} if metric.better else {"two_sided": True})}
+
+
+def _held(task: str | None, metric: str, own: Mapping[str, Any], general: Mapping[str, Any], line: int) -> Held:
     """A tolerance of the cell's own takes the place of the general one, which else would widen it."""
     widths = own if _WIDTHS & own.keys() else general
-    default = _DEFAULTS.get(metric, _SCORE)
+    default = _default(declared(task, metric))
     if not _WIDTHS & widths.keys():
         widths = default
     value = own.get("value")
+    better = own.get("better") or general.get("better") or default.get("better")
     return Held(
         metric=metric,
         value=(math.nan if value is None else float(value)) if "value" in own else None,
@@ -209,19 +219,19 @@ def _held(metric: str, own: Mapping[str, Any], general: Mapping[str, Any], line:
         absolute=widths.get("absolute"),
         relative=widths.get("relative"),
         stds=widths.get("stds"),
-        better=str(own.get("better") or general.get("better") or default["better"]),
-        two_sided=bool(own.get("two_sided", general.get("two_sided", False))),
+        better=better or "higher",
+        two_sided=bool(own.get("two_sided", general.get("two_sided", not better))),
         line=line,
     )
 
 
 def _empty(cells: Iterable[Cell]) -> CommentedMap:
-    """A new baseline: of every cell the primary metric and speeds."""
+    """A new baseline: of every cell the primary metric, those that count as much, and speeds."""
     metrics: dict[str, Any] = {}
     for cell in cells:
-        for metric in (cell.primary, *_BESIDE.get(cell.primary, ()), *_SPEEDS):
+        for metric in (*cell.headlines, *_SPEEDS):
             if cell.figure(metric) is not None:
-                metrics.setdefault(metric, _flow(_DEFAULTS.get(metric, _SCORE)))
+                metrics.setdefault(metric, _flow(_default(cell.declared(metric))))
     document = CommentedMap({"schema_version": VERSION, "metrics": CommentedMap(metrics), "cells": CommentedMap()})
     document.yaml_set_start_comment(_HEADER)
     return document
@@ -236,19 +246,24 @@ def _put(document: CommentedMap, cell: Cell) -> None:
     raw["seeds"] = _flow_list(cell.seeds)
     figures = raw.setdefault("metrics", CommentedMap())
     if not figures and cell.primary not in general:
-        general[cell.primary] = _flow(_DEFAULTS.get(cell.primary, _SCORE))
+        general[cell.primary] = _flow(_default(cell.declared(cell.primary)))
     # The loss says how good a run is only where nothing else does.
-    wanted = [metric for metric in general if metric != "final_loss" or cell.primary == "final_loss"]
+    wanted = [metric for metric in general if metric != LOSS or cell.primary == LOSS]
     wanted.sort(key=lambda metric: metric != cell.primary)
     for metric in dict.fromkeys([*figures, *wanted]):
         found = cell.figure(metric)
         if found is None:
             continue
-        own = figures.setdefault(metric, _flow({}))
+        own = figures.setdefault(metric, _flow(_against(general.get(metric, {}), cell.declared(metric))))
         own["value"] = _short(found.value)
         own.pop("std", None)
         if found.std is not None:
             own.insert(1, "std", _short(found.std))
+
+
+def _against(general: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
+    """A cell's own tolerance where the general one is of another task's metric of that name, which is better the other way."""
+    return _default(metric) if metric.better and general.get("better", metric.better) != metric.better else {}
 
 
 def _short(value: float) -> float | None:

@@ -16,13 +16,13 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
+from backbones.atomic import write_json
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.encoders.contract import Encoder
 from backbones.encoders.features import Feature, choose
 from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import Interrupted, UserError, unknown
 from mae_bench.common.console import say
-from mae_bench.records.status_file import write_json
 from tasks.datasets.images import ImageSet, TransformedImages, open_folder
 from tasks.datasets.transforms import at_evaluation, eval_crop
 from tasks.features.array_files import ArrayFiles

@@ -13,7 +13,7 @@ from backbones.checkpoints.tensor_files import digest_file
 from backbones.vit.arch import parse_arch
 from mae_bench.checkpoint_tools.guess_target import guess_pixel_target
 from mae_bench.tables.definitions import published
-from tasks import REGISTRY
+from tasks import registry
 from tasks.suitability import why_not
 
 _POSITIONS = {
@@ -146,7 +146,7 @@ def _target(checkpoint: Checkpoint) -> tuple[str | None, str]:
 
 def _tasks(checkpoint: Checkpoint) -> dict[str, str]:
     """Task -> "yes", or why not."""
-    able = {task: why_not(task, checkpoint) or "yes" for task in REGISTRY}
+    able = {task: why_not(task, checkpoint) or "yes" for task in registry()}
     able["reconstruction"] = "yes" if checkpoint.decoder else "the file holds no decoder"
     return able
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from backbones.errors import UserError
+from mae_bench.cli.common import print_json
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint file, or a pre-training's run directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -45,7 +45,7 @@ def inspect(
         card["variance"] = variance.token_variance(checkpoint, images, img_size=_img_size(img_size))
         rows += variance.lines(card["variance"])
     if as_json:
-        print(json.dumps(card, indent=2))
+        print_json(card)
         return
     width = max(len(heading) for heading, _ in rows)
     for heading, text in rows:
@@ -111,7 +111,7 @@ def extract(
     )
     if as_json:
         rows = ("names", "labels", "classes")
-        print(json.dumps({"sidecar": str(sidecar(out)), **{k: v for k, v in about.items() if k not in rows}}, indent=2))
+        print_json({"sidecar": str(sidecar(out)), **{k: v for k, v in about.items() if k not in rows}})
         return
     for name, array in about["arrays"].items():
         shape = " x ".join(map(str, array["shape"]))
@@ -155,7 +155,7 @@ def reconstruct(
         seed=seed,
     )
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print_json([asdict(row) for row in rows])
         return
     for row in rows:
         print(

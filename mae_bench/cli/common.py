@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from backbones.atomic import json_text
 
 Overrides = Annotated[
     list[str] | None,
@@ -66,7 +67,7 @@ def print_rows(rows: list[dict[str, str]]) -> None:
 
 def print_json(content: Any) -> None:
     """Prints JSON for programs."""
-    print(json.dumps(content, indent=2))
+    print(json_text(content, indent=2, ascii=True))
 
 
 def is_main() -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from backbones.errors import UserError, unknown
 from mae_bench.cli.common import Include, Json, Overrides, include, print_json, print_rows
+
+if TYPE_CHECKING:
+    from tasks.spec import TaskSpec
 
 Rows = list[dict[str, str]]
 # What is listed is imported when it is asked for: `mae-bench --help` should not wait for it.
@@ -18,7 +21,7 @@ Rows = list[dict[str, str]]
 def tasks() -> Rows:
     """What ``--tasks`` takes, with the task of the registry behind it."""
     from mae_bench.recipes.load import describe, recipe_names
-    from tasks import REGISTRY
+    from tasks import spec
 
     folders: dict[str, list[str]] = {}
     for name in recipe_names():
@@ -26,9 +29,14 @@ def tasks() -> Rows:
     rows = []
     for folder, recipes in sorted(folders.items()):
         task = describe(recipes[0])["task"]
-        extra = REGISTRY[task].extra
-        rows.append({"task": folder, "kind": task, "metrics": REGISTRY[task].metrics, "extra": extra or ""})
+        rows.append({"task": folder, "kind": task, "metrics": headlines(spec(task)), "extra": spec(task).extra or ""})
     return rows
+
+
+def headlines(spec: TaskSpec) -> str:
+    """``box_ap (%), mask_ap (%)``; what is evaluated nowhere has its loss alone."""
+    shown = [f"{m.key} ({m.unit})" if m.unit else m.key for m in spec.metrics if m.headline]
+    return ", ".join(shown) or "loss"
 
 
 def suites() -> Rows:

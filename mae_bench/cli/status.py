@@ -16,8 +16,8 @@ from rich.table import Table
 
 from mae_bench.cli.common import Json, print_json, print_rows
 from mae_bench.jobs.status import STATES, UNDER_WAY, JobStatus, collect
+from mae_bench.records.groups import shown_metrics
 
-_SHOWN = ("top1", "knn20_top1", "box_ap", "mask_ap", "mIoU")
 _COLOURS = {
     "done": "green",
     "running": "cyan",
@@ -111,8 +111,7 @@ def _progress(job: JobStatus) -> str:
 
 
 def _metrics(job: JobStatus) -> str:
-    metrics = {k: v for k, v in (job.metrics or {}).items() if k in _SHOWN}
-    return "  ".join(f"{k} {v:.1f}" for k, v in metrics.items() if v is not None)
+    return "  ".join(shown_metrics(job.task, job.primary_metric, job.metrics or {}))
 
 
 def status(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +21,7 @@ from mae_bench.common.disk import writing
 from mae_bench.engine.out_of_memory import is_out_of_memory, release
 from mae_bench.engine.sampler import SeededDataset
 from mae_bench.engine.seeding import derive
+from tasks import metric, registry
 from tasks.base import Evaluator, Task
 from tasks.datasets.loading import CollateOrFail, dead_workers_explained, leave_signals_to_parent, raise_if_failed
 
@@ -32,6 +33,7 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, float]
     inference_s_per_image: float | None = None  # of this process, without reading data; None after a single batch
+    notes: Sequence[str] = ()  # what is wrong with them, for the record
 
 
 class AfterBatch(Protocol):
@@ -78,14 +80,39 @@ def evaluate(
     results = evaluator.results()
     if accelerator.num_processes > 1:
         results = gather_object(results)
-    metrics = evaluator.metrics(results)
+    metrics, notes = settle(evaluator.metrics(results), task.recipe.task, task.primary_metric)
     if folder is not None and accelerator.is_main_process:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             evaluator.write(results, folder)
             if not any(folder.iterdir()):
                 folder.rmdir()
-    return Evaluation(metrics, timer.seconds_per_image())
+    return Evaluation(metrics, timer.seconds_per_image(), notes)
+
+
+def settle(raw: Mapping[str, Any], task: str, primary: str) -> tuple[dict[str, float], list[str]]:
+    """What an evaluator gave as figures that a record holds, and what had to be said of them.
+
+    Training is over by now, so nothing is refused: a figure that cannot be is not-a-number, and a note says so.
+    """
+    metrics: dict[str, float] = {}
+    notes = []
+    for key, value in raw.items():
+        try:
+            metrics[key] = value if isinstance(value, int) else float(value)
+        except (TypeError, ValueError):
+            notes.append(f"metric {key} is left out: {type(value).__name__} is no number")
+            continue
+        if metric(task, key).out_of_range(metrics[key]):
+            notes.append(f"metric {key} is not-a-number: {metrics[key]:g} is no percentage")
+            metrics[key] = math.nan
+    if primary not in metrics:
+        notes.append(f"metric {primary} is not-a-number: the evaluation gave none")
+        metrics[primary] = math.nan
+    declared = registry()[task].declared
+    if strangers := [key for key in metrics if declared(key) is None]:
+        notes.append(f"task {task} does not declare its metrics {', '.join(strangers)}: no figure of theirs is judged")
+    return metrics, notes
 
 
 def _predict(

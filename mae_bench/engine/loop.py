@@ -239,7 +239,7 @@ def _evaluate_if_due(run: Run, clock: Clock, meter: Meter) -> None:
         trainer.task, trainer.eval_model(), trainer.accelerator, folder, after_batch=lambda *at: _watch(run, *at)
     )
     clock.tick(training=False)
-    trainer.note_metrics(found.metrics)
+    trainer.note_metrics(found.metrics, found.notes)
     progress.inference_s_per_image = found.inference_s_per_image
     run.log.evaluation(progress.step, trainer.epoch(), found.metrics)
     trainer.save(run.folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ import rich.progress
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from backbones.atomic import write_text
+from backbones.atomic import json_text, write_text
 from backbones.plain_files import parse_json, read_plain
 from mae_bench.common.console import console, say
 from mae_bench.common.disk import writing
@@ -100,7 +99,7 @@ class RunLog:
         self._open(progress)
         line = {"kind": "rollback", "step": progress.step, "why": why, "images": images}
         with writing(self._path):
-            self._jsonl.write(json.dumps(line) + "\n")
+            self._jsonl.write(json_text(line, indent=None) + "\n")
         self.step(progress.step)
 
     def message(self, text: str) -> None:
@@ -126,7 +125,7 @@ class RunLog:
     def _write(self, kind: str, step: int, epoch: float, values: dict[str, float]) -> None:
         line: dict[str, Any] = {"kind": kind, "step": step, "epoch": round(epoch, 4), **values}
         with writing(self._path):
-            self._jsonl.write(json.dumps(line) + "\n")
+            self._jsonl.write(json_text(line, indent=None) + "\n")
             for name, value in values.items():
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 

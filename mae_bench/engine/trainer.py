@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,7 @@ from mae_bench.engine.out_of_memory import OutOfMemory, is_out_of_memory, releas
 from mae_bench.engine.progress import Progress
 from mae_bench.engine.sampler import BatchPlan
 from mae_bench.engine.seeding import seed_all
+from tasks import metric
 from tasks.base import Task
 from tasks.recipe import Recipe
 
@@ -164,11 +164,12 @@ class Trainer:
         flags = torch.tensor([float(flag)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flags, "sum").item() > 0)
 
-    def note_metrics(self, metrics: dict[str, float]) -> None:
+    def note_metrics(self, metrics: dict[str, float], notes: Iterable[str] = ()) -> None:
         """Stores the last and the best evaluation."""
         progress, key = self.progress, self.task.primary_metric
         progress.last, progress.evaluated_at = metrics, progress.step
-        if not progress.best or metrics[key] > progress.best[key] or math.isnan(progress.best[key]):
+        progress.notes += [note for note in notes if note not in progress.notes]
+        if not progress.best or metric(self.recipe.task, key).improves(metrics[key], on=progress.best[key]):
             progress.best, progress.best_epoch = metrics, self.epoch()
 
     def state(self) -> dict[str, Any]:

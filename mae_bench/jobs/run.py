@@ -35,7 +35,9 @@ from mae_bench.jobs.job import PlannedJob, identity_facts, job_id
 from mae_bench.jobs.lock import RunLock
 from mae_bench.recipes.load import as_dict, recipe_hash
 from mae_bench.records import provenance
+from mae_bench.records.groups import shown_metrics
 from mae_bench.records.record import FILE_NAME, Data, Init, Metrics, Record, read, write
+from mae_bench.records.record import check as check_record
 from mae_bench.records.status_file import write_status
 from tasks import create_task
 from tasks.base import Task
@@ -60,9 +62,10 @@ def run_job(job: PlannedJob, place: Callable[[str], Path]) -> Record:
         seed_all(job.recipe.seed, "init")
         task = create_task(job.recipe, job.checkpoint)
         identity = job_id(job, task.data.fingerprint)
+        check_record(_draft(job, task, identity, accelerator))
         run_dir = place(identity)
         # One process looks and claims; the others find what it left.
-        lock = _on_main(accelerator, lambda: _claim(run_dir, job, identity, held))
+        lock = _on_main(accelerator, lambda: _claim(run_dir, job, task, identity, held))
         if (run_dir / FILE_NAME).is_file():
             say(f"{job.name}: done already ({run_dir})")
             return read(run_dir)
@@ -108,7 +111,7 @@ def _run(
             state = "interrupted" if isinstance(e, (Interrupted, KeyboardInterrupt)) else "failed"
             write_status(run_dir, state, name=job.name, error=str(e) or type(e).__name__)
         raise
-    record = _record(job, task, result, identity, run_dir, started)
+    record = _with_result(_draft(job, task, identity, accelerator), task, result, run_dir, started)
     if accelerator.is_main_process:
         for name, tensors in task.export(result.model).items():
             path = run_dir / f"{name}.safetensors"
@@ -131,7 +134,7 @@ def _with_counts(job: PlannedJob, task: Task[Any]) -> PlannedJob:
     return replace(job, pretraining={**job.pretraining, **counts})
 
 
-def _claim(run_dir: Path, job: PlannedJob, identity: str, held: ExitStack) -> RunLock | None:
+def _claim(run_dir: Path, job: PlannedJob, task: Task[Any], identity: str, held: ExitStack) -> RunLock | None:
     """Claims `run_dir` for this job and process until `held` ends; None if the finished job is there."""
     if _finished(run_dir, identity):
         return None
@@ -140,9 +143,9 @@ def _claim(run_dir: Path, job: PlannedJob, identity: str, held: ExitStack) -> Ru
     if _finished(run_dir, identity):  # while we waited for another process
         return None
     with writing(run_dir / JOB_FILE):
-        write_json(
-            run_dir / JOB_FILE, {"id": identity, "name": job.name, "recipe": job.recipe_name, **identity_facts(job)}
-        )
+        about = {"id": identity, "name": job.name, "recipe": job.recipe_name, "task": job.recipe.task}
+        about["primary_metric"] = task.primary_metric
+        write_json(run_dir / JOB_FILE, {**about, **identity_facts(job)})
         recipe = yaml.safe_dump(as_dict(job.recipe), sort_keys=False)
         write_text(run_dir / "config.yaml", f"# {job.recipe_name}, resolved\n{recipe}")
     write_status(run_dir, "running", name=job.name)
@@ -193,9 +196,10 @@ def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def _record(job: PlannedJob, task: Task[Any], result: FitResult, identity: str, run_dir: Path, started: str) -> Record:
-    recipe, progress, checkpoint = job.recipe, result.progress, job.checkpoint
-    kind = next(result.model.parameters()).device
+def _draft(job: PlannedJob, task: Task[Any], identity: str, accelerator: Accelerator) -> Record:
+    """The record as far as it is known before the first step; of the metrics only that there will be the primary one."""
+    recipe, checkpoint = job.recipe, job.checkpoint
+    now = _now()
     return Record(
         name=job.name,
         task=recipe.task,
@@ -210,12 +214,7 @@ def _record(job: PlannedJob, task: Task[Any], result: FitResult, identity: str, 
             layout=checkpoint.layout if checkpoint else None,
             pretraining=job.known_pretraining(),
         ),
-        metrics=Metrics(
-            last=_numbers(progress.last),
-            best=_numbers(progress.best) or None,
-            best_epoch=progress.best_epoch,
-            selection=task.selection,
-        ),
+        metrics=Metrics(last={task.primary_metric: None} if task.primary_metric else {}, selection=task.selection),
         primary_metric=task.primary_metric,
         seed=recipe.seed,
         data=Data(**asdict(task.data)),
@@ -224,15 +223,33 @@ def _record(job: PlannedJob, task: Task[Any], result: FitResult, identity: str, 
         recipe_hash=recipe_hash(recipe),
         job_id=identity,
         software=provenance.software(),
-        device=provenance.device(kind, result.processes),
+        device=provenance.device(accelerator.device, accelerator.num_processes),
         precision=recipe.train.precision,
-        started=started,
-        finished=_now(),
+        started=now,
+        finished=now,
         git=provenance.git(),
         preprocessing=task.preprocessing.as_dict(),
         variant=job.variant,
         command=provenance.command(),
         host=provenance.host(),
+    )
+
+
+def _with_result(draft: Record, task: Task[Any], result: FitResult, run_dir: Path, started: str) -> Record:
+    """The record of the finished job."""
+    progress = result.progress
+    kind = next(result.model.parameters()).device
+    return replace(
+        draft,
+        metrics=Metrics(
+            last=_numbers(progress.last),
+            best=_numbers(progress.best) or None,
+            best_epoch=progress.best_epoch,
+            selection=task.selection,
+        ),
+        device=provenance.device(kind, result.processes),
+        started=started,
+        finished=_now(),
         inference_s_per_image=progress.inference_s_per_image,
         images_per_s=progress.images / progress.train_seconds if progress.train_seconds else None,
         peak_memory_bytes=provenance.peak_memory_bytes(kind),
@@ -251,8 +268,6 @@ def _numbers(metrics: dict[str, float]) -> dict[str, float | None]:
 
 def describe(record: Record) -> str:
     """One line with a job's result."""
-    known = ("top1", "box_ap", "mask_ap", "mIoU", record.primary_metric)
-    values = {k: v for k, v in record.metrics.last.items() if k in known}
-    shown = "  ".join(f"{k} {'nan' if v is None else f'{v:.1f}'}" for k, v in values.items())
+    shown = "  ".join(shown_metrics(record.task, record.primary_metric, record.metrics.last))
     seconds = record.wall_time_s or 0.0
     return f"{record.name}: {shown or f'loss {record.final_loss:.4f}'}  ({seconds:.0f} s)"

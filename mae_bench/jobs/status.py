@@ -30,6 +30,8 @@ class JobStatus:
     images_per_s: float | None = None
     seconds_left: float | None = None
     metrics: dict[str, Any] | None = None
+    task: str | None = None
+    primary_metric: str | None = None
     error: str | None = None
     run_dir: str | None = None
     slurm: str | None = None  # the queue's id
@@ -93,6 +95,7 @@ def _begun(run_dir: Path) -> JobStatus:
     status = read_status(run_dir)
     record = read_json(run_dir / "record.json")
     metrics = record.get("metrics", {}).get("last") if isinstance(record, dict) else status.get("last_metrics")
+    about = record if isinstance(record, dict) else job
     return JobStatus(
         name=job.get("name", run_dir.name),
         state="done" if record is not None else status.get("state", "interrupted"),
@@ -101,6 +104,8 @@ def _begun(run_dir: Path) -> JobStatus:
         images_per_s=_images_per_s(status, record),
         seconds_left=status.get("seconds_left"),
         metrics=metrics or None,
+        task=about.get("task"),
+        primary_metric=about.get("primary_metric"),
         error=status.get("error"),
         run_dir=str(run_dir),
     )

@@ -10,15 +10,49 @@ import math
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mae_bench.recipes.load import short_name
 from mae_bench.records.record import Record
+from tasks import metric, registry
+from tasks.spec import Metric, in_decimals
 
 SPEEDS = ("images_per_s", "inference_s_per_image", "peak_memory_bytes")
 """Fields of a record that depend on the hardware; like metrics, but held on the same device only."""
+LOSS = "final_loss"
+"""The field that stands for a run where nothing is evaluated, as in pre-training."""
+_FIELDS = (
+    Metric(LOSS, unit="", better="lower", decimals=4),
+    Metric("images_per_s", unit="images/s", decimals=None),
+    Metric("inference_s_per_image", unit="s", better="lower", decimals=None),
+    Metric("peak_memory_bytes", unit="bytes", better="lower", decimals=None),
+)
+
+
+def declared(task: str | None, key: str) -> Metric:
+    """What is known of a figure of a record: of a field of every record, or of a metric of its task."""
+    return next((field for field in _FIELDS if field.key == key), None) or metric(task, key)
+
+
+def gain(record: Record) -> float:
+    """By how much the primary metric of the best epoch is better than the last one's; 0 where either is unknown."""
+    best = (record.metrics.best or {}).get(record.primary_metric)
+    last = record.metrics.last.get(record.primary_metric)
+    if best is None or last is None:
+        return 0.0
+    return last - best if metric(record.task, record.primary_metric).better == "lower" else best - last
+
+
+def shown_metrics(task: str | None, primary: str | None, metrics: Mapping[str, float | None]) -> list[str]:
+    """``["box_ap 51.6", "mask_ap 45.9"]``: of a run's metrics the primary one, and those that its task counts as much."""
+    known = {key: declared(task, key) for key in metrics}
+    return [
+        f"{key} {in_decimals(math.nan if value is None else value, known[key].decimals)}"
+        for key, value in metrics.items()
+        if key == primary or known[key].headline
+    ]
 
 
 @dataclass(frozen=True)
@@ -71,7 +105,17 @@ class Cell:
     @property
     def primary(self) -> str:
         """The metric that says how good it is; the loss where nothing is evaluated, as in pre-training."""
-        return self.records[0].primary_metric or "final_loss"
+        return self.records[0].primary_metric or LOSS
+
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """The primary metric, and those that its task counts as much."""
+        each = registry().get(self.records[0].task)
+        return tuple(dict.fromkeys([self.primary, *(each.headlines if each else ())]))
+
+    def declared(self, key: str) -> Metric:
+        """What is known of one of its figures."""
+        return declared(self.records[0].task, key)
 
     def figure(self, metric: str) -> Figure | None:
         """None when none of the runs has the metric."""
@@ -110,7 +154,7 @@ def _device(record: Record) -> str:
 
 def _value(record: Record, metric: str) -> float | None:
     """A metric, or a speed, of a record; nan where it was measured and was not a number, None where it was not measured."""
-    if metric in SPEEDS or metric == "final_loss":
+    if metric in SPEEDS or metric == LOSS:
         value = getattr(record, metric)
         return float(value) if value else None  # a run that trained nothing has no speed of training
     if metric not in record.metrics.last:

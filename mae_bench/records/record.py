@@ -20,9 +20,11 @@ from typing import Any
 
 import jsonschema
 
+from backbones.atomic import write_json
 from backbones.errors import UserError
 from backbones.plain_files import JSON_LIMIT, parse_json, read_plain
 from mae_bench.records.versions import SCHEMA_VERSION, upgrade
+from tasks import metric, task_of_protocol
 
 FILE_NAME = "record.json"
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class Init:
 
 @dataclass(kw_only=True)
 class Metrics:
-    """Percentages as papers print them (`top1`, `top5`, `box_ap`, `mask_ap`, `mIoU`, `aAcc`, `mAcc`); losses.
+    """Figures as papers print them, under the keys that the task's `TaskSpec` declares.
 
     None stands for not-a-number, such as the AP of a size range without objects.
     """
@@ -190,19 +192,21 @@ def write(record: Record, run_dir: str | os.PathLike[str]) -> Path:
     if problem := _problem(raw):
         raise ValueError(f"record of {record.name}: {problem}")
     target = Path(run_dir) / FILE_NAME
-    temporary = target.with_name(f".{FILE_NAME}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(raw, file, indent=2, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        write_json(target, raw, indent=2, durable=True)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
+
+
+def check(record: Record) -> None:
+    """Refuses a record that could not be written, as long as nothing was spent on what it is of.
+
+    Raises:
+        UserError: the field, and what is wrong with it.
+    """
+    if problem := _problem(record.to_dict()):
+        raise UserError(f"{record.name}: its record would not be valid: {problem}")
 
 
 def read(path: str | os.PathLike[str]) -> Record:
@@ -262,6 +266,12 @@ def _problem(raw: Any) -> str | None:
         place = ".".join(str(part) for part in error.absolute_path) or "record"
         message = " ".join(error.message.split())
         return f"{place}: {message if len(message) <= 200 else message[:200] + ' ...'}"
+    if (owner := task_of_protocol(raw["protocol"])) not in (None, raw["task"]):
+        return f"protocol: {raw['protocol']} is of task {owner}, not of {raw['task']}"
+    for part in ("last", "best"):
+        for key, value in (raw["metrics"][part] or {}).items():
+            if metric(raw["task"], key).out_of_range(value):
+                return f"metrics.{part}.{key}: {value} is no percentage"
     primary = raw["primary_metric"]
     if raw["status"] == "done" and primary and primary not in raw["metrics"]["last"]:
         return f'metrics.last: the primary metric "{primary}" is missing'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -10,12 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from backbones.atomic import read_json, write_text
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all; not-a-number is written as Python does (a metric may be one)."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+from backbones.atomic import read_json, write_json
 
 
 def write_status(run_dir: Path, state: str, **fields: Any) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mae_bench.jobs.status import JobStatus
-from mae_bench.records.groups import Cell
+from mae_bench.records.groups import Cell, declared, gain
 from mae_bench.records.record import Record
+from tasks.spec import PERCENT
 
 _NAMED = 6  # runs or values that a line names; of more it says how many
 
@@ -82,21 +84,27 @@ def _selection(records: Sequence[Record]) -> Iterable[Caution]:
         kinds = _join(sorted({r.metrics.selection for r in records if r.name in chosen}))
         text = f"Figures are not simply the last epoch's ({kinds}): {_several(chosen)}."
         yield Caution("Chosen models", text)
-    better = [r.name for r in records if _gain(r) >= 0.5]
-    if better:
-        most = max(map(_gain, records))
+    percent = {
+        r.name: gain(r) for r in records if declared(r.task, r.primary_metric).unit == PERCENT and gain(r) >= 0.5
+    }
+    if percent:
         text = (
-            f"Figures shown are the last epoch's. In {_count(len(better), 'run')} the best epoch on the validation set was at "
-            f"least 0.5 higher (at most {most:.1f}): {_several(better)}."
+            f"Figures shown are the last epoch's. In {_count(len(percent), 'run')} the best epoch on the validation set was at "
+            f"least 0.5 higher (at most {max(percent.values()):.1f}): {_several(list(percent))}."
+        )
+        yield Caution("Best epoch against last", text)
+    if others := [r.name for r in records if r.name not in percent and _gains_a_share(r)]:
+        text = (
+            f"Figures shown are the last epoch's. In {_count(len(others), 'run')} the best epoch on the validation set was at "
+            f"least 2 % better: {_several(others)}."
         )
         yield Caution("Best epoch against last", text)
 
 
-def _gain(record: Record) -> float:
-    """By how much the best epoch's primary metric is above the last one's."""
-    best = (record.metrics.best or {}).get(record.primary_metric)
-    last = record.metrics.last.get(record.primary_metric)
-    return 0.0 if best is None or last is None else best - last
+def _gains_a_share(record: Record) -> bool:
+    """What is no percentage has its own scale: 2 % of the last epoch's figure."""
+    other = declared(record.task, record.primary_metric).unit != PERCENT
+    return other and gain(record) >= 0.02 * abs(record.metrics.last.get(record.primary_metric) or math.inf)
 
 
 def _recovered(records: Sequence[Record]) -> Iterable[Caution]:

@@ -13,7 +13,7 @@ import yaml
 from backbones.errors import UserError
 from mae_bench.common.text import plain
 from mae_bench.jobs.status import JobStatus, collect
-from mae_bench.records.groups import Cell, cells_of, place
+from mae_bench.records.groups import LOSS, Cell, cells_of, place
 from mae_bench.records.record import FILE_NAME, Record, find
 from mae_bench.report import curves
 from mae_bench.report.caution import Caution, cautions
@@ -21,6 +21,7 @@ from mae_bench.report.pictures import Album, Picture, of_run
 from mae_bench.tables import Table, build, names
 from mae_bench.tables.formats import charts as figures
 from mae_bench.tables.formats.html import html
+from tasks.spec import in_decimals
 
 _CHARTS = 60  # drawings of training curves
 _RUNS = 300  # runs whose provenance is given in full
@@ -222,14 +223,12 @@ def _galleries(cells: Mapping[str, Cell], album: Album) -> tuple[Gallery, ...]:
 
 
 def figure_text(cell: Cell, metric: str) -> str:
-    """``43.2 ± 0.9``, one decimal as tables have it; losses with four figures."""
-    figure = cell.figure(metric)
-    if figure is None:
-        return "–"
-    if not math.isfinite(figure.value):
-        return "nan"
-    spread = "" if figure.std is None else f" ± {figure.std:.1f}" if metric != "final_loss" else f" ± {figure.std:.4f}"
-    return (f"{figure.value:.4f}" if metric == "final_loss" else f"{figure.value:.1f}") + spread
+    """``43.2 ± 0.9``, with the decimals that tables have."""
+    found, decimals = cell.figure(metric), cell.declared(metric).decimals
+    if found is None:
+        return in_decimals(None, decimals)
+    spread = "" if found.std is None or not math.isfinite(found.std) else f" ± {in_decimals(found.std, decimals)}"
+    return in_decimals(found.value, decimals) + spread
 
 
 def results(contents: Contents) -> list[dict[str, Any]]:
@@ -246,7 +245,7 @@ def results(contents: Contents) -> list[dict[str, Any]]:
                 "method": method,
                 "encoder": f"{first.arch}, {first.img_size} px",
                 "data": first.data.name,
-                "metric": "loss" if cell.primary == "final_loss" else cell.primary,
+                "metric": "loss" if cell.primary == LOSS else cell.primary,
                 "figure": "several runs" if cell.problem else figure_text(cell, cell.primary),
                 "sort": figure.value if figure and not cell.problem and math.isfinite(figure.value) else "",
                 "seeds": ", ".join(map(str, cell.seeds)),

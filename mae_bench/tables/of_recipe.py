@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from mae_bench.tables.definitions.data_sets import TRANSFER, bare
+from mae_bench.tables.definitions import definitions
 from tasks.recipe import Recipe
-
-TABLES = {
-    "finetune": "table3",
-    "scratch": "table3",
-    "linear": "table12",
-    "partial": "fig9",
-    "knn": "knn",
-    "robustness": "table13",
-    "detection": "vitdet_coco",
-    "detection_fpn": "table4",
-    "lvis": "vitdet_lvis",
-    "segmentation_frozen": "segmentation_frozen",
-    "segmentation": "table5",
-}
 
 
 def table_of(recipe: Recipe) -> str | None:
-    """The table that shows a recipe's runs; None where there is none."""
-    table = TABLES.get(recipe.protocol)
-    if table != "table3":
-        return table
-    if recipe.data.label_share or recipe.data.label_list:
-        return "lowshot"
-    return "table6" if bare(recipe.data.name) in {data.name for data in TRANSFER} else table
+    """The table that shows a recipe's runs; None where there is none.
+
+    It is the first of the recipe's task and protocol, unless one of them asks for recipes such as this (`Definition.recipes`).
+    """
+    fitting = [d for d in definitions() if d.task == recipe.task and recipe.protocol in d.protocols]
+    asked = [d for d in fitting if d.recipes is not None and d.recipes(recipe)]
+    chosen = asked or [d for d in fitting if d.recipes is None]
+    return chosen[0].name if chosen else None

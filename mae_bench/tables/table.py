@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Measured:
-    """Our figure: one value a seed, in percent; a value is nan where the metric was not a number."""
+    """Our figure: one value a seed, in the unit of its metric; a value is nan where the metric was not a number."""
 
     values: tuple[float, ...]
     records: tuple[str, ...]  # paths, one a value
@@ -38,12 +38,13 @@ TOLERANCE_STDS = 2  # standard deviations over the official seeds that a differe
 
 @dataclass(frozen=True)
 class Cell:
-    """Published figure and ours, either or neither; `std`: over the official seeds, None where no such spread is published."""
+    """Published figure and ours, either or neither. `std`: over the official seeds, None where no such spread is published."""
 
     published: float | None = None
     sources: tuple[str, ...] = ()  # keys of `Table.sources`, of the figure and of its spread
     ours: Measured | None = None
     std: float | None = None
+    decimals: int | None = 1  # that people read (`tasks.spec.figure`); None: four significant figures
 
     @property
     def difference(self) -> float | None:

@@ -1,5 +1,6 @@
 """A file is the old one or the new one, never a part, and a write that fails leaves nothing behind."""
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -44,10 +45,10 @@ def test_the_temporary_lies_beside_it_has_its_suffix_and_is_no_match_for_it(tmp_
         assert not list(tmp_path.glob("step_*"))
 
 
-def test_not_a_number_is_no_json(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "a.json", {"loss": float("nan")})
-    assert not list(tmp_path.iterdir())
+def test_not_a_number_and_infinity_are_null_in_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"loss": float("nan"), "all": [(1.5, float("-inf"))], "name": "Größe"})
+    text = (tmp_path / "a.json").read_text("utf-8")
+    assert json.loads(text, parse_constant=pytest.fail) == {"loss": None, "all": [[1.5, None]], "name": "Größe"}
 
 
 def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def make(method: str = "MAE", protocol: str = "finetune", seed: int = 0, **chang
     """A finished run of a micro ViT on the embedded set, with `changes`; `metrics` may be a plain dictionary."""
     tasks = {"pretrain": "pretraining", "detection_fpn": "detection", "lvis": "detection"}
     tasks |= {"detection": "detection", "segmentation": "segmentation", "segmentation_frozen": "segmentation"}
+    tasks |= {"knn": "probing", "probe": "probing"}
     task = tasks.get(protocol, "classification")
     defaults = {"detection": {"box_ap": 31.5, "mask_ap": 28.25}, "segmentation": {"mIoU": 40.0}}
     metrics = changes.pop("metrics", defaults.get(task, {"top1": 68.6, "top5": 95.0}))

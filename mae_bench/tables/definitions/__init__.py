@@ -7,8 +7,12 @@ made of is in `schema`; a file for each kind of table lies beside it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
+from importlib.metadata import entry_points
 
+from backbones.errors import UserError
 from mae_bench.records.record import Record
+from mae_bench.tables.definitions.ablations import ABLATIONS, TABLE1
 from mae_bench.tables.definitions.classification import (
     BASE,
     FIGURE8,
@@ -25,13 +29,14 @@ from mae_bench.tables.definitions.schema import (
     Definition,
     Delta,
     Method,
-    Metric,
     PaperColumn,
     Published,
     Subjects,
+    TableMetric,
 )
 from mae_bench.tables.definitions.segmentation import SEGMENTATION_FROZEN, TABLE5
 from mae_bench.tables.definitions.subjects import all_labels, pretraining_target
+from tasks import load_entry_point
 
 _KINDS = {"classification": "fine-tuning", "detection": "detection", "segmentation": "segmentation"}
 _TARGETS = (
@@ -71,9 +76,9 @@ TABLE7 = Definition(
     data=IMAGENET,
     data_of={"fine-tuning": IMAGENET, "detection": COCO, "segmentation": ADE20K},
     metrics=(
-        Metric("top1", "top-1", "fine-tuning"),
-        Metric("box_ap", "box AP", "detection"),
-        Metric("mIoU", "mIoU", "segmentation"),
+        TableMetric("top1", "top-1", "fine-tuning"),
+        TableMetric("box_ap", "box AP", "detection"),
+        TableMetric("mIoU", "mIoU", "segmentation"),
     ),
     columns=tuple(_table7_columns()),
     methods=tuple(Method(target.label, target.label) for target in _TARGETS),
@@ -96,3 +101,30 @@ DEFINITIONS = (
     *DETECTION_DEFINITIONS,
     *PROTOCOL_DEFINITIONS,
 )
+
+ENTRY_POINTS = "mae_bench.tables"
+"""Entry-point group of other packages' tables: ``depth = "their_package.tables:DEPTH"``, a `Definition` or several."""
+
+
+@lru_cache(maxsize=1)
+def definitions() -> tuple[Definition, ...]:
+    """Every table of methods: ours, then those of installed packages.
+
+    Raises:
+        UserError: an installed package's table cannot be loaded, is none, or has a name that is taken.
+    """
+    found = list(DEFINITIONS)
+    taken = {TABLE1, "table2", *(a.name for a in ABLATIONS), *(d.name for d in found)}
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        where = f"entry point {point.name} of {ENTRY_POINTS} ({point.value})"
+        loaded = load_entry_point(point, where)
+        for each in loaded if isinstance(loaded, (list, tuple)) else [loaded]:
+            if not isinstance(each, Definition):
+                raise UserError(
+                    f"{where}: holds a {type(each).__name__}, not a Definition (mae_bench.tables.definitions.schema)"
+                )
+            if each.name in taken:
+                raise UserError(f"{where}: there is a table {each.name} already: give it another name")
+            taken.add(each.name)
+            found.append(each)
+    return tuple(found)

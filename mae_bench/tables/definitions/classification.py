@@ -13,11 +13,11 @@ from mae_bench.tables.definitions.schema import (
     ONE,
     Definition,
     Method,
-    Metric,
     PaperColumn,
     Published,
     Subject,
     Subjects,
+    TableMetric,
 )
 from mae_bench.tables.definitions.subjects import (
     all_labels,
@@ -28,6 +28,7 @@ from mae_bench.tables.definitions.subjects import (
     tuned_blocks,
 )
 from mae_bench.tables.table import Chart
+from tasks.recipe import Recipe
 
 BASE, LARGE, HUGE = "vit_base_patch16", "vit_large_patch16", "vit_huge_patch14"
 FOUR_SIZES = (
@@ -37,16 +38,14 @@ FOUR_SIZES = (
     PaperColumn("ViT-H448", "ViT-H448", "top1", HUGE, 448),
 )
 _PREVIOUS_BEST = PaperColumn("previous best", "prev_best", "top1")
-_TOP1 = (Metric("top1"),)
+_TOP1 = (TableMetric("top1"),)
 _TRANSFER = tuple(
     Subject(name, data.name, name, data=data)
     for name, data in zip(("iNat 2017", "iNat 2018", "iNat 2019", "Places205", "Places365"), sets.TRANSFER, strict=True)
 )
 _ROBUSTNESS = (
-    Subject(
-        "IN-C, mCE", "imagenet_c", "IN-Corruption mCE (lower better)", "inc_mce", sets.IMAGENET_C, lower_is_better=True
-    ),
-    Subject("IN-C, error", "imagenet_c", None, "inc_error", sets.IMAGENET_C, lower_is_better=True),
+    Subject("IN-C, mCE", "imagenet_c", "IN-Corruption mCE (lower better)", "inc_mce", sets.IMAGENET_C),
+    Subject("IN-C, error", "imagenet_c", None, "inc_error", sets.IMAGENET_C),
     Subject("IN-A", "imagenet_a", "IN-Adversarial top-1", data=sets.IMAGENET_A),
     Subject("IN-R", "imagenet_r", "IN-Rendition top-1", data=sets.IMAGENET_R),
     Subject("IN-Sketch", "imagenet_sketch", "IN-Sketch top-1", data=sets.IMAGENET_SKETCH),
@@ -64,6 +63,14 @@ def fine_tuned(record: Record) -> str | None:
     return "" if label_share(record) == 1 and bare(record.data.name) not in {s.key for s in _TRANSFER} else None
 
 
+def _with_few_labels(recipe: Recipe) -> bool:
+    return bool(recipe.data.label_share or recipe.data.label_list)
+
+
+def _of_transfer(recipe: Recipe) -> bool:
+    return bare(recipe.data.name) in {data.name for data in sets.TRANSFER} and not _with_few_labels(recipe)
+
+
 PROTOCOL_DEFINITIONS = (
     Definition(
         name="table6",
@@ -76,6 +83,7 @@ PROTOCOL_DEFINITIONS = (
         methods=(Method("scratch"), Method("MAE")),
         published=(Published("mae_t6", row="subject", method="MAE"),),
         subjects=Subjects("data set", _transfer, _TRANSFER),
+        recipes=_of_transfer,
         apart="",
     ),
     Definition(
@@ -160,6 +168,7 @@ PROTOCOL_DEFINITIONS = (
             (Subject("1 %", 0.01), Subject("10 %", 0.1), Subject("100 %", 1.0)),
             label=lambda share: f"{100 * share:g} %",
         ),
+        recipes=_with_few_labels,
         apart="val",
         notes=("the paper has no figures with a part of the labels",),
     ),
@@ -181,7 +190,7 @@ TABLE3 = Definition(
     task="classification",
     protocols=("finetune", "scratch"),
     data=IMAGENET,
-    metrics=(Metric("top1"),),
+    metrics=(TableMetric("top1"),),
     columns=FOUR_SIZES,
     published=(Published("mae_t3"),),
     subjects=Subjects("", fine_tuned, ONE),
@@ -199,7 +208,7 @@ TABLE12 = Definition(
     task="classification",
     protocols=("linear",),
     data=IMAGENET,
-    metrics=(Metric("top1"),),
+    metrics=(TableMetric("top1"),),
     columns=(
         PaperColumn("iGPT-L", "iGPT-L", "top1"),
         PaperColumn("iGPT-XL", "iGPT-XL", "top1"),
@@ -217,7 +226,7 @@ FIGURE8 = Definition(
     task="classification",
     protocols=("finetune", "scratch"),
     data=IMAGENET,
-    metrics=(Metric("top1"),),
+    metrics=(TableMetric("top1"),),
     columns=(PaperColumn("fine-tuned", "", "top1", ANY, 224),),
     methods=(Method("MAE", "MAE, IN1K"), Method("scratch", "supervised, IN1K, our impl.")),
     published=(Published("mae_fig8", column="subject"),),

@@ -14,11 +14,11 @@ from mae_bench.tables.definitions.schema import (
     ONE,
     Definition,
     Method,
-    Metric,
     PaperColumn,
     Published,
     Subject,
     Subjects,
+    TableMetric,
 )
 from mae_bench.tables.definitions.subjects import recipe_key
 from mae_bench.tables.table import Chart
@@ -33,7 +33,7 @@ DENSE_METHODS = (
 FPN_NOTE = (
     "ours on other data than COCO: ViTDet's detector (protocol detection), where no run of detection_fpn is there"
 )
-_BOX_AND_MASK = (Metric("box_ap", "box AP"), Metric("mask_ap", "mask AP"))
+_BOX_AND_MASK = (TableMetric("box_ap", "box AP"), TableMetric("mask_ap", "mask AP"))
 _RELEASED, _PAPER = "MAE", "MAE, paper"
 _SIZES = {"ViT-B": BASE, "ViT-L": LARGE, "ViT-H": HUGE}
 
@@ -203,7 +203,7 @@ DETECTION_DEFINITIONS = (
         task="detection",
         protocols=("lvis",),
         data=LVIS,
-        metrics=(*_BOX_AND_MASK, Metric("mask_apr", "mask AP rare")),
+        metrics=(*_BOX_AND_MASK, TableMetric("mask_apr", "mask AP rare")),
         columns=_columns(
             ("Mask R-CNN", "box AP", "box_ap"),
             ("Mask R-CNN", "mask AP", "mask_ap"),

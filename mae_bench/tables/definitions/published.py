@@ -18,9 +18,9 @@ class Figure:
     sources: tuple[str, ...]
     std: float | None = None
 
-    def cell(self, ours: Measured | None) -> Cell:
+    def cell(self, ours: Measured | None, decimals: int | None = 1) -> Cell:
         """The cell that sets our figure against this one."""
-        return Cell(self.value, self.sources, ours, self.std)
+        return Cell(self.value, self.sources, ours, self.std, decimals)
 
 
 def verified_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:

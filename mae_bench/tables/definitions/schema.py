@@ -9,12 +9,15 @@ from typing import Any
 from mae_bench.records.record import Record
 from mae_bench.tables.definitions.data_sets import DataSet
 from mae_bench.tables.table import Chart
+from tasks import registry, task_of_protocol
+from tasks.recipe import Recipe
+from tasks.spec import Metric, undeclared
 
 ANY = ""  # in place of an architecture: the table's subjects are architectures
 
 
 @dataclass(frozen=True)
-class Metric:
+class TableMetric:
     """A figure of `Record.metrics`; `label` goes before the architecture where a table has several.
 
     `kind`: the only kind of records (`Definition.kind`) that have it, where kinds differ in that.
@@ -54,7 +57,6 @@ class Subject:
     published: str | None = None
     metric: str | None = None
     data: DataSet | None = None
-    lower_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Definition:
     task: str
     protocols: tuple[str, ...]
     data: DataSet
-    metrics: tuple[Metric, ...]
+    metrics: tuple[TableMetric, ...]
     columns: tuple[PaperColumn, ...]
     methods: tuple[Method, ...]
     published: tuple[Published, ...] = ()
@@ -130,6 +132,8 @@ class Definition:
     # What tells columns apart beside architecture and input size, such as the detector; its data set where they differ.
     kind: Callable[[Record], str] = lambda record: ""
     data_of: Mapping[str, DataSet] = field(default_factory=dict)
+    # Which recipes' runs `mae-bench run` shows here rather than in the first table of their task that has their protocol.
+    recipes: Callable[[Recipe], bool] | None = None
     # Row -> why its records are never set against the published figures.
     never_compared: Mapping[str, str] = field(default_factory=dict)
     delta: Delta | None = None
@@ -138,6 +142,12 @@ class Definition:
     def by_arch(self) -> bool:
         """Whether the table's subjects are architectures, so that its columns are not."""
         return any(column.arch == ANY for column in self.columns)
+
+    def declared(self, key: str) -> Metric:
+        """What the tasks of this table's records declare of a figure."""
+        tasks = [self.task, *map(task_of_protocol, (*self.protocols, *self.instead))]
+        known = [metric for task in tasks if task in registry() and (metric := registry()[task].declared(key))]
+        return known[0] if known else undeclared(key)
 
     def paper_data(self, kind: str) -> DataSet:
         """The paper's data set for records of this kind."""

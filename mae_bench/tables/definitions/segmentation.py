@@ -8,9 +8,9 @@ from mae_bench.tables.definitions.detection import DENSE_METHODS
 from mae_bench.tables.definitions.schema import (
     Definition,
     Method,
-    Metric,
     PaperColumn,
     Published,
+    TableMetric,
 )
 
 TABLE5 = Definition(
@@ -19,7 +19,7 @@ TABLE5 = Definition(
     task="segmentation",
     protocols=("segmentation",),
     data=ADE20K,
-    metrics=(Metric("mIoU"),),
+    metrics=(TableMetric("mIoU"),),
     columns=(
         PaperColumn("ViT-B", "ViT-B", "mIoU", BASE, 512),
         PaperColumn("ViT-L", "ViT-L", "mIoU", LARGE, 512),
@@ -33,7 +33,7 @@ SEGMENTATION_FROZEN = Definition(
     task="segmentation",
     protocols=("segmentation_frozen",),
     data=ADE20K,
-    metrics=(Metric("mIoU"),),
+    metrics=(TableMetric("mIoU"),),
     columns=(PaperColumn("ViT-B", None, "mIoU", BASE, 512), PaperColumn("ViT-L", None, "mIoU", LARGE, 512)),
     methods=(Method("scratch"), Method("supervised"), Method("MoCo v3"), Method("BEiT"), Method("MAE")),
     notes=("the paper has no figures with a frozen encoder",),

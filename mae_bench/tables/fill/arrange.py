@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from mae_bench.tables.definitions.schema import Definition, Delta, Subject
 from mae_bench.tables.fill import notes
 from mae_bench.tables.fill.counting import measured
 from mae_bench.tables.table import Cell, Column, Measured, Row
+from tasks.spec import Metric
 
 Figures = dict[tuple[str, str, str], Figure]  # (subject, method, heading of the paper's column)
 
@@ -47,6 +48,7 @@ class Filling:
     own: Mapping[Setting, str]
     subjects: Sequence[Subject]
     figures: Figures
+    metric: Callable[[str], Metric]  # key -> what the table's tasks declare of it
     runs_dir: str | os.PathLike[str] | None
 
     def count(self, method: str, setting: Setting | None = None) -> int:
@@ -66,13 +68,18 @@ class Filling:
         group = self.runs.get(Key(subject.key, method, slot.setting, variant), [])
         return measured(group, subject.metric or slot.column.metric, self.runs_dir)
 
+    def declared(self, slot: Slot, subject: Subject) -> Metric:
+        """What is known of the figures of a cell."""
+        return self.metric(subject.metric or slot.column.metric)
+
     def cell(self, slot: Slot, subject: Subject, method: str, variant: int) -> Cell:
         """Published figure and ours; a second variant repeats the published one only beside ours."""
         ours = self.ours(slot, subject, method, variant)
+        decimals = self.declared(slot, subject).decimals
         figure = self.figures.get((subject.label, method, slot.column.heading)) if slot.column.in_paper else None
         if figure is None or (variant and ours is None):
-            return Cell(ours=ours)
-        return figure.cell(ours)
+            return Cell(ours=ours, decimals=decimals)
+        return figure.cell(ours, decimals)
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def with_delta(delta: Delta, rows: Sequence[Row]) -> tuple[Row, ...]:
         ours = None
         if one.ours and other.ours:
             ours = Measured((one.ours.mean - other.ours.mean,), (*one.ours.records, *other.ours.records), ())
-        cells.append(Cell(published.published, published.sources, ours))
+        cells.append(Cell(published.published, published.sources, ours, decimals=one.decimals))
     others = [row for row in rows if row.method != delta.method.label]
     last = Row(delta.method.label, tuple(cells))
     return (*others, last) if any(cell.published is not None or cell.ours for cell in cells) else tuple(others)
@@ -181,4 +188,4 @@ def no_help(definition: Definition, filling: Filling) -> Iterable[str]:
                 for variant in range(filling.count(method))
             ]
             heading = ", ".join(filter(None, (subject.label, slot.column.heading)))
-            yield from notes.no_help(heading, ours, lower_is_better=subject.lower_is_better)
+            yield from notes.no_help(heading, ours, filling.declared(slot, subject))

@@ -15,7 +15,7 @@ from typing import Any
 from backbones.errors import unknown
 from mae_bench.records.groups import once
 from mae_bench.records.record import Record
-from mae_bench.tables.definitions import DEFINITIONS, published
+from mae_bench.tables.definitions import definitions, published
 from mae_bench.tables.definitions.ablations import ABLATIONS, TABLE1
 from mae_bench.tables.definitions.data_sets import bare, is_whole
 from mae_bench.tables.definitions.schema import ANY, Definition, Subject
@@ -39,7 +39,7 @@ class Entry:
 
 def names() -> list[str]:
     """The tables that there are."""
-    return [TABLE1, *(a.name for a in ABLATIONS), "table2", *(definition.name for definition in DEFINITIONS)]
+    return [TABLE1, *(a.name for a in ABLATIONS), "table2", *(definition.name for definition in definitions())]
 
 
 def build(name: str, records: Iterable[Record], *, runs_dir: str | os.PathLike[str] | None = None) -> Table:
@@ -64,7 +64,7 @@ def build(name: str, records: Iterable[Record], *, runs_dir: str | os.PathLike[s
         return Table(name, "Table 1: ablations of MAE, ImageNet-1K, top-1 accuracy (%)", parts=tuple(built))
     if built:
         return built[0]
-    definition = next(d for d in DEFINITIONS if d.name == name)
+    definition = next(d for d in definitions() if d.name == name)
     return _build_methods(definition, records, runs_dir)
 
 
@@ -76,6 +76,7 @@ def _build_methods(definition: Definition, records: Sequence[Record], runs_dir: 
         own=_own(definition, entries),
         subjects=_subjects(definition, entries),
         figures=_figures(definition),
+        metric=definition.declared,
         runs_dir=runs_dir,
     )
     table = layout.by_subject(definition, filling) if definition.chart else layout.by_method(definition, filling)

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from backbones.encoders.preprocessing import ASSUMED
+from mae_bench.records.groups import declared, gain
 from mae_bench.records.record import Data, Record
 from mae_bench.tables.definitions.data_sets import DataSet
 from mae_bench.tables.definitions.subjects import recipe_key
 from mae_bench.tables.table import Measured
 from tasks.datasets.account import share_left_out
+from tasks.spec import Metric, in_decimals
 
 _MUCH_LEFT_OUT = 0.01
 _SEEDS = "over several seeds mean ± sample standard deviation (n runs)"
@@ -38,7 +40,7 @@ def own_setting(paper: DataSet, heading: str, records: Sequence[Record]) -> str:
 
 def _counts(data: Data) -> str:
     training = f"{data.train_count:,} training and " if data.train_count else ""
-    return f"{training}{data.val_count:,} {data.split} images, {data.classes} classes"
+    return f"{training}{data.val_count:,} {data.split} images" + (f", {data.classes} classes" if data.classes else "")
 
 
 def own_default(heading: str, ours: Mapping[str, Any], paper: Mapping[str, Any], images: Sequence[int]) -> str:
@@ -57,15 +59,15 @@ def selection(records: Sequence[Record]) -> str:
     """Which epoch the figures are of."""
     trained = any(recipe_key(record, "schedule.iterations") != 0 for record in records)
     text = LAST_EPOCH if trained else f"ours: models as they are, nothing is trained; {_SEEDS}"
-    gains = [
-        best - last
-        for record in records
-        if record.metrics.best is not None
-        and (best := record.metrics.best.get(record.primary_metric)) is not None
-        and (last := record.metrics.last.get(record.primary_metric)) is not None
-    ]
-    if gains and max(gains) >= 0.05:
-        text += f"; the best epoch on the validation set is up to {max(gains):.1f} higher (the records hold both)"
+    most: dict[Metric, float] = {}
+    for record in records:
+        metric = declared(record.task, record.primary_metric)
+        most[metric] = max(most.get(metric, 0.0), gain(record))
+    for metric, value in most.items():
+        shown = in_decimals(value, metric.decimals)
+        if float(shown):
+            which = "lower" if metric.better == "lower" else "higher"
+            text += f"; the best epoch on the validation set is up to {shown} {which} (the records hold both)"
     return text
 
 
@@ -105,21 +107,20 @@ def variants(method: str, heading: str, groups: Sequence[Sequence[Record]]) -> s
     return f"{heading}: {'; '.join(texts)}"
 
 
-def no_help(
-    heading: str, ours: Sequence[tuple[str, Measured | None]], *, lower_is_better: bool = False
-) -> Iterable[str]:
+def no_help(heading: str, ours: Sequence[tuple[str, Measured | None]], metric: Metric) -> Iterable[str]:
     """Says so where a pre-trained encoder does no better than one trained from scratch."""
     figures = {method: measured.mean for method, measured in ours if measured is not None}
     scratch = figures.pop("scratch", None)
-    if scratch is None:
+    if scratch is None or not metric.better:
         return
     for method, mean in figures.items():
         if method.startswith("scratch #"):
             continue
         if math.isnan(mean) or math.isnan(scratch):
             yield f"{heading}: {method} cannot be compared with scratch, a figure is not a number"
-        elif mean == scratch or (mean > scratch) == lower_is_better:
-            yield f"{heading}: pre-training does not help, {method} {mean:.1f} against scratch {scratch:.1f}"
+        elif not metric.improves(mean, on=scratch):
+            both = [in_decimals(each, metric.decimals) for each in (mean, scratch)]
+            yield f"{heading}: pre-training does not help, {method} {both[0]} against scratch {both[1]}"
 
 
 def assumed_preprocessing(records: Iterable[Record]) -> Iterable[str]:

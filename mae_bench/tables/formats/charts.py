@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from backbones.errors import UserError
 from mae_bench.common.text import plain
 from mae_bench.tables.table import Chart, Column, Table
+from tasks.spec import in_decimals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +46,7 @@ class Point:
     x: float
     y: float
     std: float | None = None
+    decimals: int | None = 1
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,10 @@ def curves(table: Table, columns: Sequence[tuple[int, Column]]) -> list[Curve]:
     found = []
     for index, column in columns:
         cells = [(row.x, row.cells[index]) for row in table.rows if row.x is not None]
-        published = [Point(x, cell.published) for x, cell in cells if cell.published is not None]
-        ours = [Point(x, cell.ours.mean, cell.ours.std) for x, cell in cells if cell.ours]
+        published = [
+            Point(x, cell.published, decimals=cell.decimals) for x, cell in cells if cell.published is not None
+        ]
+        ours = [Point(x, cell.ours.mean, cell.ours.std, cell.decimals) for x, cell in cells if cell.ours]
         for points, is_ours in ((published, False), (ours, True)):
             first = {point.x: point for point in reversed(points) if math.isfinite(point.y)}
             if first:
@@ -160,7 +164,7 @@ def _write_values(axes: Axes, points: Sequence[Point], place: dict[float, float]
     for point in points:
         bar = point.std if point.std is not None and math.isfinite(point.std) else 0.0
         axes.annotate(
-            f"{point.y:.1f}",
+            in_decimals(point.y, point.decimals),
             (place[point.x], point.y + bar if above else point.y - bar),
             textcoords="offset points",
             xytext=(0, 6 if above else -12),

@@ -12,6 +12,7 @@ from html import escape as escape_html
 from mae_bench.common.text import plain
 from mae_bench.tables.formats import text_grid as grid
 from mae_bench.tables.table import Cell, Column, Row, Table
+from tasks.spec import in_decimals
 
 LEGEND = "in a cell: the published figure, ours (bold), the difference; ✓ within the tolerance, ✗ outside"
 STYLE = """\
@@ -91,18 +92,18 @@ def _cell(cell: Cell, column: Column) -> str:
         return f'<td class="missing">{grid.MISSING}</td>'
     spans = []
     if cell.published is not None:
-        text = grid.with_unit(grid.number(cell.published), column.unit)
+        text = grid.with_unit(in_decimals(cell.published, cell.decimals), column.unit)
         spans.append(f'<span class="published" title="{_text(", ".join(cell.sources))}">{_text(text)}</span>')
     if cell.ours is not None:
-        text = grid.with_unit(grid.measured(cell.ours), column.unit)
+        text = grid.with_unit(grid.measured(cell.ours, cell.decimals), column.unit)
         records = _text("\n".join(plain(record) for record in cell.ours.records))
         spans.append(f'<span class="ours" title="{records}">{_text(text)}</span>')
     if cell.difference is not None:
         verdict = "" if cell.within is None else f" {grid.verdict(cell)}"
         title = "no tolerance published"
         if cell.tolerance is not None:
-            title = f"{grid.verdict(cell)} the tolerance of {cell.tolerance:.2f}"
-        text = grid.number(cell.difference, signed=True)
+            title = f"{grid.verdict(cell)} the tolerance of {grid.finer(cell.tolerance, cell.decimals)}"
+        text = in_decimals(cell.difference, cell.decimals, signed=True)
         spans.append(f'<span class="difference{verdict}" title="{title}">{text}</span>')
     return f"<td{_sort(cell)}>{''.join(spans)}</td>"
 

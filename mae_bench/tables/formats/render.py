@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 from collections.abc import Callable
 from typing import Any
 
+from backbones.atomic import json_text
 from backbones.errors import unknown
 from mae_bench.tables.formats.html import html
 from mae_bench.tables.formats.latex import latex
@@ -69,7 +68,7 @@ def tidy_csv(table: Table) -> str:
 
 def as_json(table: Table) -> str:
     """Everything, with the records that filled each cell; null where there is no figure or not-a-number."""
-    return json.dumps(_as_dict(table), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(_as_dict(table), indent=2) + "\n"
 
 
 def _as_dict(table: Table) -> dict[str, Any]:
@@ -95,18 +94,15 @@ def _as_dict(table: Table) -> dict[str, Any]:
 
 
 def _json_cell(cell: Cell) -> dict[str, Any]:
-    def finite(value: float | None) -> float | None:
-        return value if value is not None and math.isfinite(value) else None
-
     ours = cell.ours
     return {
         "published": cell.published,
         "source": list(cell.sources),
-        "ours_mean": finite(ours.mean) if ours else None,
-        "ours_std": finite(ours.std) if ours else None,
+        "ours_mean": ours.mean if ours else None,
+        "ours_std": ours.std if ours else None,
         "n": ours.n if ours else 0,
-        "difference": finite(cell.difference),
-        "tolerance": finite(cell.tolerance),
+        "difference": cell.difference,
+        "tolerance": cell.tolerance,
         "within": cell.within,
         "seeds": list(ours.seeds) if ours else [],
         "records": list(ours.records) if ours else [],

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from mae_bench.tables.table import TOLERANCE_STDS, Cell, Measured, Row, Table
+from tasks.spec import MISSING, in_decimals
 
-MISSING = "–"
 DEFAULT = "†"
 WIDTH = 100  # characters; a table that is wider is broken into blocks of columns
 Grid = list[list[str]]
@@ -61,15 +60,16 @@ def _ablation_grid(table: Table) -> Grid:
 
 def _compact(cell: Cell, unit: str) -> str:
     """``84.9``, or ``84.9 / ours 84.7 (-0.2)``."""
+    ours = with_unit(measured(cell.ours, cell.decimals), unit)
     if cell.published is None:
-        return with_unit(measured(cell.ours), unit)
-    published = with_unit(number(cell.published), unit)
+        return ours
+    published = with_unit(in_decimals(cell.published, cell.decimals), unit)
     if cell.ours is None:
         return published
-    difference = number(cell.difference, signed=True)
+    difference = in_decimals(cell.difference, cell.decimals, signed=True)
     if cell.within is not None:
         difference += f", {verdict(cell)}"
-    return f"{published} / ours {with_unit(measured(cell.ours), unit)} ({difference})"
+    return f"{published} / ours {ours} ({difference})"
 
 
 def with_unit(text: str, unit: str) -> str:
@@ -86,35 +86,38 @@ def _lines(row: Row, table: Table) -> Grid:
     cells = list(zip(row.cells, (column.unit for column in table.columns), strict=True))
     lines = []
     if any(cell.published is not None for cell in row.cells):
-        lines.append([row.method, "published", *(with_unit(number(c.published), unit) for c, unit in cells)])
+        lines.append(
+            [row.method, "published", *(with_unit(in_decimals(c.published, c.decimals), unit) for c, unit in cells)]
+        )
     if any(cell.ours for cell in row.cells):
-        lines.append([row.method, "ours", *(with_unit(measured(c.ours), unit) for c, unit in cells)])
+        lines.append([row.method, "ours", *(with_unit(measured(c.ours, c.decimals), unit) for c, unit in cells)])
     if any(cell.difference is not None for cell in row.cells):
-        lines.append([row.method, "difference", *(number(c.difference, signed=True) for c, _ in cells)])
+        lines.append(
+            [row.method, "difference", *(in_decimals(c.difference, c.decimals, signed=True) for c, _ in cells)]
+        )
     if any(cell.within is not None for cell in row.cells):
-        tolerances = (f"{verdict(c)} ±{c.tolerance:.2f}" if c.within is not None else MISSING for c, _ in cells)
+        tolerances = (
+            f"{verdict(c)} ±{finer(c.tolerance, c.decimals)}" if c.within is not None else MISSING for c, _ in cells
+        )
         lines.append([row.method, "tolerance", *tolerances])
     return lines
 
 
-def number(value: float | None, *, signed: bool = False) -> str:
-    """With one decimal, as the paper prints its figures."""
-    if value is None:
-        return MISSING
-    if not math.isfinite(value):
-        return "nan"
-    text = f"{value:+.1f}" if signed else f"{value:.1f}"
-    return "0.0" if text in {"+0.0", "-0.0"} else text
+def finer(value: float | None, decimals: int | None) -> str:
+    """A spread or tolerance, with a decimal more than its figure has."""
+    return in_decimals(value, None if decimals is None else decimals + 1)
 
 
-def measured(ours: Measured | None) -> str:
+def measured(ours: Measured | None, decimals: int | None = 1) -> str:
     """``83.5 ± 0.2 (n=3)``, ``83.5 ± 0.08 (n=3)``; of a single run the figure alone."""
     if ours is None:
         return MISSING
     if ours.std is None:
-        return number(ours.mean)
-    std = f"{ours.std:.2f}" if 0.005 <= ours.std < 0.095 else number(ours.std)  # the official seeds' are below 0.1
-    return f"{number(ours.mean)} ± {std} (n={ours.n})"
+        return in_decimals(ours.mean, decimals)
+    # The official seeds' spread is below 0.1: what would round to a single digit or none has one more.
+    small = decimals is not None and 5 / 10 ** (decimals + 2) <= ours.std < 95 / 10 ** (decimals + 2)
+    std = finer(ours.std, decimals) if small else in_decimals(ours.std, decimals)
+    return f"{in_decimals(ours.mean, decimals)} ± {std} (n={ours.n})"
 
 
 def stubs(table: Table) -> int:

@@ -106,7 +106,7 @@ def test_scalars_of_numpy_and_torch_and_paths_become_plain(tmp_path: Path) -> No
     ("changes", "field"),
     [
         ({"metrics": {"top1": 101.0}}, "metrics.last.top1"),
-        ({"protocol": "finetuning"}, "protocol"),
+        ({"protocol": "finetune", "task": "detection"}, "protocol: finetune is of task classification"),
         ({"sha256": "abc"}, "init.sha256"),
         ({"images_per_s": -1.0}, "images_per_s"),
         ({"started": "yesterday"}, "started"),

@@ -1,0 +1,18 @@
+"""Which encoders MAE pre-training can start from."""
+
+from __future__ import annotations
+
+from backbones.checkpoints.architecture import Architecture
+
+
+def why_not(architecture: Architecture) -> str:
+    """MAE's encoder sees a subset of the patches, each with its absolute position, behind a class token."""
+    if architecture.relative_bias:
+        return "a relative position bias does not fit an encoder that sees a part of the patches"
+    if architecture.positions == "none" or not architecture.prefix_positions:
+        return "the class token and all patches need absolute positions"
+    if not architecture.class_token or architecture.registers:
+        return "MAE has a class token and no registers"
+    if not architecture.final_norm:
+        return "the encoder's final norm is missing (fine-tuning with global pooling drops it)"
+    return ""
