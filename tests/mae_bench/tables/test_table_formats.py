@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_bench import tables
+from mae_bench.common.text import plain
 from mae_bench.records import record
 from mae_bench.records.record import Record
 from mae_bench.tables.formats import text_grid as grid
@@ -108,7 +109,7 @@ texts = st.text(
 
 
 @settings(max_examples=25, deadline=None)
-@given(texts.filter(lambda text: bool(grid.plain(text))))
+@given(texts.filter(lambda text: bool(plain(text))))
 def test_text_from_records_is_text_in_html(text: str) -> None:
     parsed = Page(tables.render(tables.build("table3", [make(text)]), "html"))
     assert set(parsed.tags) == {
@@ -125,7 +126,7 @@ def test_text_from_records_is_text_in_html(text: str) -> None:
         "ul",
         "li",
     }
-    assert grid.plain(text) in [cell["text"] for cell in parsed.cells]
+    assert plain(text) in [cell["text"] for cell in parsed.cells]
 
 
 # LaTeX
