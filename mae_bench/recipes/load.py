@@ -17,7 +17,7 @@ from mae_bench.recipes.any_encoder import EncoderFacts
 from mae_bench.recipes.protocol_files import Layer, config_root, flat, folders, merged, places, row_names
 from mae_bench.recipes.published import cite
 from mae_bench.recipes.scaling import at_batch_size
-from tasks import recipe_schema
+from tasks import recipe_schema, registry
 from tasks.recipe import Recipe, check_ranges
 
 if TYPE_CHECKING:  # its import takes longer than listing all recipes
@@ -189,9 +189,7 @@ def _build(layers: Sequence[Layer], name: str) -> Recipe:
         values["published"] = cite(values["published"])
     task = values.get("task")
     if not isinstance(task, str):
-        raise UserError(
-            f"{name}: a recipe needs task: pretraining | classification | probing | detection | segmentation"
-        )
+        raise UserError(f"{name}: a recipe needs task: {' | '.join(registry())}")
     try:
         recipe_schema(task)
     except UserError as e:

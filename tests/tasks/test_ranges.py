@@ -11,7 +11,7 @@ import pytest
 
 from backbones.errors import UserError
 from mae_bench.recipes.load import load_recipe
-from tasks import REGISTRY, recipe_schema
+from tasks import recipe_schema, registry
 from tasks.recipe import Range
 
 
@@ -26,7 +26,7 @@ def numeric_keys(schema: Any) -> Iterator[tuple[Any, str]]:
             yield schema, entry.name
 
 
-@pytest.mark.parametrize("task", REGISTRY)
+@pytest.mark.parametrize("task", registry())
 def test_every_number_of_a_schema_has_a_range(task: str) -> None:
     found = list(numeric_keys(recipe_schema(task)))
     assert len(found) > 25
