@@ -59,6 +59,8 @@ def list_images(root: Path, account: Account) -> ImageFiles:
     """
     found = _Found()
     _walk(root, "", (_identity(root),), found, account)
+    account.found(KIND, len(found.names))
+    account.use(KIND, len(found.names))
     order = sorted(range(len(found.names)), key=lambda i: natural_key(found.names[i]))
     stats = np.array([found.stats[i] for i in order], np.int64).reshape(-1, 3)
     return ImageFiles([found.names[i] for i in order], stats[:, 0], stats[:, 1], stats[:, 2])
@@ -104,8 +106,6 @@ def _look(
     if kind != "image":
         return _leave_out(account, kind, name)
     stat = entry.stat()
-    account.found(KIND)
-    account.use(KIND)
     found.names.append(name)
     found.stats.append((stat.st_size, stat.st_mtime_ns, place_of(stat.st_dev, stat.st_ino)))
     return None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
-from pathlib import PurePosixPath
 from typing import Literal
 
 from PIL import features
@@ -81,7 +81,7 @@ HEAD = 32  # bytes that `by_content` wants
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name (no path) is hidden, or a tool's own: nobody put it there as data."""
-    return name.startswith(".") or name.casefold() in _TOOLS
+    return name[:1] == "." or name.lower() in _TOOLS
 
 
 @cache
@@ -96,7 +96,7 @@ def kind_of(name: str, head: Callable[[], bytes]) -> Kind:
     Args:
         head: gives the first `HEAD` bytes; asked for only where the name does not tell.
     """
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = os.path.splitext(name)[1].lower()
     if suffix in readable():
         return "image"
     if suffix in _OTHERS or suffix == ".avif":
