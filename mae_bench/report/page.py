@@ -13,6 +13,7 @@ from backbones import atomic
 from mae_bench.common.text import plain
 from mae_bench.records.record import Record
 from mae_bench.report.contents import Contents, collect_contents, recipe_key, results, run_name
+from tasks.datasets import account
 
 _HERE = Path(__file__).parent
 _HEADLINE = 4  # devices and the like that the summary names
@@ -89,6 +90,7 @@ def provenance(record: Record, runs: Path) -> dict[str, Any]:
         ("checkpoint's layout", init.layout or ""),
         ("data", f"{data.name} at {data.root}: {data.train_count:,} training, {data.val_count:,} {data.split} images"),
         ("data's fingerprint", data.fingerprint),
+        ("data, account", account.summary(data.account)),
         ("data, notes", "; ".join(data.notes)),
         ("metrics, last", _numbers(record.metrics.last)),
         ("metrics, best epoch", _numbers(record.metrics.best or {})),

@@ -8,7 +8,7 @@ What the samples themselves tell, whatever layout they come from, is `tasks.data
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -219,7 +219,23 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def share_left_out(account: dict[str, Any]) -> float:
+def summary(account: Mapping[str, Any]) -> str:
+    """A record's ``data.account`` in a line: ``train 14 files = 12 used + 2 left out (2 hidden); val 6 files = …``."""
+    return "; ".join(
+        f"{split} {', '.join(_summary(kind, books) for kind, books in kinds.items())}"
+        for split, kinds in account.items()
+    )
+
+
+def _summary(kind: str, books: Mapping[str, Any]) -> str:
+    reasons = ", ".join(f"{entry['count']:,} {name}" for name, entry in books["left_out"].items())
+    left_out = books["found"] - books["used"]
+    return f"{books['found']:,} {kind} = {books['used']:,} used + {left_out:,} left out" + (
+        f" ({reasons})" if reasons else ""
+    )
+
+
+def share_left_out(account: Mapping[str, Any]) -> float:
     """The greatest share of samples lost, over splits and kinds of a record's ``data.account``: 0.02 for 2 of 100."""
     shares = [
         sum(entry["count"] for name, entry in books["left_out"].items() if not REASONS.get(name, _UNKNOWN).foreign)

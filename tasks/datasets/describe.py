@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tasks.base import DataInfo
-from tasks.datasets.account import printable
+from tasks.datasets.account import printable, summary
 from tasks.datasets.images import ImageSet
 from tasks.datasets.look import look, spread
 from tasks.datasets.manifest import check_alone, check_pair, copies
@@ -73,7 +73,7 @@ def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
     Raises:
         UserError: an image that cannot be read, naming it.
     """
-    told, books = [], []
+    told = []
     for name, images in splits.items():
         sizes = images.reader.sizes()
         rows = sorted({*spread(len(images), LOOKED_AT), *_empty(images, sizes)})
@@ -85,11 +85,10 @@ def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
         few, many = counts[counts > 0].min(initial=len(images)), counts.max(initial=0)
         balance = f", {few:,} to {many:,} of each of {np.count_nonzero(counts):,} classes" if images.classes > 1 else ""
         told.append(f"{name}: {len(images):,} images{balance}, {seen.sizes()} ({seen.images:,} looked at)")
-        books.append(f"{name} {_books(images.account.to_json())}")
     if len(splits) == 2 and info.class_names:
         info.notes += copies(splits["train"].manifest(), splits["val"].manifest())
     notes = "; ".join(info.notes[:3]) + ("; …" if len(info.notes) > 3 else "")
-    lines = [f"data {info.name}: {'; '.join(told)}", f"data {info.name}: {'; '.join(books)}"]
+    lines = [f"data {info.name}: {'; '.join(told)}", f"data {info.name}: {summary(info.account)}"]
     info.notes += told
     return [*lines, f"data {info.name}: {notes or 'nothing else to be said'}"]
 
@@ -97,11 +96,3 @@ def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
 def _empty(images: ImageSet, sizes: Any) -> list[int]:
     """Images whose files are known to be empty."""
     return [] if sizes is None else np.flatnonzero(sizes[np.asarray(images.indices, np.int64)] == 0).tolist()
-
-
-def _books(account: Mapping[str, Any]) -> str:
-    kinds = (
-        f"{books['found']:,} {kind} = {books['used']:,} used + {books['found'] - books['used']:,} left out"
-        for kind, books in account.items()
-    )
-    return ", ".join(kinds)

@@ -291,3 +291,14 @@ def test_one_bad_step_is_left_out_of_the_logged_loss(tmp_path: Path) -> None:
     assert result.progress.recovered == {"skipped_steps": 1}
     assert all(math.isfinite(line["loss"]) for line in log(tmp_path))
     assert result.progress.notes[0].startswith("loss or gradient not finite at step 2 (image ")
+
+
+@pytest.mark.parametrize(("batch_size", "micro"), [(1, None), (8, 1), (7, 4)])
+def test_batch_norm_on_micro_batches_of_one_image_is_refused_before_training(
+    tmp_path: Path, batch_size: int, micro: int | None
+) -> None:
+    task = LineTask(recipe(batch_size=batch_size, micro_batch_size=micro))
+    task.model.norm = nn.BatchNorm1d(4)
+    with pytest.raises(UserError, match=r"micro batches of one image, which BatchNorm cannot normalise"):
+        fit(task, tmp_path)
+    assert not list(tmp_path.iterdir())

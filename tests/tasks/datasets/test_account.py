@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backbones.errors import UserError
-from tasks.datasets.account import REASONS, Account, check_allowed, share_left_out
+from tasks.datasets.account import REASONS, Account, check_allowed, share_left_out, summary
 
 
 def books() -> Account:
@@ -89,3 +89,7 @@ def test_only_names_that_stop_something_can_be_allowed() -> None:
     assert not REASONS["hidden"].doubtful
     with pytest.raises(UserError, match="unknown reason"):
         check_allowed(["hidden"])
+
+
+def test_an_account_in_a_line() -> None:
+    assert summary({"train": books().to_json()}) == "train 10 files = 6 used + 4 left out (1 hidden, 3 no_label)"
