@@ -21,6 +21,7 @@ from tasks.classification.task import ClassificationTask
 from tasks.probing.config import ProbingRecipe
 from tasks.probing.task import ProbingTask
 from tasks.recipe import DataConfig, EncoderConfig, OptimizerConfig, ScheduleConfig
+from tests.encoders import of_vit
 from tests.tasks.pictures import make_folders, save_picture
 
 NUMBERS = tuple(str(i) for i in range(12))
@@ -31,7 +32,7 @@ SMALL = EncoderConfig(arch="vit_micro_patch8", img_size=16)
 
 def head(path: Path, width: int, **metadata: Any) -> Path:
     model = Classifier(
-        create_encoder(SMALL.arch, img_size=SMALL.img_size), width, HeadConfig(), torch.nn.CrossEntropyLoss()
+        of_vit(create_encoder(SMALL.arch, img_size=SMALL.img_size)), width, HeadConfig(), torch.nn.CrossEntropyLoss()
     )
     save_tensors(path, model.timm_state(), {"method": "MAE", "arch": SMALL.arch, **metadata})
     return path
