@@ -67,7 +67,8 @@ _TIMM = {
 _CONFIG = {
     "type": "object",
     "properties": {
-        **dict.fromkeys(("num_attention_heads", "decoder_num_attention_heads", "patch_size"), _HEADS),
+        **dict.fromkeys(("num_attention_heads", "decoder_num_attention_heads"), _HEADS),
+        "patch_size": _PIXELS,
         **dict.fromkeys(("hidden_size", "num_hidden_layers", "intermediate_size"), _number("integer", 1, 1 << 20)),
         **_TIMM,
         "model_type": _TEXT,
