@@ -27,7 +27,7 @@ from backbones.checkpoints.architecture import Architecture, fixed_positions, re
 from backbones.checkpoints.hub import is_remote, resolve_remote
 from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, Named, block_count, read_names
 from backbones.checkpoints.tensor_files import TensorFile, read_tensors
-from backbones.encoders import huggingface, image_processor
+from backbones.encoders import huggingface, image_processor, published
 from backbones.encoders.contract import Encoder
 from backbones.encoders.plugin import PREFIX as MODULE
 from backbones.encoders.plugin import Plugin, load_plugin, plugin_digest
@@ -326,6 +326,10 @@ def _of_file(file: TensorFile, img_size: tuple[int, int] | None) -> Checkpoint:
         return _of_timm(file, model, _label(model))
     if file.config:
         return _of_hugging_face(file, img_size)
+    open_clip = file.beside(published.OPEN_CLIP)
+    if (known := published.recognise(file.tensors, file.path, open_clip)) is not None:
+        found = _of_timm(file, known, told.label_of_file(file))
+        return replace(found, preprocessing=published.preprocessing(known, file.path.stem, open_clip))
     return _of_plain(file, read_names(file.path, file.tensors), img_size)
 
 

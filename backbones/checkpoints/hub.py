@@ -7,6 +7,9 @@ from pathlib import Path
 from backbones.errors import UserError
 
 _PREFIXES = ("timm:", "hf:")
+SCHEMES = (*_PREFIXES, "module:")  # with which a checkpoint begins that is no path
+# What a folder of Hugging Face's is read from; nothing else is fetched, code least of all.
+_HF_FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.bin", "*.index.json"]
 
 
 def is_remote(source: str) -> bool:
@@ -22,13 +25,7 @@ def resolve_remote(source: str) -> Path:
     """
     kind, _, name = source.partition(":")
     try:
-        return (
-            _timm(name)
-            if kind == "timm"
-            else _hugging_face(
-                name, ["config.json", "preprocessor_config.json", "*.safetensors", "*.bin", "*.index.json"]
-            )
-        )
+        return _timm(name) if kind == "timm" else _hugging_face(name, _HF_FILES)
     except UserError:
         raise
     except Exception as e:  # these libraries pass on whatever their HTTP client raises

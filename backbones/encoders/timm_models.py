@@ -92,7 +92,7 @@ class TimmModel:
         """
         options = {**self.args, "num_classes": 0, **more, **({"drop_path_rate": drop_path} if drop_path else {})}
         try:
-            net: Any = timm.create_model(self.name, pretrained=False, pretrained_cfg=self._cfg(), **options)
+            net: Any = timm.create_model(self.name, pretrained_cfg=self._cfg(), **options)
         except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as e:
             raise UserError(f"{self.arch}: timm cannot build it with {options} ({_first_line(e)})") from e
         if self.final_norm_eps is not None:
@@ -142,12 +142,14 @@ class TimmModel:
     def _cfg(self) -> dict[str, Any]:
         return {k: v for k, v in self.cfg.items() if k not in ("architecture", "source", "file")}
 
-    def authors_filter(self) -> Filter | None:
-        """What timm puts the files of the model's authors through; timm hands it to its loader and shows it nowhere else."""
+    def outline(self) -> tuple[nn.Module, Filter | None]:
+        """(the model without weights, what timm puts the files of its authors through).
+
+        timm hands its filters to its loader and shows them nowhere else.
+        """
         with mock.patch.object(_builder, "load_pretrained") as load, torch.device("meta"):
-            timm.create_model(self.name, pretrained=True, pretrained_cfg=self._cfg(), **{**self.args, "num_classes": 0})
-        found: Filter | None = load.call_args.kwargs["filter_fn"] if load.call_args else None
-        return found
+            net = self.create(pretrained=True)
+        return net, load.call_args.kwargs["filter_fn"] if load.call_args else None
 
 
 def registered(name: str) -> TimmModel:
@@ -196,24 +198,25 @@ def fit(model: TimmModel, tensors: Tensors, path: object) -> tuple[Tensors, Tens
     Raises:
         UserError: tensors missing, left over or of another shape: the file holds another model.
     """
-    with torch.device("meta"):
-        net = model.create()
+    net, found = model.outline()
     wanted = {k: v.shape for k, v in net.state_dict().items()}
     state, head = _without_head(tensors, model.classifier, wanted)
     reason = _misfit(state, wanted)
     if not reason:
         return state, head, "timm"
-    filtered = _filtered(model, tensors, net)
+    filtered = _filtered(model, found, tensors, net)
     if filtered is not None:
         state, head = _without_head(filtered, model.classifier, wanted)
-        resampled = [k for k, v in state.items() if k in tensors and tensors[k].numel() != v.numel()]
-        if not resampled and not _misfit(state, wanted):
+        if not _resampled(tensors, state) and not _misfit(state, wanted):
+            if lost := _lost_biases(tensors, state):
+                raise UserError(
+                    f"{path}: {model.name} has no place for {lost}, which is not zero: give {model.arch}_qkvb"
+                )
             return state, head, "authors"
     raise UserError(f"{path} is no whole {model.name} ({model.told_by}): {reason}")
 
 
-def _filtered(model: TimmModel, tensors: Tensors, net: nn.Module) -> Tensors | None:
-    found = model.authors_filter()
+def _filtered(model: TimmModel, found: Filter | None, tensors: Tensors, net: nn.Module) -> Tensors | None:
     if found is None:
         return None
     try:
@@ -222,6 +225,26 @@ def _filtered(model: TimmModel, tensors: Tensors, net: nn.Module) -> Tensors | N
     except Exception as e:  # filters expect the files of their authors, and fail on others in any way
         logging.getLogger(__name__).debug("%s: timm's filter: %s", model.name, e)
         return None
+
+
+def _resampled(tensors: Tensors, state: Tensors) -> bool:
+    """Whether a filter made what fits of another size: positions and kernels that are no tensor of the file (less one row)."""
+    if any(k in tensors and tensors[k].numel() != v.numel() for k, v in state.items()):
+        return True
+    counts = {t.numel() for t in tensors.values()}
+    for name in ("pos_embed", "patch_embed.proj.weight"):
+        found = state.get(name)
+        if found is not None and not counts & {found.numel(), found.numel() + found.shape[-1]}:
+            return True
+    return False
+
+
+def _lost_biases(tensors: Tensors, state: Tensors) -> str:
+    """DINOv3's filter passes over the biases of a model without; theirs were trained to zero in some sizes only."""
+    if any(name.endswith(("q_bias", "qkv.bias")) for name in state):
+        return ""
+    biases = {k: t for k, t in tensors.items() if k.endswith("attn.qkv.bias") and not t.is_meta}
+    return next((name for name, t in biases.items() if t.chunk(3)[0].any() or t.chunk(3)[2].any()), "")
 
 
 def _without_head(tensors: Tensors, classifier: Iterable[str], wanted: Mapping[str, Any]) -> tuple[Tensors, Tensors]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from backbones.errors import UserError
-from mae_bench.cli.common import print_json
+from mae_bench.cli.common import Arch, print_json
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint file, or a pre-training's run directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -22,8 +22,12 @@ ImgSize = Annotated[
 def inspect(
     checkpoint: Annotated[
         str,
-        typer.Argument(metavar="CKPT", help="File, Hugging Face folder, run directory, timm:NAME or hf:OWNER/NAME."),
+        typer.Argument(
+            metavar="CKPT",
+            help="File, folder (Hugging Face, timm, a run's), timm:NAME, hf:OWNER/NAME or module:package.file:function.",
+        ),
     ],
+    arch: Arch = None,
     images: Annotated[
         Path | None,
         typer.Option("--images", metavar="DIR", help="Also: what explains the patch tokens' variance on these images."),
@@ -34,9 +38,11 @@ def inspect(
     """Say what a checkpoint is, whether it is a published file, and which tasks it can start."""
     from mae_bench.checkpoint_tools.inspect import inspect as run
     from mae_bench.checkpoint_tools.inspect import lines
+    from mae_bench.recipes.options import with_arch
 
     if img_size is not None and images is None:
         raise UserError("--img-size goes with --images: a card has the checkpoint's own size")
+    checkpoint = with_arch(checkpoint, arch)
     card = run(checkpoint)
     rows = lines(card)
     if images is not None:
@@ -75,13 +81,17 @@ def convert(
 
 
 def extract(
-    checkpoint: Checkpoint,
+    checkpoint: Annotated[
+        str,
+        typer.Argument(metavar="CKPT", help="File, folder, timm:NAME, hf:OWNER/NAME or module:package.file:function."),
+    ],
     data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of images, class folders, or a tar.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to: a .npy or .safetensors file.")],
     features: Annotated[str, typer.Option("--features", metavar="cls,mean,patch", help="Which features.")] = "cls",
     layers: Annotated[
         str, typer.Option("--layers", metavar="L1,L2", help="Blocks, from 0, or from the end: -1 is the last.")
     ] = "-1",
+    arch: Arch = None,
     norm: Annotated[
         str, typer.Option("--norm", metavar="last|all|none", help="Layers that the encoder's final norm is applied to.")
     ] = "last",
@@ -95,9 +105,10 @@ def extract(
     """Write features of every image of a folder, and FILE.json with names, labels and where they come from."""
     from mae_bench.checkpoint_tools.extract import extract as run
     from mae_bench.checkpoint_tools.extract import sidecar
+    from mae_bench.recipes.options import with_arch
 
     about = run(
-        checkpoint,
+        with_arch(checkpoint, arch),
         data,
         out,
         features=_words(features),

@@ -19,6 +19,14 @@ Include = Annotated[
     list[Path] | None,
     typer.Option("--include", metavar="DIR", help="Folder with protocols and suites of your own (repeatable)."),
 ]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="timm:NAME",
+        help="Which model a file holds that does not say so itself (no config.json, names of several models).",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with errors.")]
 

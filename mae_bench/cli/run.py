@@ -10,6 +10,7 @@ import typer
 
 from backbones.errors import UserError
 from mae_bench.cli.common import (
+    Arch,
     Debug,
     Include,
     Json,
@@ -60,9 +61,11 @@ def run(
         typer.Option(
             "--checkpoint",
             metavar="[NAME=]CKPT",
-            help="Checkpoint file, or a run directory; repeatable. NAME is the method that tables show.",
+            help="Checkpoint file or folder, run directory, timm:NAME, hf:OWNER/NAME or module:package.file:function; "
+            "repeatable. NAME is the method that tables show.",
         ),
     ] = None,
+    arch: Arch = None,
     scratch: Annotated[
         str | None, typer.Option("--scratch", metavar="ARCH", help="Start from random weights, e.g. vit_base_patch16.")
     ] = None,
@@ -125,14 +128,14 @@ def run(
     set_debug(debug)
     include(folders)
     if from_record is not None:
-        if suite or tasks or checkpoint or scratch or overrides or seeds:
+        if suite or tasks or checkpoint or arch or scratch or overrides or seeds:
             raise UserError(
                 "--from runs a record's job as it was: of the other options only --out and --data go with it"
             )
         return _again(from_record, out, data or [], as_json)
     from mae_bench import api
     from mae_bench.launchers.base import Settings
-    from mae_bench.recipes.options import Options, parse_data
+    from mae_bench.recipes.options import Options, parse_data, with_arch
 
     options = Options(
         parse_data(data or []),
@@ -141,7 +144,7 @@ def run(
         _parse_seeds("--pretrain-seeds", pretrain_seeds),
     )
     request = api.make_request(
-        checkpoint=checkpoint,
+        checkpoint=[with_arch(item, arch) for item in checkpoint or []],
         scratch=scratch,
         tasks=[t.strip() for t in tasks.split(",") if t.strip()] if tasks else [],
         suite=suite,

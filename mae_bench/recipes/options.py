@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backbones.checkpoints.hub import SCHEMES
 from backbones.errors import UserError, unknown
 from mae_bench.recipes.load import load_recipe
 from tasks.recipe import Recipe
@@ -79,16 +80,32 @@ def parse_data(items: Sequence[str]) -> dict[str, str]:
 
 
 def named_path(flag: str, item: str) -> tuple[str, str]:
-    """Name and path of ``NAME=PATH``; no name where the whole is a path: it is there, or what is before ``=`` has a ``/``.
+    """Name and path of ``NAME=PATH``; no name where the whole is a path or a scheme's (``timm:…``).
 
     Raises:
         UserError: nothing before or after ``=``.
     """
     name, separator, path = item.partition("=")
-    if not separator or "/" in name or os.path.exists(os.path.expanduser(item)):
+    if not separator or "/" in name or item.startswith(SCHEMES) or os.path.exists(os.path.expanduser(item)):
         return "", item
     if not name or not path:
         raise UserError(
             f"{flag} {item}: no such path, and no NAME=PATH either: the {'path' if name else 'name'} is missing"
         )
     return name, path
+
+
+def with_arch(item: str, arch: str | None) -> str:
+    """A checkpoint, ``[NAME=]FILE``, as the weights of ``--arch timm:NAME``; as it is without.
+
+    Raises:
+        UserError: `arch` is no model of timm's, or the checkpoint names one already.
+    """
+    if arch is None:
+        return item
+    label, source = named_path("--checkpoint", item)
+    if not arch.startswith("timm:") or "=" in arch:
+        raise UserError(f"--arch {arch}: give timm:NAME, such as timm:vit_so400m_patch14_siglip_224")
+    if source.startswith(SCHEMES):
+        raise UserError(f"--arch {arch}: {source} says its model already: leave --arch out")
+    return f"{label}={arch}={source}" if label else f"{arch}={source}"
