@@ -20,8 +20,11 @@ class RunFailed(UserError):
     """
 
 
-class Interrupted(Exception):
-    """A run left before its end with everything saved: the same command goes on from there. Exit code 75."""
+class Interrupted(BaseException):
+    """A run left before its end with everything saved: the same command goes on from there. Exit code 75.
+
+    As KeyboardInterrupt it is no Exception: raised by a signal inside a library, it passes what that makes of its errors.
+    """
 
 
 def unknown(kind: str, name: str, options: Iterable[str], *, where: str = "") -> UserError:

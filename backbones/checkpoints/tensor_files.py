@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import safetensors.torch
 import torch
@@ -25,6 +26,7 @@ from backbones.errors import UserError
 from backbones.plain_files import load_json, open_plain, parse_json
 
 _METADATA = "mae_bench"
+_CHECKSUM = "sha256_of_tensors"
 # What training scripts put their weights under; timm, too, prefers the averaged weights to the raw ones, and a
 # self-distilled model is evaluated by its teacher.
 _WRAPPERS = (
@@ -101,15 +103,67 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     # "format" is what Hugging Face's loader asks for; a second entry would make the order of the bytes undetermined.
-    entry = {"format": "pt"} if metadata is None else {_METADATA: json.dumps(dict(metadata), sort_keys=True)}
+    if metadata is None:
+        entry = {"format": "pt"}
+    else:
+        entry = {_METADATA: json.dumps({**metadata, _CHECKSUM: _checksum(contiguous)}, sort_keys=True)}
     with replacing(path, durable=True) as temporary:
-        safetensors.torch.save_file(contiguous, temporary, metadata=entry)
+        try:
+            safetensors.torch.save_file(contiguous, temporary, metadata=entry)
+        except safetensors.SafetensorError as e:
+            code = re.search(r"os error (\d+)", str(e))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from e
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, kinds of number, shapes and bytes, whatever their order in a file."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_pickle(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a ``.pth`` file of plain tensors and containers atomically."""
-    with replacing(path, durable=True) as temporary:
-        torch.save(dict(content), temporary)
+    with replacing(path, durable=True) as temporary, open(temporary, "wb") as file:
+        write_torch(content, file.write)
+
+
+def write_torch(content: Mapping[str, Any], write: Callable[[bytes], int]) -> None:
+    """What `torch.save` makes of `content`, to `write`.
+
+    Raises:
+        OSError: what `write` raised, of which torch makes errors of its own.
+    """
+    writer = _Writer(write)
+    try:
+        torch.save(dict(content), cast(IO[bytes], writer))
+    except Exception as e:
+        if writer.error is None:
+            raise
+        raise writer.error from e
+
+
+class _Writer:
+    """As much of a file as `torch.save` asks for; keeps the error that writing met."""
+
+    def __init__(self, write: Callable[[bytes], int]) -> None:
+        self._write = write
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self._write(content)
+        except OSError as e:
+            self.error = e
+            raise
+
+    def flush(self) -> None:
+        pass
 
 
 def sha256_file(path: Path) -> str:
@@ -184,6 +238,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
         with safetensors.safe_open(path, framework="pt") as f:
             metadata = parse_json((f.metadata() or {}).get(_METADATA, "null"))
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+        if isinstance(metadata, dict) and metadata.pop(_CHECKSUM, None) not in (None, _checksum(tensors)):
+            raise UserError(
+                f"{path} is damaged: its tensors are not those that its checksum was taken of: take another copy, or give "
+                "the command that made it again"
+            )
     except UserError:
         raise
     except Exception as e:

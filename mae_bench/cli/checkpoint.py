@@ -10,6 +10,7 @@ import typer
 
 from backbones.errors import UserError
 from mae_bench.cli.common import Arch, print_json
+from mae_bench.common.text import visible
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint file, or a pre-training's run directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -55,7 +56,7 @@ def inspect(
         return
     width = max(len(heading) for heading, _ in rows)
     for heading, text in rows:
-        print(f"{heading.ljust(width)}  {text}")
+        print(f"{heading.ljust(width)}  {visible(text)}")
 
 
 def convert(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from backbones.atomic import json_text
+from mae_bench.common.text import visible
 
 Overrides = Annotated[
     list[str] | None,
@@ -67,6 +68,7 @@ def print_rows(rows: list[dict[str, str]]) -> None:
     if not rows:
         return
     headings = list(rows[0])
+    rows = [{h: visible(text) for h, text in row.items()} for row in rows]
     widths = {h: max(len(h), *(len(r[h]) for r in rows)) for h in headings}
     print("  ".join(h.ljust(widths[h]) for h in headings).rstrip())
     for row in rows:

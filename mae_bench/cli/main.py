@@ -6,7 +6,10 @@ the way out), 75 interrupted (everything is saved; the same command goes on).
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import signal
 import sys
 import traceback
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +22,7 @@ from mae_bench.cli import check, checkpoint, data, listing, report, run, speed, 
 from mae_bench.cli.common import debugging, set_debug
 from mae_bench.common.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 from mae_bench.common.signals import stop_signals
+from mae_bench.common.text import visible
 
 app = typer.Typer(
     name="mae-bench",
@@ -69,26 +73,69 @@ def main() -> None:
     # Read when torch loads GNU OpenMP. Its default is to spin for milliseconds at the end of every parallel loop, which
     # slows small models eightfold as soon as anything else runs on the machine; a short spin costs an idle one little.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    _write_any_text()
+    stop = None
     try:
-        with stop_signals():  # from the first import on: a job that is stopped early is asked for again, too
-            app()
+        with stop_signals() as stop:  # from the first import on: a job that is stopped early is asked for again, too
+            _run_app()
     except UserError as e:
-        if debugging():
-            traceback.print_exc()
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(FAILED if isinstance(e, RunFailed) else BAD_INPUT)
+        _leave(FAILED if isinstance(e, RunFailed) else BAD_INPUT, f"error: {e}")
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _leave(INTERRUPTED, "interrupted: the same command goes on from the last checkpoint")
     except Interrupted as e:
-        print(f"interrupted: {e}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _leave(INTERRUPTED, f"interrupted: {e}")
     except Exception as e:
+        if stop is not None and stop.is_set():  # which a library that was being imported made another error of
+            _leave(INTERRUPTED, "interrupted: a signal came: the same command goes on")
         said = _dead_worker(e)
+        if said is not None:
+            _leave(FAILED, f"error: {said}; the same command goes on from the last checkpoint")
+        said = _of_the_system(e)
         if said is None:
-            raise
-        print(f"error: {said}; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(FAILED)
+            raise  # a mistake of ours: its traceback helps whoever reports it
+        _leave(FAILED, f"error: {said}")
+
+
+def _write_any_text() -> None:
+    """Names that a terminal's encoding does not have are written with other characters, not met with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            unicode = (stream.encoding or "").lower().replace("-", "") == "utf8"
+            stream.reconfigure(errors="backslashreplace" if unicode else "replace")
+
+
+def _run_app() -> None:
+    """The app, and its results on their way: what cannot be written (a full disk behind stdout) is an error like any other."""
+    try:
+        app()
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError as e:
+            # What is left in the buffer would be tried again at the end of the interpreter.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            if e.errno == errno.EPIPE:  # whoever reads has seen enough
+                sys.exit(128 + signal.SIGPIPE)
+            raise OSError(e.errno, e.strerror, "stdout") from e
+
+
+def _leave(code: int, text: str) -> None:
+    if debugging():
+        traceback.print_exc()
+    print(visible(text), file=sys.stderr)
+    sys.exit(code)
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """What to say of files that cannot be read or written, and of too little memory; None of all else."""
+    memory = sys.modules.get("mae_bench.engine.out_of_memory")
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and memory and memory.is_out_of_memory(error)
+    ):
+        return "this machine's memory is too small for it: give smaller batches or images, or another machine"
+    if not isinstance(error, OSError):
+        return None
+    return f"{error.filename or 'reading or writing failed'}: {error.strerror or error}"
 
 
 def _dead_worker(error: Exception) -> str | None:

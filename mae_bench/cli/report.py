@@ -14,6 +14,10 @@ from mae_bench.cli.common import Debug, Runs, set_debug
 def report(
     runs: Runs,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The file to write.")],
+    draw_data: Annotated[
+        bool,
+        typer.Option("--draw-data", help="Reconstruct pictures of the data folders that records name, too."),
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Write everything under DIR as one HTML file: results, tables, figures, curves, pictures, provenance."""
@@ -24,5 +28,5 @@ def report(
         raise UserError(f"--out {out}: the report is HTML: give a name that ends in .html")
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder")
-    contents = write_report(runs, out)
+    contents = write_report(runs, out, draw_data=draw_data)
     print(f"{summary(contents)}\n{out}")

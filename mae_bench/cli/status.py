@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mae_bench.cli.common import Json, print_json, print_rows
+from mae_bench.common.text import visible
 from mae_bench.jobs.status import STATES, UNDER_WAY, JobStatus, collect
 from mae_bench.records.groups import shown_metrics
 
@@ -70,7 +71,7 @@ def table(jobs: Sequence[JobStatus]) -> Table:
         right = heading in ("images/s", "left", "step")
         shown.add_column(heading, justify="right" if right else "left", overflow="fold", no_wrap=right)
     for job, cells in zip(jobs, rows(jobs), strict=True):
-        shown.add_row(*map(escape, cells.values()), style=_COLOURS.get(job.state))
+        shown.add_row(*(escape(visible(text)) for text in cells.values()), style=_COLOURS.get(job.state))
     return shown
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
-import torch
 from accelerate import PartialState
 from rich.console import Console
+
+from mae_bench.common.rendezvous import join
+from mae_bench.common.text import visible
 
 console = Console(stderr=True, highlight=False)
 
@@ -15,7 +17,7 @@ _ACCELERATE = "ACCELERATE_"
 
 
 def processes() -> PartialState:
-    """Which of how many processes this is. Told of the CPU: else Accelerate takes processes without a GPU for single ones.
+    """Which of how many processes this is, once all of them are there.
 
     Accelerate's own variables are taken out of the environment first: they would change what is learnt (accumulation,
     precision, compilation) behind the recipe's back.
@@ -23,7 +25,7 @@ def processes() -> PartialState:
     ignored = sorted(name for name in os.environ if name.startswith(_ACCELERATE))
     for name in ignored:
         del os.environ[name]
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = join()
     if ignored and state.is_main_process:
         told = f"ignored from the environment: {', '.join(ignored)}: how a run computes is said by its recipe and --set train.…"
         console.print(told, style="yellow", markup=False, soft_wrap=True)
@@ -33,4 +35,4 @@ def processes() -> PartialState:
 def say(text: str, style: str | None = None) -> None:
     """A line on stderr, from the main process only."""
     if processes().is_main_process:
-        console.print(text, style=style, markup=False, soft_wrap=True)
+        console.print(visible(text), style=style, markup=False, soft_wrap=True)

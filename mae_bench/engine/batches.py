@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from mae_bench.engine.sampler import BatchPlan, BatchSampler, SeededDataset
 from mae_bench.engine.trainer import Trainer
-from tasks.datasets.loading import CollateOrFail, leave_signals_to_parent, raise_if_failed
+from tasks.datasets.loading import CollateOrFail, in_time, leave_signals_to_parent, raise_if_failed
 
 
 def steps(trainer: Trainer, dataset: Any, start: int, stop: int) -> Generator[tuple[int, list[Any]], None, None]:
@@ -28,7 +28,7 @@ def steps(trainer: Trainer, dataset: Any, start: int, stop: int) -> Generator[tu
         timeout=train.worker_timeout if workers else 0,
         pin_memory=trainer.accelerator.device.type == "cuda",
     )
-    batches = iter(loader)
+    batches = in_time(loader)
     for step in range(start, stop):
         yield step, [raise_if_failed(next(batches)) for _ in range(trainer.plan.accumulation)]
 

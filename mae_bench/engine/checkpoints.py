@@ -11,36 +11,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import suppress
+import re
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import torch
 
-from backbones.atomic import replacing
+from backbones.atomic import replacing, sweep
+from backbones.checkpoints.tensor_files import write_torch
 from backbones.errors import RunFailed, UserError
 from mae_bench.common.disk import writing
 
 _MARK = b"\nsha256:"
+_NAME = re.compile(r"step_[0-9]{8,12}\.pt")
 _TRAILER = len(_MARK) + 64 + 1
 
 
 class Damaged(Exception):
     """A checkpoint whose content differs from what was written; the message says how that was detected."""
-
-
-class _Hashing:
-    """A file object for `torch.save` that hashes (sha256) what is written through it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.sha256 = file, hashlib.sha256()
-
-    def write(self, content: bytes) -> int:
-        self.sha256.update(content)
-        return self.file.write(content)
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -53,28 +41,22 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path, durable=True) as temporary, open(temporary, "wb") as file:
-            hashing = _Hashing(file)
-            torch.save(state, cast(BinaryIO, hashing))
-            file.write(_MARK + hashing.sha256.hexdigest().encode() + b"\n")
-        _sync(folder)
+            sha256 = hashlib.sha256()
+
+            def write(content: bytes) -> int:
+                sha256.update(content)
+                return file.write(content)
+
+            write_torch(state, write)
+            file.write(_MARK + sha256.hexdigest().encode() + b"\n")
     for old in checkpoints(folder)[: -max(1, keep)]:
         old.unlink(missing_ok=True)
     return path
 
 
-def _sync(folder: Path) -> None:
-    """Flushes a folder's entries to disk; file systems that cannot (some network ones) are left alone."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def checkpoints(folder: Path) -> list[Path]:
     """Checkpoints, oldest first."""
-    return sorted(folder.glob("step_*.pt"))
+    return sorted(path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name) and path.is_file())
 
 
 def step_of(path: Path) -> int:
@@ -140,8 +122,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 def clean(run_dir: Path) -> None:
     """Deletes files that a killed process left half written; only for the process that holds the run's lock."""
     for folder in (run_dir, run_dir / "checkpoints"):
-        for path in folder.glob(".*.tmp*"):
-            path.unlink(missing_ok=True)
+        sweep(folder)
 
 
 def go_back(folder: Path, step: int) -> dict[str, Any] | None:

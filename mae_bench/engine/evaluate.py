@@ -23,7 +23,13 @@ from mae_bench.engine.sampler import SeededDataset
 from mae_bench.engine.seeding import derive
 from tasks import metric, registry
 from tasks.base import Evaluator, Task
-from tasks.datasets.loading import CollateOrFail, dead_workers_explained, leave_signals_to_parent, raise_if_failed
+from tasks.datasets.loading import (
+    CollateOrFail,
+    dead_workers_explained,
+    in_time,
+    leave_signals_to_parent,
+    raise_if_failed,
+)
 
 WARM_UP_BATCHES = 5  # compiled, cached and allocated in them; they do not count in the time an image takes
 
@@ -126,13 +132,13 @@ def _predict(
     model.eval()
     try:
         with accelerator.autocast(), dead_workers_explained(), timer.forward_passes(model):
-            for i, batch in enumerate(_loader(task, dataset, mine, size, accelerator)):
+            for i, batch in enumerate(in_time(_loader(task, dataset, mine, size, accelerator))):
                 done = min(len(mine), (i + 1) * size)
                 on_device = send_to_device(raise_if_failed(batch), accelerator.device)
                 with timer.batch(done - i * size):
                     evaluator.update(model, on_device)
                 after_batch(i, of_all, done, len(mine))
-    except RuntimeError as e:
+    except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e):
             raise
         return None

@@ -77,7 +77,7 @@ def create_accelerator(recipe: Recipe) -> Accelerator:
         raise unknown("precision", precision, PRECISIONS, where="train.precision")
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("train.precision=fp16 needs a GPU: use bf16 or fp32 on a CPU")
-    processes()  # which keeps Accelerate's variables out
+    processes()  # which waits for the others, and keeps Accelerate's variables out
     if is_initialized():
         # One process runs jobs of different precisions one after the other.
         AcceleratorState._reset_state()

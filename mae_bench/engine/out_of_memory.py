@@ -17,16 +17,25 @@ from mae_bench.common.disk import writing
 from mae_bench.engine.sampler import BatchPlan
 
 _FILE = "memory.json"
-_MORE_MESSAGES = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "not enough memory: you tried to allocate")
+_MORE_MESSAGES = (
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "not enough memory: you tried to allocate"),
+    # oneDNN on a CPU says no more than that; with arguments that are in order it is for want of memory.
+    *("could not create a primitive", "could not create a memory", "could not append", "std::bad_alloc"),
+    *("Cannot allocate memory", "can't allocate memory"),
+)
 
 
 class OutOfMemory(Exception):
     """A step did not fit and was not taken: gradients are gone, weights and optimiser are as they were."""
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Whether torch, on a GPU or the CPU, says that memory was short (`torch.OutOfMemoryError` among them)."""
-    return should_reduce_batch_size(error) or any(text in str(error) for text in _MORE_MESSAGES)
+    return (
+        isinstance(error, MemoryError)
+        or should_reduce_batch_size(error)
+        or any(text in str(error) for text in _MORE_MESSAGES)
+    )
 
 
 def release() -> None:
@@ -45,7 +54,12 @@ class MicroBatchLimit:
     def read(run_dir: Path) -> MicroBatchLimit:
         """The limit that earlier starts found."""
         found = read_json(run_dir / _FILE)
-        return MicroBatchLimit(**found) if isinstance(found, dict) else MicroBatchLimit()
+        size, halvings = (
+            (found.get("micro_batch_size"), found.get("halvings")) if isinstance(found, dict) else (None, 0)
+        )
+        if type(size) is not int or type(halvings) is not int or size < 1 or halvings < 0:
+            return MicroBatchLimit()  # damaged: what fits is found anew
+        return MicroBatchLimit(size, halvings)
 
     def plan(self, plan: BatchPlan, wanted: int | None) -> BatchPlan:
         """`plan` with the recipe's micro batch, or the smaller one that fits."""

@@ -93,7 +93,7 @@ class Trainer:
             raise OutOfMemory
         try:
             return mean, self._update(step, mean["loss"])
-        except RuntimeError as e:
+        except (RuntimeError, MemoryError) as e:
             if not is_out_of_memory(e):
                 raise
             # Some weights may have moved and others not: only the last checkpoint is whole.
@@ -117,7 +117,7 @@ class Trainer:
                     self.accelerator.backward(total)
                 for name, value in {**losses, "loss": total * len(batches)}.items():
                     mean[name] = mean.get(name, 0.0) + value.detach().float() / len(batches)
-        except RuntimeError as e:
+        except (RuntimeError, MemoryError) as e:
             if not is_out_of_memory(e):
                 raise
             return None

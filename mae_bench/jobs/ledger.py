@@ -6,13 +6,14 @@ it had one, it waits, it never ran); ``OUT/NAME-XXXXXXXX/job.json`` is written b
 
 from __future__ import annotations
 
+import traceback
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from backbones.atomic import read_json, write_json
+from backbones.atomic import read_json, write_json, write_text
 from backbones.checkpoints.tensor_files import sha256_file
-from mae_bench.jobs.files import JOB_FILE, PLAN_FILE, note_file
+from mae_bench.jobs.files import JOB_FILE, PLAN_FILE, note_file, planned_names
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.recipes.load import recipe_hash
 from mae_bench.records.record import FILE_NAME
@@ -22,9 +23,7 @@ _MODELS = ("model.safetensors", "encoder.safetensors")  # the first of them is w
 
 def write_plan(out: Path, plan: JobPlan) -> None:
     """Adds these jobs' names to those of earlier runs into `out`, so that `status` knows what is left."""
-    known = read_json(out / PLAN_FILE)
-    names = list(known["jobs"]) if isinstance(known, dict) else []
-    names += [job.name for job in plan.jobs]
+    names = planned_names(out) + [job.name for job in plan.jobs]
     write_json(out / PLAN_FILE, {"jobs": list(dict.fromkeys(names))})
 
 
@@ -38,6 +37,15 @@ def write_note(out: Path, name: str, state: str, **fields: Any) -> None:
 def log_file(out: Path, name: str) -> Path:
     """What a job's process prints, where a launcher started one."""
     return note_file(out, name).with_suffix(".log")
+
+
+def write_traceback(out: Path, name: str, run_dir: Path | None) -> Path:
+    """The traceback of the error that is being handled, in the job's folder if it has one by now."""
+    held = run_dir is not None and run_dir.is_dir()
+    path = run_dir / "traceback.txt" if run_dir and held else note_file(out, name).with_suffix(".traceback.txt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, traceback.format_exc())
+    return path
 
 
 def clear_note(out: Path, name: str) -> None:
@@ -96,12 +104,13 @@ def _sha256(path: Path, _changed: int) -> str:
     return sha256_file(path)
 
 
-def _said(run_dir: Path) -> tuple[str, str, int] | None:
+def _said(run_dir: Path) -> tuple[Any, Any, Any] | None:
     """(recipe hash, start, seed) of a run directory."""
     job = read_json(run_dir / JOB_FILE)
     if isinstance(job, dict) and "start" in job:
-        return job["recipe_hash"], job["start"], job["seed"]
+        return job.get("recipe_hash"), job["start"], job.get("seed")
     record = read_json(run_dir / FILE_NAME)  # of a run that began before job.json said so
-    if isinstance(record, dict):
-        return record["recipe_hash"], record["init"]["sha256"] or "scratch", record["seed"]
+    init = record.get("init") if isinstance(record, dict) else None
+    if isinstance(record, dict) and isinstance(init, dict):
+        return record.get("recipe_hash"), init.get("sha256") or "scratch", record.get("seed")
     return None

@@ -15,12 +15,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from backbones.atomic import read_json, write_json, write_text
-from backbones.checkpoints.tensor_files import save_tensors
+from backbones.atomic import read_json
+from backbones.checkpoints.tensor_files import save_tensors, sha256_file
 from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import Interrupted, UserError
 from mae_bench.common.console import say
@@ -31,8 +30,17 @@ from mae_bench.engine.loop import FitResult, create_accelerator, fit
 from mae_bench.engine.optimizer import check
 from mae_bench.engine.seeding import seed_all
 from mae_bench.jobs.files import JOB_FILE
-from mae_bench.jobs.job import PlannedJob, identity_facts, job_id
+from mae_bench.jobs.job import PlannedJob, job_id
 from mae_bench.jobs.lock import RunLock
+from mae_bench.jobs.run_folder import (
+    damaged_exports,
+    is_finished,
+    notes,
+    reopen,
+    say_what_differs,
+    say_where_data_changed,
+    write_job,
+)
 from mae_bench.recipes.load import as_dict, recipe_hash
 from mae_bench.records import provenance
 from mae_bench.records.groups import shown_metrics
@@ -68,7 +76,9 @@ def run_job(job: PlannedJob, place: Callable[[str], Path]) -> Record:
         lock = _on_main(accelerator, lambda: _claim(run_dir, job, task, identity, held))
         if (run_dir / FILE_NAME).is_file():
             say(f"{job.name}: done already ({run_dir})")
-            return read(run_dir)
+            done = read(run_dir)
+            say_what_differs(done.recipe, job)
+            return done
         return _run(job, task, run_dir, identity, accelerator, lock.check if lock else lambda: None)
 
 
@@ -117,7 +127,8 @@ def _run(
             path = run_dir / f"{name}.safetensors"
             with writing(path):
                 save_tensors(path, tensors, _export_metadata(job, task.data.class_names))
-        write(record, run_dir)
+            record.exports[path.name] = sha256_file(path)
+        write(record, run_dir)  # the last: what it vouches for is on the disk
         write_status(run_dir, "done", name=job.name, step=result.progress.step, total=result.progress.step)
     accelerator.wait_for_everyone()
     if result.stopped:
@@ -136,34 +147,24 @@ def _with_counts(job: PlannedJob, task: Task[Any]) -> PlannedJob:
 
 def _claim(run_dir: Path, job: PlannedJob, task: Task[Any], identity: str, held: ExitStack) -> RunLock | None:
     """Claims `run_dir` for this job and process until `held` ends; None if the finished job is there."""
-    if _finished(run_dir, identity):
+    whole = isinstance(read_json(run_dir / JOB_FILE), dict)
+    if is_finished(run_dir, identity) and whole and not damaged_exports(run_dir):
         return None
     make_folder(run_dir)
     lock = held.enter_context(RunLock(run_dir))
-    if _finished(run_dir, identity):  # while we waited for another process
-        return None
+    if is_finished(run_dir, identity):  # while we waited for another process
+        if damaged := damaged_exports(run_dir):
+            reopen(run_dir, damaged)
+        elif isinstance(read_json(run_dir / JOB_FILE), dict):
+            return None
+    if not (run_dir / JOB_FILE).exists():
+        say_where_data_changed(run_dir, job, identity)
     with writing(run_dir / JOB_FILE):
-        about = {"id": identity, "name": job.name, "recipe": job.recipe_name, "task": job.recipe.task}
-        about["primary_metric"] = task.primary_metric
-        write_json(run_dir / JOB_FILE, {**about, **identity_facts(job)})
-        recipe = yaml.safe_dump(as_dict(job.recipe), sort_keys=False)
-        write_text(run_dir / "config.yaml", f"# {job.recipe_name}, resolved\n{recipe}")
+        write_job(run_dir, job, identity, task.primary_metric)
+    if (run_dir / FILE_NAME).is_file():
+        return None
     write_status(run_dir, "running", name=job.name)
     return lock
-
-
-def _finished(run_dir: Path, identity: str) -> bool:
-    """Whether the job is done there; a UserError when the folder is not this job's to use."""
-    found = read_json(run_dir / JOB_FILE)
-    if found is not None and found.get("id") != identity:
-        raise UserError(
-            f"{run_dir} belongs to another recipe, checkpoint, data set or seed ({found.get('name')}): "
-            "give another --out, or delete that folder"
-        )
-    # Names with a dot are locks and half-written files of a process that was killed, or is, before it wrote anything else.
-    if found is None and run_dir.is_dir() and any(not path.name.startswith(".") for path in run_dir.iterdir()):
-        raise UserError(f"{run_dir} is not empty and holds no run: give another --out")
-    return (run_dir / FILE_NAME).is_file()
 
 
 def make_folder(path: Path) -> None:
@@ -257,7 +258,9 @@ def _with_result(draft: Record, task: Task[Any], result: FitResult, run_dir: Pat
         wall_time_s=progress.seconds,
         final_loss=progress.loss,
         recovered=dict(progress.recovered),
-        warnings=([f"resumed {progress.starts - 1} times"] if progress.starts > 1 else []) + progress.notes,
+        warnings=([f"resumed {progress.starts - 1} times"] if progress.starts > 1 else [])
+        + progress.notes
+        + notes(run_dir),
         checkpoints=[str(p.name) for p in sorted((run_dir / "checkpoints").glob("step_*.pt"))],
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from backbones.atomic import read_json
 from backbones.errors import UserError
-from mae_bench.jobs.files import JOB_FILE, PLAN_FILE, note_file
+from mae_bench.jobs.files import JOB_FILE, note_file, planned_names
 from mae_bench.records.status_file import read_status
 
 STATES = ("done", "running", "queued", "interrupted", "failed", "not run", "left")
@@ -42,8 +42,7 @@ def collect(folder: Path) -> list[JobStatus]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     begun = [_begun(path.parent) for path in sorted(folder.rglob(JOB_FILE))]
-    planned = read_json(folder / PLAN_FILE)
-    names: list[str] = planned["jobs"] if isinstance(planned, dict) else []
+    names = planned_names(folder)
     if not begun and not names:
         raise UserError(f"{folder} holds no runs: give the --out folder of `mae-bench run` or `mae-bench pretrain`")
     notes = {name: note for name in names if isinstance(note := read_json(note_file(folder, name)), dict)}
@@ -91,25 +90,33 @@ def _queue(notes: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
 
 
 def _begun(run_dir: Path) -> JobStatus:
-    job = read_json(run_dir / JOB_FILE) or {}
+    job = read_json(run_dir / JOB_FILE)
+    name = job.get("name") if isinstance(job, dict) else None
     status = read_status(run_dir)
     record = read_json(run_dir / "record.json")
-    metrics = record.get("metrics", {}).get("last") if isinstance(record, dict) else status.get("last_metrics")
-    about = record if isinstance(record, dict) else job
+    measured = record.get("metrics") if isinstance(record, dict) else {"last": status.get("last_metrics")}
+    last = measured.get("last") if isinstance(measured, dict) else None
+    metrics = {k: v for k, v in last.items() if isinstance(v, (int, float))} if isinstance(last, dict) else None
+    about = record if isinstance(record, dict) else job if isinstance(job, dict) else {}
     return JobStatus(
-        name=job.get("name", run_dir.name),
+        name=name if isinstance(name, str) else run_dir.name,
         state="done" if record is not None else status.get("state", "interrupted"),
         step=status.get("step"),
         total=status.get("total"),
         images_per_s=_images_per_s(status, record),
         seconds_left=status.get("seconds_left"),
         metrics=metrics or None,
-        task=about.get("task"),
-        primary_metric=about.get("primary_metric"),
+        task=_text(about.get("task")),
+        primary_metric=_text(about.get("primary_metric")),
         error=status.get("error"),
         run_dir=str(run_dir),
     )
 
 
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 def _images_per_s(status: Mapping[str, Any], record: Any) -> float | None:
-    return status.get("images_per_s") or (record.get("images_per_s") if isinstance(record, dict) else None)
+    speed = status.get("images_per_s") or (record.get("images_per_s") if isinstance(record, dict) else None)
+    return speed if isinstance(speed, (int, float)) else None

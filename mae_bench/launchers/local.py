@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -44,7 +43,7 @@ def only(name: str, plan: JobPlan, out: Path) -> Outcome:
 
 
 def _run(job: PlannedJob, made: dict[str, Path], out: Path, outcome: Outcome) -> None:
-    """Runs a job; what a user can mend, and what torch stops with (no memory left), is kept as its failure: the others run."""
+    """Runs a job; whatever it stops with is its failure, with a traceback in its folder where it is a mistake of ours."""
     main = processes().is_main_process
     if main:
         ledger.clear_note(out, job.name)
@@ -55,12 +54,15 @@ def _run(job: PlannedJob, made: dict[str, Path], out: Path, outcome: Outcome) ->
 
     try:
         record = run_job(job.from_result(_source(job, made)), place)
-    except (UserError, RuntimeError, OSError) as e:
+    except Exception as e:
+        said = " ".join(str(e).split()) or type(e).__name__
         if not isinstance(e, UserError):
             if processes().num_processes > 1:
                 raise  # the other processes wait for this one: only the launcher can stop them
-            traceback.print_exc()
-        outcome.failures[job.name] = " ".join(str(e).split()) or type(e).__name__
+            said = (
+                f"{type(e).__name__}: {said} (traceback: {ledger.write_traceback(out, job.name, made.get(job.name))})"
+            )
+        outcome.failures[job.name] = said
         if main:
             ledger.write_note(out, job.name, "failed", error=outcome.failures[job.name])
         say(f"{job.name}: {outcome.failures[job.name]}", style="red")

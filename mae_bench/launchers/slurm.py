@@ -15,6 +15,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from mae_bench.common.console import say
+from mae_bench.common.text import visible
 from mae_bench.jobs import ledger, slurm_queue
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.jobs.plan import Request
@@ -40,7 +41,8 @@ _WAIT_SECONDS = 2.0
 
 
 def launch(request: Request, plan: JobPlan, out: Path, settings: Settings) -> Outcome:
-    """Submits what is not done; with ``--wait`` it waits for all submitted jobs."""
+    """Submits what is not done; with ``--wait`` stays until the queue is through with it."""
+    _refuse_control_characters(f"--out {out}")
     parameters = _parameters(settings.slurm)
     outcome = Outcome()
     ids: dict[str, str] = {}
@@ -121,10 +123,17 @@ def _executor(out: Path) -> Any:
     return SlurmExecutor(folder=folder, max_num_timeout=1000)
 
 
+def _refuse_control_characters(option: str) -> None:
+    """A newline would begin a line of its own in the batch script."""
+    if not option.isprintable():
+        raise UserError(f"{visible(option)}: with --launcher slurm it must be one line of text that prints")
+
+
 def _parameters(given: Mapping[str, str]) -> dict[str, Any]:
     """``--slurm`` as submitit takes it: its own names, everything else to sbatch as it is."""
     parameters: dict[str, Any] = {**_DEFAULTS, "additional_parameters": {}}
     for key, value in given.items():
+        _refuse_control_characters(f"--slurm {key}={value}")
         name = key.replace("-", "_")
         if name == "time":
             parameters["time"] = minutes(value)

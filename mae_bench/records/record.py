@@ -23,6 +23,7 @@ import jsonschema
 from backbones.atomic import write_json
 from backbones.errors import UserError
 from backbones.plain_files import JSON_LIMIT, parse_json, read_plain
+from mae_bench.common.disk import writing
 from mae_bench.records.versions import SCHEMA_VERSION, upgrade
 from tasks import metric, task_of_protocol
 
@@ -151,6 +152,7 @@ class Record:
     recovered: dict[str, int] = field(default_factory=dict)  # what went wrong and was made good: how often
     warnings: list[str] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
+    exports: dict[str, str] = field(default_factory=dict)  # file of the run's folder -> sha256
     error: str | None = None
     schema_version: int = SCHEMA_VERSION
     path: Path | None = field(default=None, compare=False, repr=False)  # where it was read from; not in the file
@@ -186,16 +188,14 @@ def write(record: Record, run_dir: str | os.PathLike[str]) -> Path:
 
     Raises:
         ValueError: the record does not keep to the schema (our mistake, not the user's); nothing is written.
-        UserError: the folder is missing, full or not writable.
+        RunFailed: the folder is missing, full or not writable.
     """
     raw = record.to_dict()
     if problem := _problem(raw):
         raise ValueError(f"record of {record.name}: {problem}")
     target = Path(run_dir) / FILE_NAME
-    try:
+    with writing(target):
         write_json(target, raw, indent=2, durable=True)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
     return target
 
 

@@ -11,6 +11,14 @@ from typing import Any
 
 from backbones.atomic import read_json, write_json
 
+_NUMBER = (int, float)
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("state", "host", "name", "error"), str),
+    **dict.fromkeys(("pid", "step", "total"), int),
+    **dict.fromkeys(("images_per_s", "seconds_left", "updated"), _NUMBER),
+    "last_metrics": dict,
+}
+
 
 def write_status(run_dir: Path, state: str, **fields: Any) -> None:
     """``status.json`` for `mae-bench status`: running | done | failed | interrupted, and by whom."""
@@ -22,23 +30,26 @@ def write_status(run_dir: Path, state: str, **fields: Any) -> None:
 
 def read_status(run_dir: Path) -> dict[str, Any]:
     """What `write_status` wrote; a run whose process is gone reads as interrupted. Empty when there is none."""
-    status = read_json(run_dir / "status.json")
-    if not isinstance(status, dict):
+    found = read_json(run_dir / "status.json")
+    if not isinstance(found, dict):
         return {}
+    status = {key: value for key, value in found.items() if isinstance(value, _TYPES.get(key, object))}
     if (
         status.get("state") == "running"
         and status.get("host") == socket.gethostname()
-        and not is_running(status["pid"])
+        and not is_running(status.get("pid"))
     ):
         status["state"] = "interrupted"
     return status
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process of this host has that number."""
+def is_running(pid: object) -> bool:
+    """Whether a process of this host has that number; nothing that is no number has one."""
+    if type(pid) is not int or pid <= 0:
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -40,8 +40,8 @@ def _third(raw: Raw) -> Raw:
 
 
 def _fourth(raw: Raw) -> Raw:
-    """Version 4 says what images went through before the encoder, and where that is known from."""
-    return {"preprocessing": None, **raw}
+    """Version 4 says what images went through before the encoder, where that is known from, and checksums of the weights."""
+    return {"preprocessing": None, "exports": {}, **raw}
 
 
 _NEXT: dict[int, Callable[[Raw], Raw]] = {1: _second, 2: _third, 3: _fourth}

@@ -77,8 +77,11 @@ class Contents:
     left_out: tuple[str, ...]
 
 
-def collect_contents(runs: Path) -> Contents:
+def collect_contents(runs: Path, *, draw_data: bool = False) -> Contents:
     """Reads everything below `runs`.
+
+    Args:
+        draw_data: reconstruct pictures of the folders that records name; without it, of the embedded data set alone.
 
     Raises:
         UserError: no such folder, or nothing in it.
@@ -92,7 +95,7 @@ def collect_contents(runs: Path) -> Contents:
         )
     cells = cells_of(records)
     album, left_out = Album(), []
-    sheets = _reconstructions(records, album)
+    sheets = _reconstructions(records, album, draw_data)
     galleries = _galleries(cells, album)
     if len(cells) > _CHARTS:
         left_out.append(f"training curves of {len(cells) - _CHARTS} of {len(cells)} groups of runs")
@@ -100,6 +103,8 @@ def collect_contents(runs: Path) -> Contents:
         left_out.append(f"the provenance of {len(records) - _RUNS} of {len(records)} runs (their record.json has it)")
     if album.left_out:
         left_out.append(f"{album.left_out} pictures")
+    if album.outside:
+        left_out.append(f"pictures that lie outside of their run's folder: {', '.join(map(plain, album.outside[:10]))}")
     if album.unreadable:
         left_out.append(f"pictures that cannot be read: {', '.join(album.unreadable[:10])}")
     return Contents(
@@ -188,20 +193,20 @@ def _legend(validation: Sequence[curves.Line]) -> str:
     return "" if not most else " (ring: validation)" if most == 1 else " (dashed: validation)"
 
 
-def _reconstructions(records: Sequence[Record], album: Album) -> tuple[Gallery, ...]:
+def _reconstructions(records: Sequence[Record], album: Album, draw_data: bool) -> tuple[Gallery, ...]:
     """Of each pre-training: the pictures in its folder, else drawn from its checkpoint."""
     found = []
     pretrainings = [r for r in records if r.task == "pretraining" and r.status == "done" and r.path is not None]
     for number, record in enumerate(pretrainings):
         assert record.path is not None
         run_dir = record.path.parent
-        kept = of_run(run_dir, ".")
+        kept = of_run(run_dir, ".", album)
         if kept:
             found.append(Gallery(record.name, tuple(album.take(kept))))
         elif number < _SHEETS:
             from mae_bench.report import reconstructions  # a report of other runs should not wait for torch
 
-            sheet, why_not = reconstructions.sheet_of(record, run_dir)
+            sheet, why_not = reconstructions.sheet_of(record, run_dir, draw_data=draw_data)
             taken = album.take([("reconstructions", sheet)]) if sheet else []
             found.append(Gallery(record.name, tuple(taken), why_not and f"No reconstructions: {why_not}."))
         else:
@@ -216,7 +221,7 @@ def _galleries(cells: Mapping[str, Cell], album: Album) -> tuple[Gallery, ...]:
     found = []
     for cell in cells.values():
         for record in cell.records:
-            if record.path is not None and (pictures := of_run(record.path.parent)):
+            if record.path is not None and (pictures := of_run(record.path.parent, "predictions", album)):
                 found.append(Gallery(f"{cell.name}, seed {record.seed}", tuple(album.take(pictures))))
                 break
     return tuple(found)

@@ -35,6 +35,7 @@ class Album:
     budget: int = _BUDGET
     left_out: int = 0  # for want of room
     unreadable: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)  # what a run's folder only links to
 
     def take(self, pictures: Iterable[tuple[str, Path | bytes]], most: int = _PER_RUN) -> list[Picture]:
         """The first `most` (caption, PNG file or its content), as far as the budget goes."""
@@ -53,11 +54,20 @@ class Album:
         return taken
 
 
-def of_run(run_dir: Path, folder: str = "predictions") -> Sequence[tuple[str, Path]]:
-    """(name, file) of the PNG files that a run's evaluation wrote; links out of the run are not followed."""
-    root = run_dir / folder
-    files = [path for path in sorted(root.glob("*.png")) if path.is_file() and not path.is_symlink()]
-    return [(path.stem, path) for path in files]
+def of_run(run_dir: Path, folder: str, album: Album) -> Sequence[tuple[str, Path]]:
+    """(name, file) of the PNG files that a run's evaluation wrote; what lies outside of the run's folder is named in `album`.
+
+    A run's folder may be somebody else's, and the page is sent around: a link in it must not bring pictures of this machine.
+    """
+    files = [path for path in sorted((run_dir / folder).glob("*.png")) if path.is_file()]
+    inside = [path for path in files if is_inside(path, run_dir)]
+    album.outside += [f"{run_dir.name}/{path.relative_to(run_dir)}" for path in files if path not in inside]
+    return [(path.stem, path) for path in inside]
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder once all links are followed."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def shrink(caption: str, source: Path | bytes) -> Picture:

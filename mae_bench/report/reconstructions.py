@@ -13,25 +13,34 @@ from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.errors import UserError
 from mae_bench.checkpoint_tools.contact_sheet import Sheet
 from mae_bench.checkpoint_tools.reconstruct import COLUMNS, choose_target, draw_one, panels_of
+from mae_bench.common.text import plain
 from mae_bench.engine.seeding import derive
 from mae_bench.records.record import Record
+from mae_bench.report.pictures import is_inside
+from tasks.datasets.cache_folder import default_cache_root
 from tasks.datasets.images import open_split
 
 LARGEST = 100 << 20  # bytes of a checkpoint that is small enough to be run for a page
 IMAGES = 4
 
 
-def sheet_of(record: Record, run_dir: Path) -> tuple[bytes | None, str]:
-    """(PNG, "") for a pre-training with its checkpoint and its images at hand; else (None, why there is none)."""
+def sheet_of(record: Record, run_dir: Path, *, draw_data: bool) -> tuple[bytes | None, str]:
+    """(PNG, "") for a pre-training with its checkpoint and its images at hand; else (None, why there is none).
+
+    Args:
+        draw_data: whether pictures of any folder that the record names may stand in a page that is sent around.
+    """
     file = run_dir / "mae.safetensors"
-    if not file.is_file():
+    if not file.is_file() or not is_inside(file, run_dir):
         return None, "its checkpoint is not in the run's folder"
+    if not draw_data and not is_inside(Path(record.data.root), default_cache_root()):
+        return None, "pictures of a data set of this machine are drawn with --draw-data alone"
     if file.stat().st_size > LARGEST:
         return None, f"its checkpoint is large: mae-bench reconstruct {run_dir} IMAGE... --out FILE.png draws them"
     try:
         return _draw(record, file), ""
-    except (UserError, OSError, KeyError) as error:
-        return None, " ".join(str(error).split())
+    except Exception as error:  # a run that somebody damaged or made up spoils no page
+        return None, plain(str(error)) or type(error).__name__
 
 
 def _draw(record: Record, file: Path) -> bytes:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.multiprocessing
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from backbones.errors import RunFailed, UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,41 @@ def leave_signals_to_parent(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def in_time(loader: DataLoader[T]) -> Iterator[T]:
+    """The loader's batches, each within its `timeout` or soon after.
+
+    torch's own limit is on waiting for a batch. Receiving the descriptors of one that a worker announced before it was stopped
+    waits for that worker inside a socket; an alarm ends that, half as long again after the limit.
+    """
+    limit = loader.timeout if threading.current_thread() is threading.main_thread() else 0
+    batches = iter(loader)
+    while True:
+        with _alarm(limit):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch
+
+
+@contextmanager
+def _alarm(limit: float) -> Iterator[None]:
+    if not limit:
+        yield
+        return
+
+    def late(_: int, __: Any) -> None:
+        raise RuntimeError(f"DataLoader timed out after {limit:g} seconds")  # torch's words
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 1.5 * limit)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 _CAUSES = {

@@ -21,7 +21,7 @@ from PIL import Image
 from mae_bench.records import record
 from mae_bench.records.groups import cells_of
 from mae_bench.records.record import Command, Git, Host, Init, Metrics, Record
-from mae_bench.report import caution, curves, pictures, write_report
+from mae_bench.report import caution, curves, pictures, reconstructions, write_report
 from tests.mae_bench import browser
 from tests.mae_bench.made_records import make
 
@@ -258,11 +258,39 @@ def test_pictures_are_shrunk_and_bounded(tmp_path: Path) -> None:
     assert album.left_out == 3
 
 
-def test_a_link_out_of_a_run_is_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole_folder", [False, True])
+def test_a_link_out_of_a_run_is_named_and_not_followed(tmp_path: Path, whole_folder: bool) -> None:
+    run, secrets = tmp_path / "run", tmp_path / "secrets"
+    run.mkdir()
+    secrets.mkdir()
+    Image.new("RGB", (8, 8)).save(secrets / "0.png")
+    if whole_folder:
+        (run / "predictions").symlink_to(secrets)
+    else:
+        (run / "predictions").mkdir()
+        (run / "predictions" / "0.png").symlink_to(secrets / "0.png")
+    album = pictures.Album()
+    assert pictures.of_run(run, "predictions", album) == []
+    assert album.outside == ["run/predictions/0.png"]
+
+
+def test_a_link_within_a_run_is_followed(tmp_path: Path) -> None:
     (tmp_path / "predictions").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
-    (tmp_path / "predictions" / "0.png").symlink_to(tmp_path / "secret.png")
-    assert pictures.of_run(tmp_path) == []
+    Image.new("RGB", (8, 8)).save(tmp_path / "kept.png")
+    (tmp_path / "predictions" / "0.png").symlink_to(tmp_path / "kept.png")
+    assert [name for name, _ in pictures.of_run(tmp_path, "predictions", pictures.Album())] == ["0"]
+
+
+def test_pictures_of_a_folder_that_a_record_names_are_not_drawn_unasked(tmp_path: Path) -> None:
+    (tmp_path / "mae.safetensors").write_bytes(b"x")
+    record = make()
+    record.data.root = str(tmp_path / "photos")
+    sheet, why = reconstructions.sheet_of(record, tmp_path, draw_data=False)
+    assert sheet is None
+    assert "--draw-data" in why
+    sheet, why = reconstructions.sheet_of(record, tmp_path, draw_data=True)
+    assert sheet is None
+    assert "not a checkpoint" in why  # one damaged run spoils no page
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from typing import Any
 
 from backbones.atomic import json_text
 from backbones.errors import unknown
+from mae_bench.common.text import spreadsheet_cell
 from mae_bench.tables.formats.html import html
 from mae_bench.tables.formats.latex import latex
 from mae_bench.tables.formats.markdown import markdown
@@ -62,7 +63,8 @@ def tidy_csv(table: Table) -> str:
                 ours = (cell.ours.mean, cell.ours.std, cell.ours.n) if cell.ours else (None, None, 0)
                 verdict = {True: "yes", False: "no", None: None}[cell.within]
                 published = (cell.published, " ".join(cell.sources))
-                writer.writerow((*about, *published, *ours, cell.difference, cell.tolerance, verdict))
+                values = (*about, *published, *ours, cell.difference, cell.tolerance, verdict)
+                writer.writerow([spreadsheet_cell(v) if isinstance(v, str) else v for v in values])
     return out.getvalue()
 
 

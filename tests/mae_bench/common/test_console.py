@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from mae_bench.engine import create_accelerator
+from mae_bench.engine.loop import create_accelerator
 from mae_bench.recipes.load import load_recipe
 
 

@@ -93,7 +93,10 @@ def test_a_write_that_fails_is_said_and_leaves_what_was_there(tmp_path: Path, mo
 
 def test_what_a_killed_process_left_is_cleaned_up(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    for path in (tmp_path / ".job.ab.tmp.json", tmp_path / "checkpoints" / ".step_00000001.ab.tmp.pt"):
+    for path in (
+        tmp_path / f".job.{'ab' * 16}.tmp.json",
+        tmp_path / "checkpoints" / f".step_00000001.{'ab' * 16}.tmp.pt",
+    ):
         path.write_bytes(b"half")
     (tmp_path / "log.jsonl").touch()
     clean(tmp_path)
