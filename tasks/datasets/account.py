@@ -215,7 +215,10 @@ class Account:
 
 def printable(text: str) -> str:
     """`text` with control characters, and bytes of a name that are no UTF-8, as escapes: ``\\x1b``, ``\\xff``."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, as JSON may hold it
+        text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

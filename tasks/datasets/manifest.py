@@ -74,6 +74,11 @@ def check_alone(manifest: Manifest) -> list[str]:
             f"{manifest.where}: {len(manifest):,} images {only}: telling classes apart needs two: a folder a class, right "
             "under the split's"
         )
+    return twice(manifest)
+
+
+def twice(manifest: Manifest) -> list[str]:
+    """A note on samples that lie where others do."""
     first, count = _twice(manifest)
     return [f"{manifest.where}: {count:,} of {len(manifest):,} are there twice, such as {first}"] if count else []
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from backbones.plain_files import parse_json, read_plain
-from tasks.datasets.account import Account
+from tasks.datasets.account import Account, printable
 from tasks.detection.ids import Id, listed, plain_id, renumber, shown, whole
 from tasks.detection.objects import Annotation, Objects
 
@@ -145,7 +145,7 @@ def _check_images(path: Path, images: list[Annotation]) -> None:
     for image in images:
         if not isinstance(image["file_name"], str):
             raise UserError(f"{path}: image {image['id']} has file_name={shown(image['file_name'])}: a text is wanted")
-        name = f"{path}: image {image['id']} ({image['file_name']})"
+        name = f"{path}: image {shown(image['id'])} ({printable(image['file_name'])})"
         for side in ("width", "height"):
             if isinstance(image[side], str):
                 raise UserError(f"{name} has {side}={shown(image[side])}: write numbers without quotes")

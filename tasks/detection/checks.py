@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.base import DataInfo
-from tasks.datasets.account import Account
+from tasks.datasets.account import Account, printable
 from tasks.datasets.decoding import WHITE, black_images
 from tasks.datasets.look import spread
 from tasks.datasets.manifest import Manifest, place_of
@@ -67,7 +67,7 @@ def manifest(used: Used) -> Manifest:
         list(used.split.classes),
         class_counts(used.split, used.records),
         np.array([place_of(stat.st_dev, stat.st_ino) for stat in stats], np.int64),
-        name=lambda i: os.path.relpath(paths[i], used.split.images),
+        name=lambda i: printable(os.path.relpath(paths[i], used.split.images)),
         content=lambda i: Path(paths[i]).read_bytes(),
         sizes=np.array([stat.st_size for stat in stats], np.int64),
     )

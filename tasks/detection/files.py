@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from backbones.errors import UserError
+from tasks.datasets.account import printable
 
 
 def locate(json: Path, root: Path, images: Path, names: Sequence[str], *, outside: bool = False) -> list[str]:
@@ -27,7 +28,7 @@ def locate(json: Path, root: Path, images: Path, names: Sequence[str], *, outsid
         for name, path in zip(names, paths, strict=True):
             if (name.startswith("/") or ".." in name) and not _within(os.path.abspath(path), folders):
                 raise UserError(
-                    f"{json}: file_name={name} leads out of the data folder: move the image into it, or say that it "
+                    f"{json}: file_name={printable(name)} leads out of the data folder: move the image into it, or say that it "
                     "is meant with --set data.options.outside=true"
                 )
     missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
@@ -38,7 +39,7 @@ def locate(json: Path, root: Path, images: Path, names: Sequence[str], *, outsid
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UserError(
-            f"{paths[missing[0]]}: no such image{more}, but {json} names it: complete the images or mend the json"
+            f"{printable(paths[missing[0]])}: no such image{more}, but {json} names it: complete the images or mend the json"
         )
     return paths
 
@@ -76,6 +77,9 @@ def _key(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:  # bytes that are no UTF-8
-        name = os.fsencode(name).decode("latin-1")
+        try:
+            name = os.fsencode(name).decode("latin-1")
+        except UnicodeEncodeError:  # nor bytes at all
+            return name
     path = PurePosixPath(unicodedata.normalize("NFC", name))
     return str(path.with_suffix(path.suffix.lower())) if path.name else name

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tasks.datasets.account import printable
+
 Id = int | str
 
 _NAMED = 5
@@ -29,8 +31,8 @@ def plain_id(value: Any) -> Id | None:
 
 def shown(value: Any) -> str:
     """A value for a message: as JSON has it, cut where it is long."""
-    text = f'"{value}", a text' if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    text = f'"{printable(value[:60])}", a text' if isinstance(value, str) else printable(str(value)[:60])
+    return text if len(text) < 60 else f"{text[:57]}..."
 
 
 def listed(ids: Sequence[Any]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as run_length
 
 from backbones.errors import UserError
-from tasks.datasets.account import Account
+from tasks.datasets.account import Account, printable
 from tasks.detection.agreement import Boxes, Rows, all_corners, apart, corners_for_sizes, wrong_areas
 from tasks.detection.ids import Id, listed, shown, whole
 from tasks.detection.masks import Outlines, drawable, outlines, polygon_problem, run_problem
@@ -80,7 +80,7 @@ class Objects:
     def _broken(self, a: Annotation, problem: str) -> bool:
         """Leaves an object out, or refuses it; `problem` follows its name in a sentence."""
         of = a.get("image_id")
-        image = f" ({self.images[of]['file_name']})" if type(of) in (int, str) and of in self.images else ""
+        image = f" ({printable(self.images[of]['file_name'])})" if type(of) in (int, str) and of in self.images else ""
         name = f"annotation {shown(a.get('id'))}{image}"
         if not self.skip_broken:
             raise UserError(f"{self.path}: {name} {problem}: {_WAY_OUT}")

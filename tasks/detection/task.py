@@ -15,9 +15,9 @@ from backbones.checkpoints.dense_heads import load_heads
 from backbones.errors import UserError
 from backbones.vit.param_groups import NoDecay, param_groups
 from tasks.base import DataInfo, Task
-from tasks.datasets.account import Account
+from tasks.datasets.account import Account, printable
 from tasks.datasets.embedded.root import embedded_root
-from tasks.datasets.manifest import VAL_IN_TRAIN, check_pair, copies
+from tasks.datasets.manifest import VAL_IN_TRAIN, check_pair, copies, twice
 from tasks.datasets.roots import data_root
 from tasks.detection.checks import Used, class_notes, first_look, has_objects, manifest, open_books
 from tasks.detection.config import DetectionRecipe
@@ -79,12 +79,12 @@ class DetectionTask(Task[DetectionRecipe]):
         _enter_limit(val.account, self.val.records, len(val.records))
         if not val.records:
             raise UserError(f"data.limit_val={data.limit_val} leaves no validation image")
-        splits, notes = [val], val.account.notes("val")
+        splits, notes = [val], [*val.account.notes("val"), *twice(manifest(val))]
         if not self.evaluates_only:
             used, unreadable = _train_images(self.recipe, train)
             splits = [used, val]
             notes = [*used.account.notes("train"), *unreadable, *notes]
-            notes += check_pair(manifest(used), manifest(val), data.allow)
+            notes += twice(manifest(used)) + check_pair(manifest(used), manifest(val), data.allow)
             notes += class_notes(used, val)
         return splits, notes
 
@@ -215,8 +215,12 @@ def _train_images(recipe: DetectionRecipe, split: CocoSplit) -> tuple[Used, list
         for name in broken:
             books.give_up("images", "unreadable", name)
         if broken:
-            some = ", ".join(broken[:5]) + (", …" if len(broken) > 5 else "")
+            some = ", ".join(map(printable, broken[:5])) + (", …" if len(broken) > 5 else "")
             notes.append(f"{len(broken)} unreadable training images left out ({some})")
     if not records:
-        raise UserError(f"{split.json}: no training image is left; check the json and data.limit_train")
+        why = "check the json and data.limit_train"
+        if split.content.maskless:
+            count = len(split.content.maskless)
+            why = f"{count} objects have no polygon of 3 points: --set detection.with_masks=false trains boxes"
+        raise UserError(f"{split.json}: no training image is left; {why}")
     return Used("train", split, records, books), notes

@@ -13,7 +13,7 @@ import numpy as np
 from backbones.errors import UserError
 from tasks.datasets.decoding import black_images
 from tasks.datasets.look import spread
-from tasks.datasets.manifest import check_pair, copies
+from tasks.datasets.manifest import check_pair, copies, twice
 from tasks.datasets.roots import data_root
 from tasks.datasets.verify import Advance, Published, Report, SplitReport
 from tasks.detection.checks import Used, class_counts, class_notes, has_objects, manifest, open_books
@@ -74,10 +74,10 @@ def _open(report: SplitReport, recipe: DetectionRecipe, base: Path) -> CocoSplit
         report.problem(str(e))
         return None
     report.notes += split.notes
-    for check, wanted in ((require_masks, recipe.detection.with_masks), (check_lvis, is_lvis(split))):
+    checks = [require_masks] * recipe.detection.with_masks + [check_lvis] * is_lvis(split)
+    for check in checks:
         try:
-            if wanted:
-                check(split)
+            check(split)
         except UserError as e:
             report.problem(str(e))
     if recipe.protocol == "lvis" and not is_lvis(split):
@@ -142,6 +142,12 @@ def _compare(report: SplitReport, train: Used, val: Used) -> None:
         return
     trained, judged = manifest(train), manifest(val)
     try:
-        report.notes += check_pair(trained, judged) + copies(trained, judged) + class_notes(train, val)
+        report.notes += (
+            twice(trained)
+            + twice(judged)
+            + check_pair(trained, judged)
+            + copies(trained, judged)
+            + class_notes(train, val)
+        )
     except UserError as e:
         report.problem(str(e))

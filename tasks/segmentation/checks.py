@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from backbones.errors import UserError
 from tasks.base import DataInfo
-from tasks.datasets.account import Account
+from tasks.datasets.account import Account, printable
 from tasks.datasets.decoding import WHITE, black_images
 from tasks.datasets.look import spread
 from tasks.datasets.manifest import Manifest, check_pair
@@ -133,11 +133,11 @@ def manifest(used: Used, names: Sequence[str], *, maps: bool = False) -> Manifes
     pairs = used.pairs
     paths = [pair.map if maps else pair.image for pair in pairs]
     return Manifest(
-        f"{used.name} ({'maps' if maps else 'images'} such as {paths[0]})",
+        f"{used.name} ({'maps' if maps else 'images'} such as {printable(str(paths[0]))})",
         list(names),
         np.zeros(len(names), np.int64),
         files.places,
-        name=lambda i: files.names[i],
+        name=lambda i: printable(files.names[i]),
         content=lambda i: Path(paths[i]).read_bytes(),
         sizes=files.sizes,
     )

@@ -363,7 +363,7 @@ def test_names_are_found_in_the_spelling_of_the_disk(coco: Path, disk: bytes, sa
     assert os.fsencode(found) == os.fsencode(coco / "val2017") + b"/" + disk
 
 
-@pytest.mark.parametrize("name", ["x" * 5000 + ".jpg", "a\0b.jpg", "", "."])
+@pytest.mark.parametrize("name", ["x" * 5000 + ".jpg", "a\0b.jpg", "", ".", "\ud800.jpg"])
 def test_a_name_that_is_none_is_missing(coco: Path, name: str) -> None:
     edit_json(coco, "val", lambda c: c["images"][1].update(file_name=name))
     with pytest.raises(UserError, match="no such image"):

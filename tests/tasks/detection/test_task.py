@@ -15,6 +15,7 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from detectron2.solver.build import get_default_optimizer_params
+from PIL import Image
 
 import tasks
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -67,6 +68,60 @@ def test_data_is_counted_and_what_is_left_out_is_noted(coco: Path) -> None:
     assert data.account["train"]["images"]["used"] == 5
     assert data.account["val"]["annotations"]["found"] == 8
     assert data.class_names == ["two", "seven", "ninety"]
+
+
+def test_an_image_that_is_listed_twice_is_noted(coco: Path) -> None:
+    edit_json(coco, "val", lambda content: content["images"][1].update(file_name="0.jpg"))
+    assert any("1 of 5 are there twice, such as 0.jpg" in note for note in DetectionTask(small_recipe(coco)).data.notes)
+
+
+def test_validation_that_is_training_is_refused_unless_it_is_meant(coco: Path) -> None:
+    shutil.rmtree(coco / "val2017")
+    (coco / "val2017").symlink_to("train2017")
+    recipe = small_recipe(coco)
+    with pytest.raises(
+        UserError, match=r"val .*5 of 5 are training images too, such as 0.jpg.*data.allow=\[val_in_train\]"
+    ):
+        DetectionTask(recipe)
+    recipe.data.allow = ["val_in_train"]
+    assert any("5 of 5 are training images too" in note for note in DetectionTask(recipe).data.notes)
+
+
+def test_before_the_first_step_three_lines_say_what_is_there(coco: Path) -> None:
+    edit_json(coco, "val", lambda content: [a.update(category_id=2) for a in content["annotations"]])
+    task = DetectionTask(small_recipe(coco))
+    lines = task.look_at_data()
+    seen = "5 images of 48x40 to 48x40 pixels (5 decoded)"
+    assert lines[0] == (
+        f"data coco: train: {seen}, 10 objects of 3 of 3 classes, 3 to 4 of each; "
+        f"val: {seen}, 8 objects of 1 of 3 classes, 8 to 8 of each"
+    )
+    assert lines[1].startswith(
+        "data coco: train 10 annotations = 10 used + 0 left out, 6 images = 5 used + 1 left out; val "
+    )
+    assert "2 of 3 classes have no validation image, such as 'seven'" in lines[2]
+    assert lines[0].removeprefix("data coco: ").split("; ")[0] in task.data.notes
+
+
+def test_what_cannot_be_decoded_stops_before_the_first_step(coco: Path) -> None:
+    (coco / "val2017" / "2.jpg").write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"2.jpg: unreadable image"):
+        DetectionTask(small_recipe(coco)).look_at_data()
+
+
+def test_levels_of_16_bit_images_are_scaled_when_asked_for(coco: Path) -> None:
+    for path in (coco / "train2017").iterdir():
+        levels = np.random.default_rng(0).integers(1, 256, (40, 48)).astype(np.uint16)
+        path.unlink()
+        Image.fromarray(levels).save(path.with_suffix(".png"))
+    edit_json(coco, "train", lambda c: [i.update(file_name=i["file_name"].replace("jpg", "png")) for i in c["images"]])
+    recipe = small_recipe(coco)
+    task = DetectionTask(recipe)
+    task.look_at_data()
+    assert "--set data.white_level=255" in "".join(task.data.notes)
+    assert int(task.train_dataset()[0]["image"].max()) == 0
+    recipe.data.white_level = 255
+    assert int(DetectionTask(recipe).train_dataset()[0]["image"].max()) > 200
 
 
 def test_limits_take_the_first_images(coco: Path) -> None:
