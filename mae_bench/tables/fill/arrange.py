@@ -178,8 +178,8 @@ def _slots(definition: Definition, filling: Filling) -> list[Slot]:
     return slots
 
 
-def no_help(definition: Definition, filling: Filling) -> Iterable[str]:
-    """Notes on where a pre-trained encoder does no better than one trained from scratch."""
+def against_scratch(definition: Definition, filling: Filling) -> Iterable[str]:
+    """Notes on pre-trained encoders beside one trained from scratch."""
     for subject in filling.subjects:
         for slot in _slots(definition, filling):
             ours = [
@@ -188,4 +188,4 @@ def no_help(definition: Definition, filling: Filling) -> Iterable[str]:
                 for variant in range(filling.count(method))
             ]
             heading = ", ".join(filter(None, (subject.label, slot.column.heading)))
-            yield from notes.no_help(heading, ours, filling.declared(slot, subject))
+            yield from notes.against_scratch(heading, ours, filling.declared(slot, subject))

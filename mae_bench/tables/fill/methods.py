@@ -92,7 +92,7 @@ def _build_methods(definition: Definition, records: Sequence[Record], runs_dir: 
             *_published_notes(definition),
             *definition.notes,
             *_run_notes(definition, entries, filling),
-            *layout.no_help(definition, filling),
+            *layout.against_scratch(definition, filling),
             *([notes.unfinished(unfinished)] if unfinished else []),
         ),
         factor=definition.subjects.heading if definition.chart else "",

@@ -12,7 +12,7 @@ from mae_bench.records.groups import declared, gain
 from mae_bench.records.record import Data, Record
 from mae_bench.tables.definitions.data_sets import DataSet
 from mae_bench.tables.definitions.subjects import recipe_key
-from mae_bench.tables.table import Measured
+from mae_bench.tables.table import TOLERANCE_STDS, Measured
 from tasks.datasets.account import share_left_out
 from tasks.spec import Metric, in_decimals
 
@@ -107,20 +107,43 @@ def variants(method: str, heading: str, groups: Sequence[Sequence[Record]]) -> s
     return f"{heading}: {'; '.join(texts)}"
 
 
-def no_help(heading: str, ours: Sequence[tuple[str, Measured | None]], metric: Metric) -> Iterable[str]:
-    """Says so where a pre-trained encoder does no better than one trained from scratch."""
-    figures = {method: measured.mean for method, measured in ours if measured is not None}
+def against_scratch(heading: str, ours: Sequence[tuple[str, Measured | None]], metric: Metric) -> Iterable[str]:
+    """What may be said of pre-trained encoders beside training from scratch: no verdict without a spread on both sides."""
+    figures = {method: measured for method, measured in ours if measured is not None}
     scratch = figures.pop("scratch", None)
     if scratch is None or not metric.better:
         return
-    for method, mean in figures.items():
+    single = []
+    for method, measured in figures.items():
         if method.startswith("scratch #"):
             continue
-        if math.isnan(mean) or math.isnan(scratch):
+        if math.isnan(measured.mean) or math.isnan(scratch.mean):
             yield f"{heading}: {method} cannot be compared with scratch, a figure is not a number"
-        elif not metric.improves(mean, on=scratch):
-            both = [in_decimals(each, metric.decimals) for each in (mean, scratch)]
-            yield f"{heading}: pre-training does not help, {method} {both[0]} against scratch {both[1]}"
+        elif measured.std is None or scratch.std is None:
+            single.append(method)
+        else:
+            yield from _no_gain(heading, method, measured, scratch, metric)
+    if single:
+        yield (
+            f"{heading}: {', '.join(single)} against scratch is of one seed, which tells nothing of whether pre-training "
+            "helps: --seeds 0,1,2 gives a spread"
+        )
+
+
+def _no_gain(heading: str, method: str, measured: Measured, scratch: Measured, metric: Metric) -> Iterable[str]:
+    """Says so where the gain over scratch is not more than two standard deviations of the difference of the means."""
+    spread = math.sqrt(sum((each.std or 0.0) ** 2 / each.n for each in (measured, scratch)))
+    gain = measured.mean - scratch.mean if metric.better == "higher" else scratch.mean - measured.mean
+    if gain > TOLERANCE_STDS * spread:
+        return
+    both = " against ".join(
+        f"{name} {in_decimals(each.mean, metric.decimals)}" for name, each in ((method, measured), ("scratch", scratch))
+    )
+    of = f"standard deviations of the difference of the means ({in_decimals(spread, metric.decimals)})"
+    if gain < -TOLERANCE_STDS * spread:
+        yield f"{heading}: pre-training does not help, {both}, more than {TOLERANCE_STDS} {of}"
+    else:
+        yield f"{heading}: no telling whether pre-training helps, {both}, within {TOLERANCE_STDS} {of}"
 
 
 def assumed_preprocessing(records: Iterable[Record]) -> Iterable[str]:
