@@ -96,7 +96,8 @@ GOLDEN = """\
 - our recipes: segmentation/vit_large (01234567), segmentation/vit_micro ({digest})
 - vit_micro_patch8, embedded: ours only, no published figure to compare with; 2,000 training and 500 val images, \
 10 classes, 48 px, seeds 0, 1, 2; a composite (handwritten digits on photographs), its figures say nothing about ADE20K
-- vit_micro_patch8, embedded: MAE against scratch is of one seed, which tells nothing of whether pre-training helps: --seeds 0,1,2 gives a spread
+- vit_micro_patch8, embedded: MAE against scratch is of one seed, which tells nothing of whether pre-training \
+helps: --seeds 0,1,2 gives a spread
 - no tolerance published for the differences: their sources give no spread over seeds
 - published figures, mae_md: He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377 v3, \
 with appendix (read as a text transcript)
