@@ -66,7 +66,7 @@ def extract(
     used = at_evaluation(encoder.preprocessing.known(source.source or source.path), encoder.img_size)
     wanted = choose(encoder, features, layers, norm)
     _check_loading(batch_size, workers, precision)
-    images = open_folder(data)
+    images = open_folder(data, skip_broken=skip_broken)
     if skip_broken and (dropped := images.drop_broken()):
         say(f"{dropped} unreadable images left out")
     if not len(images):

@@ -92,7 +92,7 @@ def token_variance(
     if encoder.hierarchical:
         raise UserError(f"{checkpoint}: maps of {encoder.arch} have several sizes: this compares places of one grid")
     used = at_evaluation(encoder.preprocessing.known(checkpoint), encoder.img_size)
-    found = open_folder(images)
+    found = open_folder(images, skip_broken=True)
     if len(found) < 2:
         raise UserError(f"--images {images}: one image tells nothing of what images have in common: give at least two")
     wanted = choose(encoder, ["patch"], range(len(encoder.stages)), norm="none")

@@ -205,13 +205,16 @@ def open_split(
     return ImageSet(base, split, reader, class_to_idx or own, list(range(len(reader))))
 
 
-def open_folder(path: str | Path) -> ImageSet:
+def open_folder(path: str | Path, *, skip_broken: bool = False) -> ImageSet:
     """Every image under a folder or in a tar, in the natural order of the names; folders' names are the classes.
 
     Images that lie in no folder have the class ``""``.
 
+    Args:
+        skip_broken: leave out what a name says to be an image and that cannot be one here (no such file, HEIC).
+
     Raises:
-        UserError: no such folder, neither folder nor tar, or no images.
+        UserError: no such folder, neither folder nor tar, no images, or something that would be left out.
     """
     base = Path(path).expanduser()
     if not base.exists():
@@ -219,7 +222,8 @@ def open_folder(path: str | Path) -> ImageSet:
     if base.is_file() and base.suffix.lower() != ".tar":
         raise UserError(f"--data {path}: give a folder of images or a .tar")
     reader = open_path(base)
-    reader.account.settle(base, {"unreadable"})
+    if not skip_broken and (doubts := reader.account.doubts(base)):
+        raise UserError(f"{doubts[0].rpartition(': ')[0]}: mend that, or leave such files out with --skip-broken")
     if not len(reader):
         raise UserError(f"--data {path}: no images found there")
     own = {class_name: i for i, class_name in enumerate(reader.class_names)}

@@ -491,3 +491,12 @@ def test_no_unverified_figure_can_be_printed(data: st.DataObject) -> None:
             assert shown <= allowed
             lines = csv.DictReader(io.StringIO(tables.render(table, "csv")))
             assert {float(line["published"]) for line in lines if line["published"]} == shown
+
+
+@pytest.mark.parametrize(("left_out", "noted"), [(10, False), (11, True)])
+def test_data_of_which_more_than_a_hundredth_was_left_out_are_noted(left_out: int, noted: bool) -> None:
+    reasons = {"unreadable": {"count": left_out, "examples": ["a.jpg"]}, "hidden": {"count": 500, "examples": [".a"]}}
+    books = {"files": {"found": 1000, "used": 500 - left_out, "left_out": reasons}}
+    run = make(data=replace(IMAGENET, name="mine", account={"train": books}))
+    notes = " ".join(tables.build("table3", [run]).notes)
+    assert ("mine: up to 1.1% of its images or labels were left out" in notes) == noted

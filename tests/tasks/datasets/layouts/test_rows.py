@@ -17,7 +17,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from backbones.errors import UserError
-from tasks.datasets.images import ImageSet, open_split
+from tasks.datasets.images import ImageSet, open_folder, open_split
 from tasks.datasets.options import LayoutOptions
 from tests.tasks.datasets.layouts import layouts
 from tests.tasks.pictures import make_folders, save_picture
@@ -159,6 +159,18 @@ def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "scandir", scandir)  # as root, mode 000 keeps nobody out
     assert "train/bee: cannot be read (Permission denied)" in refusal(root)
+
+
+def test_images_without_labels_are_looked_at_too(tmp_path: Path) -> None:
+    for k in range(3):
+        save_picture(tmp_path / "flat" / f"{k}.jpg", k)
+    (tmp_path / "flat/phone.heic").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"1 files of 4 in a format .*phone.heic: mend that, .*--skip-broken"):
+        open_folder(tmp_path / "flat")
+    assert len(open_folder(tmp_path / "flat", skip_broken=True)) == 3
+    (tmp_path / "flat").rename(tmp_path / "train")
+    pretraining = opened(tmp_path, "pretrain", allow=["unknown_format"])
+    assert (len(pretraining), pretraining.class_names) == (3, [""])
 
 
 # Tars
