@@ -117,4 +117,15 @@ def create_task(recipe: Recipe, checkpoint: Checkpoint | None = None) -> Task[An
         if reason := why_not(recipe.task, checkpoint):
             raise UserError(f"{checkpoint.path} cannot start {recipe.task}: {reason}")
     task: Task[Any] = load(spec(recipe.task).build)(recipe, checkpoint)
+    _check_primary(recipe.task, task.primary_metric)
     return task
+
+
+def _check_primary(task: str, key: str) -> None:
+    """Refuses a metric that nobody could choose an epoch or judge a run by, before anything is spent on it."""
+    if not key:
+        return
+    declared = spec(task).declared(key)
+    if declared is None or not declared.better:
+        what = "does not declare it" if declared is None else "does not say which way is better"
+        raise UserError(f"task {task}, primary metric {key}: its TaskSpec {what}: give it a Metric with better")

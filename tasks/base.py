@@ -68,7 +68,7 @@ class Task(ABC, Generic[RecipeT]):
             by DDP), summed by the engine.
         data: what is known of the data set.
         preprocessing: what images go through, for the record; of detection and segmentation mean and deviation alone.
-        primary_metric: the metric that tables show, higher is better; empty when there is no evaluation.
+        primary_metric: the metric that stands for a run, one that the `TaskSpec` declares; empty when there is no evaluation.
         selection: which model the final metrics describe (for the record).
         parts_may_diverge: the model is several that train side by side: one whose gradient is not finite holds up no other.
     """

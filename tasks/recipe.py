@@ -62,7 +62,7 @@ def numbers(recipe: Any, prefix: str = "") -> Iterator[tuple[str, Any, Range]]:
         if is_dataclass(value):
             yield from numbers(value, f"{key}.")
         elif _is_number(value) or (isinstance(value, list) and value and all(map(_is_number, value))):
-            yield key, value, type(recipe).RANGES.get(entry.name, ANY)
+            yield key, value, getattr(recipe, "RANGES", {}).get(entry.name, ANY)
 
 
 def _is_number(value: Any) -> bool:

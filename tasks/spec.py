@@ -13,6 +13,7 @@ from typing import Literal
 
 MISSING = "–"
 PERCENT = "%"
+_ROUNDING = 1e-6  # of sums, by which a percentage may pass its bounds
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,12 @@ class Metric:
 
     def out_of_range(self, value: float | None) -> bool:
         """Whether no such figure can be: a percentage below 0 or above 100. None and not-a-number stand for no figure."""
-        return self.unit == PERCENT and value is not None and not math.isnan(value) and not 0 <= value <= 100
+        return (
+            self.unit == PERCENT
+            and value is not None
+            and not math.isnan(value)
+            and not -_ROUNDING <= value <= 100 + _ROUNDING
+        )
 
 
 @dataclass(frozen=True)

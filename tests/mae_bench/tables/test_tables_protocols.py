@@ -306,3 +306,11 @@ def test_subjects_are_in_csv_and_json() -> None:
     mine = [line for line in lines if line["ours_mean"]]
     assert [(x["subject"], x["method"], x["column"]) for x in mine] == [("IN-A", "MAE", "ViT-B")]
     assert {row["subject"] for row in json.loads(tables.render(table, "json"))["rows"]} >= {"IN-A", "IN-C, mCE"}
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda d: d.name)
+def test_tables_show_figures_that_their_tasks_declare(definition: Definition) -> None:
+    keys = {metric.key for metric in definition.metrics} | {column.metric for column in definition.columns}
+    own = {subject.metric for subject in definition.subjects.known if subject.metric}
+    shown = own if own and len(own) == len(definition.subjects.known) else keys | own
+    assert {key: definition.declared(key).decimals for key in shown} == dict.fromkeys(shown, 1)
