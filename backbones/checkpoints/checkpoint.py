@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from backbones.checkpoints import shipped, told
 from backbones.checkpoints.architecture import Architecture, fixed_positions, read_architecture, sizes
+from backbones.checkpoints.facts import check_config
 from backbones.checkpoints.hub import is_remote, resolve_remote
 from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, Named, block_count, read_names
 from backbones.checkpoints.tensor_files import TensorFile, read_tensors
@@ -321,6 +322,8 @@ def _of_name(name: str) -> Checkpoint:
 
 
 def _of_file(file: TensorFile, img_size: tuple[int, int] | None) -> Checkpoint:
+    if isinstance(ours := (file.metadata or {}).get("timm"), dict):
+        return _of_ours(file, of_config(check_config(file.path, ours), file.path, "mae_bench, which wrote the file"))
     if file.timm:
         model = of_config(file.timm, file.path)
         return _of_timm(file, model, _label(model))
@@ -331,6 +334,24 @@ def _of_file(file: TensorFile, img_size: tuple[int, int] | None) -> Checkpoint:
         found = _of_timm(file, known, told.label_of_file(file))
         return replace(found, preprocessing=published.preprocessing(known, file.path.stem, open_clip))
     return _of_plain(file, read_names(file.path, file.tensors), img_size)
+
+
+def _of_ours(file: TensorFile, model: TimmModel) -> Checkpoint:
+    """What a task of ours wrote of an encoder that is no plain ViT: its tensors, and those of what stood behind it."""
+    wanted = model.outline()[0].state_dict().keys()
+    found = _of_timm(file, model, told.label_of_file(file), {k: t for k, t in file.tensors.items() if k in wanted})
+    head = _float({k: t for k, t in file.tensors.items() if k not in wanted})
+    _check_finite(file.path, head)
+    metadata = file.metadata or {}
+    return replace(
+        found,
+        layout="mae_bench",
+        method=str(metadata.get("method") or found.method),
+        head=head,
+        task="classification" if head else None,
+        metadata=metadata,
+        preprocessing=told.of_metadata(file, found.preprocessing),
+    )
 
 
 def _of_hugging_face(file: TensorFile, img_size: tuple[int, int] | None) -> Checkpoint:

@@ -42,6 +42,7 @@ _FILES = (
 _GENERIC = ("model", "pytorch_model", "encoder", "checkpoint", "model.safetensors.index", "pytorch_model.bin.index")
 _TAGS = {"mae": "MAE", "dino": "DINO"}  # of timm's weights that are the authors' own, without fine-tuning
 _MOCO_SMALL = 384  # MoCo v3's ViT-S has 12 heads of 32 channels (facebookresearch/moco-v3, vits.py)
+_OURS = "mae_bench, which wrote the file"
 _ONE_HEAD = 64  # a ViT no wider than the usual head
 _HF_HEADS = 12  # transformers' default of every plain ViT's configuration
 _HF_EPS = {"dinov2": 1e-6, "dinov2_with_registers": 1e-6}  # transformers' default; 1e-12 of the other plain ViTs
@@ -85,6 +86,10 @@ def heads(file: TensorFile, named: Named) -> tuple[int | None, str]:
         return 12, "MoCo v3's ViT-S (vits.py)"
     arch = (file.metadata or {}).get("arch")
     if isinstance(arch, str):
+        if ":" in arch:
+            raise UserError(
+                f"{file.path} is a result from {arch}, which is no file's architecture: start from {arch} itself"
+            )
         return parse_arch(arch)[2], "the file's metadata"
     for size, (preset, _, count) in SIZES.items():
         if preset == width:
@@ -116,10 +121,7 @@ def preprocessing(file: TensorFile, named: Named, architecture: Architecture) ->
     size = architecture.img_size
     default = family_default(size, "such files say nothing, MAE, DINO, MoCo v3, DeiT and DINOv2 have it")
     if file.metadata is not None:
-        told = file.metadata.get("preprocessing")
-        if isinstance(told, dict):
-            return _of_metadata(told, size, file)
-        return replace(default, source=dict.fromkeys(FACTS, "mae_bench, which wrote the file"))
+        return of_metadata(file, replace(default, source=dict.fromkeys(FACTS, _OURS)))
     mean, std = (_pixel_statistic(file.tensors, kind) for kind in ("mean", "std"))
     if mean is not None and std is not None:
         said = {**default.source, "mean": "the file (pixel_mean)", "std": "the file (pixel_std)"}
@@ -138,18 +140,22 @@ def _pixel_statistic(tensors: Mapping[str, Tensor], kind: str) -> tuple[float, f
     return first, second, third
 
 
-def _of_metadata(told: Mapping[str, Any], size: tuple[int, int], file: TensorFile) -> Preprocessing:
-    """As `Preprocessing.as_dict` wrote it."""
+def of_metadata(file: TensorFile, default: Preprocessing) -> Preprocessing:
+    """What a file of ours says (`Preprocessing.as_dict`); `default` where it says nothing."""
+    told = (file.metadata or {}).get("preprocessing")
+    if not isinstance(told, dict):
+        return default
     try:
         mean, std = (tuple(float(v) for v in told[kind]) for kind in ("mean", "std"))
-        source = dict.fromkeys(FACTS, "mae_bench, which wrote the file")
+        crop_pct, crop_mode = float(told["crop_pct"]), str(told.get("crop_mode", "center"))
+        source = dict.fromkeys(FACTS, _OURS)
         return Preprocessing(
             mean,  # type: ignore[arg-type]
             std,  # type: ignore[arg-type]
             str(told["interpolation"]),
-            float(told["crop_pct"]),
-            size,
-            str(told.get("crop_mode", "center")),
+            crop_pct,
+            default.img_size,
+            crop_mode,
             source,
         )
     except (KeyError, TypeError, ValueError) as e:

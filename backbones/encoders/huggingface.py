@@ -11,14 +11,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import LayerNorm, RmsNorm
 from torch import Tensor
 
-from backbones.encoders.timm_models import TimmModel
+from backbones.encoders.timm_models import TimmModel, norm
 from backbones.errors import UserError
 
 Config = Mapping[str, Any]
@@ -119,7 +117,7 @@ def activation(config: Config, *allowed: str) -> str:
     return found
 
 
-def _vit(config: Config, norm: Any = LayerNorm, eps: str = "layer_norm_eps") -> dict[str, Any]:
+def _vit(config: Config, kind: str = "LayerNorm", eps: str = "layer_norm_eps") -> dict[str, Any]:
     """What all plain Transformers share."""
     width, hidden = config["hidden_size"], config["intermediate_size"]
     return {
@@ -129,7 +127,7 @@ def _vit(config: Config, norm: Any = LayerNorm, eps: str = "layer_norm_eps") -> 
         "depth": config["num_hidden_layers"],
         "num_heads": config["num_attention_heads"],
         "mlp_ratio": (hidden + 0.5) / width,  # timm truncates the product
-        "norm_layer": partial(norm, eps=config[eps]),
+        "norm_layer": norm(kind, config[eps]),
     }
 
 
@@ -154,7 +152,7 @@ def _aimv2(config: Config, tensors: Tensors) -> dict[str, Any]:
     if config.get("is_native"):
         raise ValueError("is_native: positions of variable resolution have no counterpart")
     activation(config, "silu")
-    args = _vit(config, RmsNorm, "rms_norm_eps")
+    args = _vit(config, "RmsNorm", "rms_norm_eps")
     bias = config["qkv_bias"]
     if bias or config["mlp_bias"]:
         raise ValueError("qkv_bias, mlp_bias: biases have no counterpart")
@@ -210,7 +208,7 @@ def _swin(config: Config, tensors: Tensors) -> dict[str, Any]:
     args = {name: config["image_size" if name == "img_size" else name] for name in names}
     if not args.pop("qkv_bias"):
         args["qkv_bias"] = False
-    return {**args, "norm_layer": partial(LayerNorm, eps=config["layer_norm_eps"])}
+    return {**args, "norm_layer": norm("LayerNorm", config["layer_norm_eps"])}
 
 
 def _convnext(config: Config, tensors: Tensors) -> dict[str, Any]:
@@ -248,7 +246,7 @@ def _hiera(config: Config, tensors: Tensors) -> dict[str, Any]:
         "patch_stride": tuple(config["patch_stride"]),
         "patch_padding": tuple(config["patch_padding"]),
         "mlp_ratio": config["mlp_ratio"],
-        "norm_layer": partial(LayerNorm, eps=config["layer_norm_eps"]),
+        "norm_layer": norm("LayerNorm", config["layer_norm_eps"]),
     }
 
 

@@ -12,12 +12,14 @@ import io
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 from unittest import mock
 
 import timm
 import torch
 from timm.data import resolve_data_config
+from timm.layers import LayerNorm, RmsNorm
 from timm.models import _builder
 from torch import Tensor, nn
 
@@ -27,6 +29,7 @@ from backbones.errors import UserError
 PREFIX = "timm:"
 
 Tensors = dict[str, Tensor]
+_NORMS = {"LayerNorm": LayerNorm, "RmsNorm": RmsNorm}
 Filter = Callable[[Tensors, nn.Module], Tensors]
 
 
@@ -36,7 +39,8 @@ class TimmModel:
 
     Attributes:
         name: timm's, without tag.
-        args: of the model's constructor, beside what the name says (``model_args`` of ``config.json``).
+        args: of the model's constructor, beside what the name says (``model_args`` of ``config.json``); plain data, a norm with
+            its epsilon by `norm`.
         cfg: timm's ``pretrained_cfg``: preprocessing, name of the classifier.
         told_by: where all of that is known from.
         label: instead of the name, where `name` is but what `args` vary.
@@ -90,7 +94,8 @@ class TimmModel:
         Raises:
             UserError: timm cannot make it of these arguments.
         """
-        options = {**self.args, "num_classes": 0, **more, **({"drop_path_rate": drop_path} if drop_path else {})}
+        args = {k: _norm_layer(v) if k.endswith("norm_layer") else v for k, v in self.args.items()}
+        options = {**args, "num_classes": 0, **more, **({"drop_path_rate": drop_path} if drop_path else {})}
         try:
             net: Any = timm.create_model(self.name, pretrained_cfg=self._cfg(), **options)
         except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as e:
@@ -139,6 +144,11 @@ class TimmModel:
                 f"{self.arch} cannot take images of {img_size[0]} x {img_size[1]} px: {_first_line(e)}"
             ) from e
 
+    def as_config(self) -> dict[str, Any]:
+        """As `of_config` reads it: what our own files say of a model that is no plain ViT."""
+        config = {"architecture": self.name, "model_args": dict(self.args), "pretrained_cfg": self._cfg()}
+        return {**config, "label": self.label, "final_norm_eps": self.final_norm_eps}
+
     def _cfg(self) -> dict[str, Any]:
         return {k: v for k, v in self.cfg.items() if k not in ("architecture", "source", "file")}
 
@@ -159,7 +169,10 @@ def registered(name: str) -> TimmModel:
         UserError: timm has no such model.
     """
     base = name.partition(".")[0]
-    cfg = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(base) else None
+    try:
+        cfg = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(base) else None
+    except RuntimeError:  # no such tag
+        cfg = None
     if cfg is None:
         near = timm.list_models(f"*{base[:12]}*")[:3]
         if timm.is_model(base):
@@ -170,8 +183,18 @@ def registered(name: str) -> TimmModel:
     return model
 
 
-def of_config(config: Mapping[str, Any], path: object) -> TimmModel:
-    """The model of a ``config.json`` that timm wrote beside weights (`timm.models.save_for_hf`).
+def norm(kind: str, eps: float) -> str:
+    """A norm with its epsilon, as plain data: ``LayerNorm:1e-05``."""
+    return f"{kind}:{eps!r}"
+
+
+def _norm_layer(told: Any) -> Any:
+    kind, separator, eps = told.partition(":") if isinstance(told, str) else ("", "", "")
+    return partial(_NORMS[kind], eps=float(eps)) if separator and kind in _NORMS else told
+
+
+def of_config(config: Mapping[str, Any], path: object, told_by: str = "config.json") -> TimmModel:
+    """The model of a ``config.json`` that timm wrote beside weights (`timm.models.save_for_hf`), or of `TimmModel.as_config`.
 
     Raises:
         UserError: timm has no such model, or it takes other than three channels.
@@ -184,7 +207,7 @@ def of_config(config: Mapping[str, Any], path: object) -> TimmModel:
         raise UserError(f"{path}: config.json is no model configuration of timm's ({_first_line(e)})") from e
     if not timm.is_model(name):
         raise UserError(f'{path}: config.json names "{name}", which this timm ({timm.__version__}) does not have')
-    model = TimmModel(name, args or {}, cfg, "config.json")
+    model = TimmModel(name, args or {}, cfg, told_by, str(config.get("label") or ""), config.get("final_norm_eps"))
     _check_channels(model)
     return model
 

@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 
 from backbones.atomic import read_json
 from backbones.checkpoints.tensor_files import save_tensors, sha256_file
-from backbones.encoders.preprocessing import Preprocessing
+from backbones.encoders.timm_models import TimmModel
 from backbones.errors import Interrupted, UserError
 from mae_bench.common.console import say
 from mae_bench.common.disk import writing
@@ -126,7 +126,7 @@ def _run(
         for name, tensors in task.export(result.model).items():
             path = run_dir / f"{name}.safetensors"
             with writing(path):
-                save_tensors(path, tensors, _export_metadata(job, task.data.class_names))
+                save_tensors(path, tensors, _export_metadata(job, task))
             record.exports[path.name] = sha256_file(path)
         write(record, run_dir)  # the last: what it vouches for is on the disk
         write_status(run_dir, "done", name=job.name, step=result.progress.step, total=result.progress.step)
@@ -177,20 +177,18 @@ def make_folder(path: Path) -> None:
         raise UserError(f"--out {path}: not writable: give another folder")
 
 
-def _export_metadata(job: PlannedJob, classes: list[str]) -> dict[str, Any]:
+def _export_metadata(job: PlannedJob, task: Task[Any]) -> dict[str, Any]:
     """What a checkpoint of ours says of itself: the row of the tables that its encoder belongs to, the classes of its head."""
     method = "MAE" if job.recipe.task == "pretraining" else job.method
     said: dict[str, Any] = {"method": method, "arch": job.recipe.encoder.arch, "recipe": job.recipe_name}
-    if classes:
-        said["classes"] = classes
-    if job.checkpoint is not None and _differs(job.checkpoint.preprocessing):
-        said["preprocessing"] = job.checkpoint.preprocessing.as_dict()
+    if task.data.class_names:
+        said["classes"] = task.data.class_names
+    if not task.preprocessing.is_imagenet:
+        said["preprocessing"] = task.preprocessing.as_dict()
+    if job.checkpoint is not None and isinstance(job.checkpoint.architecture, TimmModel):
+        said["timm"] = job.checkpoint.architecture.as_config()
     pretraining = job.known_pretraining()
     return said if pretraining is None else {**said, "pretraining": pretraining}
-
-
-def _differs(preprocessing: Preprocessing) -> bool:
-    return preprocessing.mean is not None and not preprocessing.is_imagenet
 
 
 def _now() -> str:
