@@ -41,6 +41,7 @@ REASONS: dict[str, Reason] = {
     "link_loop": Reason("that lead back to a folder above", foreign=True),
     "replaced": Reason("replaced by a later one of the same name", foreign=True),
     "other_view": Reason("beside the image of their sample", foreign=True),
+    "beside": Reason("beside image and label", foreign=True),
     "other_split": Reason("of other splits", foreign=True),
     "not_chosen": Reason("that the recipe does not ask for", foreign=True),
     "crowd": Reason("of crowds", foreign=True),
@@ -60,6 +61,9 @@ REASONS: dict[str, Reason] = {
     ),
     "broken": Reason("that make no sense", True, "mend the file"),
 }
+
+
+_NO_NEWS = ("not_chosen", "beside")  # what was asked for, and what belongs there
 
 
 def check_allowed(allow: Iterable[str], extra: Collection[str] = ()) -> frozenset[str]:
@@ -173,7 +177,7 @@ class Account:
             f"{split}: left out {_counted(entry.count, kind)} of {books.found:,} {REASONS[name].text}, {_examples(entry, 1)}"
             for kind, books in self.kinds.items()
             for name, entry in books.left_out.items()
-            if name not in {"not_chosen", *but}
+            if name not in {*_NO_NEWS, *but}
         ]
 
     def lines(self) -> list[str]:

@@ -90,9 +90,12 @@ def check_pair(train: Manifest, val: Manifest, allow: Collection[str] = ()) -> l
         allow: ``data.allow``.
 
     Raises:
-        UserError: a validation sample lies where a training sample does, and ``val_in_train`` is not allowed.
+        UserError: a class that training never sees, or a validation sample lies where a training sample does, and
+            ``val_in_train`` is not allowed.
     """
     notes = []
+    if strange := sorted(set(val.present) - set(train.class_names)):
+        raise UserError(f"{val.where}: class {strange[0]!r} is not in the training split ({len(strange)} such)")
     common = np.flatnonzero(np.isin(val.places, train.places))
     if len(common):
         said = f"{len(common):,} of {len(val):,} are training images too, such as {val.name(int(common[0]))}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from backbones.errors import UserError
+from tasks.datasets.account import printable
 from tasks.datasets.imagenet import class_subset, corruption_places, synsets
 from tasks.datasets.layouts import Reader, open_reader
 from tasks.datasets.layouts.folders import SYNSET, ImageNetFolderReader
@@ -81,7 +82,7 @@ class SplitReport:
     def problem(self, what: str, names: Sequence[object] = ()) -> None:
         shown = ", ".join(str(name) for name in names[:_NAMED])
         more = f", … ({len(names)} such)" if len(names) > _NAMED else ""
-        self.problems.append(f"{what}: {shown}{more}" if names else what)
+        self.problems.append(printable(f"{what}: {shown}{more}" if names else what))
 
     def count_against_published(self) -> None:
         """A problem where `images` is another number than `published_images`."""

@@ -68,9 +68,9 @@ class ShardReader(Reader):
                 lacks = "no_label" if image is not None else "no_partner"
                 said = f"{self._place(used[0])} (no {key}.{label_field})" if image is not None else self._place(used[0])
                 self.account.leave_out(KIND, lacks, said)
-            for row in sample.values():
+            for field, row in sample.items():
                 if row not in used:
-                    self.account.leave_out(KIND, "other_view", self._place(row))
+                    self.account.leave_out(KIND, "other_view" if _is_image(field) else "beside", self._place(row))
         self.account.use(KIND, 2 * len(images))
         return images, labels
 
@@ -82,7 +82,7 @@ class ShardReader(Reader):
         """
         if wanted is not None:
             return sample.get(wanted.lower())
-        fields = [field for field in sample if "." + field.rpartition(".")[2] in readable()]
+        fields = [field for field in sample if _is_image(field)]
         plain = [field for field in fields if "." not in field]
         chosen = fields if len(fields) == 1 else plain
         if len(fields) > 1 and len(chosen) != 1:
@@ -179,7 +179,7 @@ def are_shards(index: TarIndex, options: LayoutOptions) -> bool:
     for sample in samples(index).values():
         if label in sample:
             return True
-        pictures = [field for field in sample if "." + field.rpartition(".")[2] in readable()]
+        pictures = [field for field in sample if _is_image(field)]
         images += bool(pictures)
         rest = set(sample) - set(pictures)
         fields += bool(pictures) and bool(rest)
@@ -192,6 +192,10 @@ def are_shards(index: TarIndex, options: LayoutOptions) -> bool:
             f"where they are, such as --set data.options.label=txt or --set data.options.label=json:KEY"
         )
     return False
+
+
+def _is_image(field: str) -> bool:
+    return "." + field.rpartition(".")[2] in readable()
 
 
 def _place(index: TarIndex, row: int) -> str:

@@ -113,6 +113,8 @@ def images_among(index: TarIndex, account: Account) -> list[int]:
 
 
 def _why_not(index: TarIndex, row: int, name: str) -> str:
+    if REASONS[index.states[row]] == "outside":
+        return "outside"
     if any(map(is_hidden, name.split("/"))):
         return "hidden"
     if index.states[row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,3 +68,10 @@ def test_copies_under_other_names_are_found_by_their_size() -> None:
 def test_classes_without_validation_images_are_noted() -> None:
     val = manifest("val", [("cat", "v/1.jpg", b"unlike"), ("dog", "v/2.jpg", b"unlike too")])
     assert check_pair(manifest("train", TRAIN), val) == ["val: 1 of 3 classes have no validation image, such as 'bee'"]
+
+
+def test_a_class_that_training_never_sees_is_refused() -> None:
+    val = manifest("val", [("cat", "v/1.jpg", b"unlike"), ("dog", "v/2.jpg", b"unlike too")])
+    train = dataclasses.replace(manifest("train", TRAIN), class_names=["bee", "cat", "cow"])
+    with pytest.raises(UserError, match=r"val: class 'dog' is not in the training split \(1 such\)"):
+        check_pair(train, val)

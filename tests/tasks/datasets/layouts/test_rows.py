@@ -223,6 +223,12 @@ def test_a_link_that_leads_out_of_a_tar_is_refused(tmp_path: Path) -> None:
     assert "2 members of 2 named but not there" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../x.jpg", "a/../../x.jpg"])
+def test_a_member_that_leads_out_of_a_tar_is_refused(tmp_path: Path, name: str) -> None:
+    layouts.write_tar(tmp_path / "train.tar", [("a/1.jpg", b"1"), ("b/1.jpg", b"2"), (name, b"3")])
+    assert "--set data.allow=[outside]" in refusal(tmp_path)
+
+
 def test_of_a_tar_that_was_appended_to_the_last_of_a_name_counts(tmp_path: Path) -> None:
     members = [("a/1.jpg", b"old"), ("b/1.jpg", b"b"), ("a/1.jpg", b"new")]
     layouts.write_tar(tmp_path / "train.tar", members)
