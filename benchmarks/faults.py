@@ -1,17 +1,20 @@
 """Faults at random moments of runs of the command line, and what was lost: the fault table.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/faults.py --times 20
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/faults.py --times 100 --faults SIGKILL --tasks all
 
-A pre-training of 20 steps on the embedded data set is run undisturbed once. Then, for each fault, runs are disturbed at moments
+A small run of a task on the embedded data set is made undisturbed once. Then, for each fault, runs are disturbed at moments
 drawn from a seed and started again by the same command until they end. Counted: faults that hit a running process, starts that
-did not end as documented, runs whose weights differ from the undisturbed one's in any bit, steps that the log has twice or
-not at all, files left half written. Processes are forked from this one, which has imported everything: a start takes a second.
+did not end as documented, runs whose weights or metrics differ from the undisturbed one's in any bit, steps that the log has
+twice or not at all, files left half written. With several tasks the faults are shared out among them. Processes are forked from
+this one, which has imported everything: a start takes a second.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -22,29 +25,44 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mae_bench import api
 from mae_bench.cli import main as cli
 
-STEPS = 20
-COMMAND = [
-    *("pretrain", "pretrain/vit_micro_patch8_embedded", "--set", "data.options.pretrain_count=200"),
-    *("--set", "data.limit_train=80", "--set", "train.batch_size=8", "--set", "schedule.epochs=2"),
-    *(
-        "--set",
-        "schedule.warmup_epochs=0",
-        "--set",
-        "train.log_every_steps=2",
-        "--set",
-        "train.checkpoint_every_steps=3",
+SMALL = (
+    *("--set", "data.options.pretrain_count=200", "--set", "data.options.train_count=240"),
+    *("--set", "data.options.val_count=60", "--set", "data.options.scene_train_count=20"),
+    *("--set", "data.options.scene_val_count=8", "--set", "train.log_every_steps=2"),
+    *("--set", "train.checkpoint_every_steps=3"),
+)
+SCRATCH = ("run", "--scratch", "vit_micro_patch8")
+DENSE = (
+    *("--set", "schedule.iterations=16", "--set", "schedule.warmup_iterations=2", "--set", "train.batch_size=2"),
+    *("--set", "train.workers=0"),
+)
+TASKS: dict[str, tuple[str, ...]] = {
+    "pretraining": (
+        *("pretrain", "pretrain/vit_micro_patch8_embedded", *SMALL, "--set", "data.limit_train=80"),
+        *("--set", "train.batch_size=8", "--set", "schedule.epochs=2", "--set", "schedule.warmup_epochs=0"),
     ),
-]
+    "classification": (
+        *(*SCRATCH, "--tasks", "finetune/vit_micro_patch8_embedded", *SMALL, "--set", "data.limit_train=80"),
+        *("--set", "train.batch_size=8", "--set", "schedule.epochs=2", "--set", "schedule.warmup_epochs=0"),
+    ),
+    "probing": (
+        *(*SCRATCH, "--tasks", "probe/vit_micro_patch8_embedded", *SMALL, "--set", "data.limit_train=80"),
+        *("--set", "train.batch_size=8", "--set", "schedule.epochs=2"),
+    ),
+    "detection": (*SCRATCH, "--tasks", "detection/vit_micro_patch8_embedded", *SMALL, *DENSE),
+    "segmentation": (*SCRATCH, "--tasks", "segmentation/vit_micro_patch8_embedded", *SMALL, *DENSE),
+}
 
 
-def start(out: Path, workers: int) -> int:
-    """The command's process number."""
+def start(task: str, out: Path, workers: int) -> int:
+    """The process number of a task's command."""
     pid = os.fork()
     if pid:
         return pid
@@ -54,7 +72,8 @@ def start(out: Path, workers: int) -> int:
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
-        sys.argv = ["mae-bench", *COMMAND, "--set", f"train.workers={workers}", "--out", str(out)]
+        workers_key = ("--set", f"train.workers={workers}") if workers else ()
+        sys.argv = ["mae-bench", *TASKS[task], *workers_key, "--out", str(out)]
         cli.main()
         code = 0
     except SystemExit as e:
@@ -95,7 +114,7 @@ def damaged(cut: bool) -> Disturb:
 
     def disturb(pid: int, out: Path, draw: random.Random) -> bool:
         os.kill(pid, signal.SIGKILL)
-        found = sorted(out.glob("checkpoints/step_*.pt"))
+        found = sorted(out.rglob("checkpoints/step_*.pt"))
         if len(found) < 2:  # with a single one nothing can be gone back to
             return False
         content = bytearray(found[-1].read_bytes())
@@ -140,33 +159,40 @@ FAULTS = {
 }
 
 
-def steps_logged(out: Path) -> list[int]:
-    """Steps of training lines."""
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line["step"] for line in lines if line["kind"] == "train"]
+@dataclass(frozen=True)
+class Result:
+    """What must be the same of an undisturbed and a disturbed run, to the bit."""
+
+    weights: dict[str, str]
+    metrics: Any
+    loss: float | None
 
 
-def inject(fault: Fault, times: int, seconds: float, wanted: bytes, draw: random.Random) -> dict[str, int]:
+def result(out: Path) -> tuple[Result, list[int]]:
+    """Of a finished run, with the steps of the log's training lines."""
+    run_dir = next(out.rglob("record.json")).parent
+    record = json.loads((run_dir / "record.json").read_text())
+    lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    weights = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(run_dir.glob("*.safetensors"))}
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    return Result(weights, record["metrics"], record["final_loss"]), steps
+
+
+def inject(task: str, fault: Fault, times: int, wanted: Wanted, draw: random.Random) -> dict[str, int]:
     """Runs, disturbed until `times` faults have hit."""
-    count = {
-        "injected": 0,
-        "runs": 0,
-        "wrong_exit_codes": 0,
-        "runs_that_differ": 0,
-        "log_differs": 0,
-        "left_over_files": 0,
-    }
+    count = dict.fromkeys(COUNTS, 0)
     while count["injected"] < times:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             code: int | None = -1
             for attempt in range(200):
-                pid = start(out, fault.workers)
+                pid = start(task, out, fault.workers)
                 # The later faults of a run hit later: else no run would ever end.
-                code = ended(pid, draw.uniform(0, seconds * (1 + attempt / 4)) if count["injected"] < times else 120)
+                wait = draw.uniform(0, wanted.seconds * (1 + attempt / 4)) if count["injected"] < times else 600
+                code = ended(pid, wait)
                 hit = code is None and fault.disturb(pid, out, draw)
                 if code is None:
-                    code = ended(pid, 120)
+                    code = ended(pid, 600)
                     count["wrong_exit_codes"] += code not in (*fault.codes, 0)  # 0: it was about to end
                     count["injected"] += hit and code != 0
                 elif code != 0:
@@ -174,23 +200,42 @@ def inject(fault: Fault, times: int, seconds: float, wanted: bytes, draw: random
                 if code == 0:
                     break
             count["runs"] += 1
-            same = code == 0 and (out / "mae.safetensors").read_bytes() == wanted
-            count["runs_that_differ"] += not same
-            count["log_differs"] += not same or steps_logged(out) != expected_log(out)
+            found = result(out) if code == 0 else None
+            count["runs_that_differ"] += found is None or found[0] != wanted.result
+            count["log_differs"] += found is None or not _log_is_whole(found[1], wanted.steps)
             count["left_over_files"] += len(list(out.rglob(".*.tmp*")))
     return count
 
 
-def expected_log(out: Path) -> list[int]:
-    """Every second step once; stops and saves add the odd ones that they were at, once and in order as well."""
-    found = steps_logged(out)
-    even = list(range(2, STEPS + 1, 2))
-    odd = sorted({step for step in found if step % 2})
-    return sorted(even + odd)
+def _log_is_whole(steps: list[int], wanted: list[int]) -> bool:
+    """Each step of the undisturbed run's log, in order and once; stops and saves add those that they were at."""
+    return steps == sorted(set(steps)) and set(wanted) <= set(steps)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The undisturbed run, and how long one takes."""
+
+    result: Result
+    steps: list[int]
+    seconds: float
+
+
+def undisturbed(task: str) -> Wanted:
+    """Runs twice: the first makes the data set, too."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        if ended(start(task, out, 0), 1800) != 0:
+            sys.exit(f"the undisturbed run of {task} failed")
+        found = result(out)
+        began = time.monotonic()
+        ended(start(task, Path(folder) / "again", 0), 1800)
+        return Wanted(*found, time.monotonic() - began)
+
+
+COUNTS = ("injected", "runs", "wrong_exit_codes", "runs_that_differ", "log_differs", "left_over_files")
 HEADS = (
-    *("fault", "injected", "runs", "other exit codes", "runs with other weights"),
+    *("task", "fault", "injected", "runs", "other exit codes", "runs that differ in a bit"),
     *("logs with a step twice or missing", "files left"),
 )
 
@@ -203,31 +248,28 @@ def print_row(*cells: object) -> None:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=20, help="faults of each kind")
+    parser.add_argument("--times", type=int, default=20, help="faults of each kind, over all tasks")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tasks", default="pretraining", help="comma-separated, or all: " + ", ".join(TASKS))
     parser.add_argument("--faults", help="comma-separated, default all: " + ", ".join(FAULTS))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     assert api  # imported before the fork: a child starts with everything loaded
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        if ended(start(out, 0), 600) != 0:
-            sys.exit("the undisturbed run failed")
-        wanted = (out / "mae.safetensors").read_bytes()
-        began = time.monotonic()
-        ended(start(Path(folder) / "again", 0), 600)
-        seconds = time.monotonic() - began
-    names = options.faults.split(",") if options.faults else list(FAULTS)
+    tasks = list(TASKS) if options.tasks == "all" else options.tasks.split(",")
+    faults = options.faults.split(",") if options.faults else list(FAULTS)
     draw = random.Random(options.seed)
-    counts = {}
+    counts: dict[str, dict[str, dict[str, int]]] = {}
     if not options.json:
         print_row(*HEADS)
         print_row(*["---"] * len(HEADS))
-    for name in names:
-        counts[name] = inject(FAULTS[name], options.times, seconds, wanted, draw)
-        if not options.json:
-            print_row(name, *counts[name].values())
+    for place, task in enumerate(tasks):
+        wanted = undisturbed(task)
+        share = options.times // len(tasks) + (place < options.times % len(tasks))
+        for fault in faults:
+            counts.setdefault(task, {})[fault] = inject(task, FAULTS[fault], share, wanted, draw)
+            if not options.json:
+                print_row(task, fault, *counts[task][fault].values())
     if options.json:
         print(json.dumps(counts, indent=1))
 
