@@ -22,6 +22,7 @@ import random
 import resource
 import struct
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -33,10 +34,20 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from PIL import Image
+from pycocotools import mask as run_length
 
 from backbones.checkpoints.tensor_files import read_tensors, save_tensors
 from backbones.errors import UserError
 from backbones.vit.encoder import create_encoder
+from mae_bench.recipes.load import as_dict, load_recipe
+from mae_bench.records import record
+from tasks.datasets.decoding import read_rgb
+from tasks.datasets.layouts.find import open_path
+from tasks.datasets.layouts.listed import open_list
+from tasks.datasets.pictures import FORMATS
+from tasks.detection.annotations import read_content
 
 SECONDS = 10.0
 MEMORY = 2 << 30
@@ -197,10 +208,162 @@ def safetensors_files() -> list[bytes]:
         return [path.read_bytes()]
 
 
+def recipes() -> list[bytes]:
+    """A whole one, and two that override it, with an anchor and an alias."""
+    whole = yaml.safe_dump(as_dict(load_recipe("finetune/vit_micro_patch8_embedded"))).encode()
+    child = (
+        b"base: finetune/vit_micro_patch8_embedded\ntitle: &a mine\ndata: {name: mine, options: {a: [1, 2]}}\nseed: 3\n"
+    )
+    return [whole, child, child + b"train: {batch_size: 10, workers: 0}\npublished: *a\n"]
+
+
+WORDS = (
+    *(
+        b"- ",
+        b"? ",
+        b": ",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"&a ",
+        b"*a ",
+        b"<<: *a\n",
+        b"!!python/object:os.system ",
+        b"|",
+        b">",
+    ),
+    *(
+        b"${",
+        b"}",
+        b"'",
+        b'"',
+        b"#",
+        b"\n",
+        b"  ",
+        b"null",
+        b"~",
+        b".inf",
+        b".nan",
+        b"1e999",
+        b"0x",
+        b"-1",
+        b"10000000000000",
+    ),
+    *(b"true", b"[" * 50, b"{a: " * 50, b"\xff", b"\0", b"\xe2\x80\xae", b"!!binary ", b"!!set ", b"../" * 3, b"\t"),
+)
+
+
+def mutate_text(draw: random.Random, seeds: list[bytes]) -> bytes:
+    """Words put in, lines dropped, repeated and swapped; or bytes changed."""
+    if draw.random() < 0.3:
+        return mutate_bytes(draw, seeds)
+    content = draw.choice(seeds)
+    for _ in range(draw.choice((1, 2, 4, 16))):
+        at = draw.randrange(len(content) + 1)
+        kind = draw.randrange(3)
+        if kind == 0:
+            content = content[:at] + draw.choice(WORDS) + content[at:]
+        else:
+            lines = content.splitlines(keepends=True) or [b""]
+            line = draw.randrange(len(lines))
+            lines[line : line + 1] = [] if kind == 1 else [lines[line], draw.choice(lines)]
+            content = b"".join(lines)
+    return content
+
+
+def coco_jsons() -> list[bytes]:
+    """A whole one of two images, with a polygon and both forms of RLE."""
+    images = [{"id": i, "file_name": f"{i}.png", "height": 64, "width": 64} for i in range(2)]
+    box = {"category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+    outlines: list[Any] = [
+        [[5, 5, 25, 5, 25, 25, 5, 25]],
+        {"size": [64, 64], "counts": [100, 50, 3946]},
+        {
+            "size": [64, 64],
+            "counts": run_length.encode(np.asfortranarray(np.eye(64, dtype=np.uint8)))["counts"].decode(),
+        },
+    ]
+    objects = [{**box, "id": i + 1, "image_id": i % 2, "segmentation": each} for i, each in enumerate(outlines)]
+    whole = {"images": images, "categories": [{"id": 1, "name": "x"}], "annotations": objects}
+    return [json.dumps(whole, indent=1).encode(), json.dumps({**whole, "annotations": objects[:1]}).encode()]
+
+
+def read_coco(path: Path) -> object:
+    """As detection does."""
+    return read_content(path)
+
+
+def picture(kind: str = "PNG") -> bytes:
+    """A small one."""
+    noise = np.random.default_rng(0).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def pictures() -> list[bytes]:
+    """A small one of every format."""
+    Image.init()
+    return [picture(kind) for kind in FORMATS if kind in Image.SAVE]
+
+
+def read_picture(path: Path) -> object:
+    """Decoded whole."""
+    return read_rgb(path)
+
+
+def lists() -> list[bytes]:
+    """Of path and label, with blanks or commas."""
+    rows = [f"{i}.png {i % 2}" for i in range(4)]
+    return ["\n".join(rows).encode() + b"\n", "\n".join(row.replace(" ", ",") for row in rows).encode() + b"\n"]
+
+
+def read_list(path: Path) -> object:
+    """The list, and the files that it names."""
+    for i in range(4):
+        if not (path.parent / f"{i}.png").exists():
+            (path.parent / f"{i}.png").write_bytes(picture())
+    reader = open_list(path.parent, path, "train")
+    return [reader.encoded(i) for i in range(len(reader.labels))]
+
+
+def tars() -> list[bytes]:
+    """Images in class folders, and shards of images with their labels."""
+    files = []
+    for names in (("a/0.png", "b/1.png", "a/2.png"), ("0.png", "0.cls", "1.png", "1.cls")):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for name in names:
+                content = b"1" if name.endswith("cls") else picture()
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        files.append(buffer.getvalue())
+    return files
+
+
+def read_tar(path: Path) -> object:
+    """The index, and the files in it."""
+    reader = open_path(path)
+    return [reader.encoded(i) for i in range(len(reader.labels))]
+
+
+def records() -> list[bytes]:
+    """One of every kind of value."""
+    return [(Path(__file__).resolve().parents[1] / "tests/mae_bench/records/record_version_1.json").read_bytes()]
+
+
 TARGETS = {
     "pickles": Target(array_pickles, mutate_pickle, "x.pkl", read_tensors),
     "torch files": Target(torch_files, mutate_torch, "x.pth", read_tensors),
     "safetensors": Target(safetensors_files, mutate_bytes, "x.safetensors", read_tensors),
+    "YAML": Target(recipes, mutate_text, "x.yaml", lambda path: load_recipe(str(path))),
+    "COCO json": Target(coco_jsons, mutate_text, "x.json", read_coco),
+    "lists": Target(lists, mutate_text, "train.txt", read_list),
+    "tars": Target(tars, mutate_bytes, "train.tar", read_tar),
+    "pictures": Target(pictures, mutate_bytes, "x.png", read_picture),
+    "records": Target(records, mutate_text, "record.json", record.read),
 }
 
 
