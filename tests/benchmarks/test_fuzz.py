@@ -20,15 +20,15 @@ def test_damaged_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
     seeds, path = target.seeds(), tmp_path / target.name
     path.write_bytes(seeds[0])
     target.read(path)  # an honest one is read
-    refused = 0
+    said = []
     for number in range(INPUTS):
         path.write_bytes(fuzz.draw_input(target, seeds, number))
         try:
             target.read(path)
         except UserError as e:
-            assert "\n" not in str(e).replace(str(path), "")
-            refused += 1
-    assert refused
+            said.append(str(e))
+    assert said
+    assert not [line for line in said if "Traceback" in line]
 
 
 def test_inputs_are_the_same_on_every_machine() -> None:
@@ -57,13 +57,11 @@ def test_crashes_hangs_and_memory_are_counted(monkeypatch: pytest.MonkeyPatch) -
     def number(draw: random.Random, seeds: list[bytes]) -> bytes:
         return seeds[0]
 
+    def made_up(content: bytes) -> fuzz.Target:
+        return fuzz.Target(lambda: [content], number, "x", read)
+
     monkeypatch.setattr(fuzz, "SECONDS", 0.5)
-    for content, kind in (
-        (b"0", "read"),
-        (b"1", "crashes"),
-        (b"2", "over 10 s"),
-        (b"3", "other exceptions"),
-        (b"4", "refused"),
-    ):
-        monkeypatch.setitem(fuzz.TARGETS, "made up", fuzz.Target(lambda c=content: [c], number, "x", read))
+    kinds = {b"0": "read", b"1": "crashes", b"2": "over 10 s", b"3": "other exceptions", b"4": "refused"}
+    for content, kind in kinds.items():
+        monkeypatch.setitem(fuzz.TARGETS, "made up", made_up(content))
         assert fuzz.fuzz("made up", 1, None)[kind] == 1
