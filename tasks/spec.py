@@ -67,6 +67,8 @@ class TaskSpec:
         needs: import names without which the task cannot be built.
         install: how to get them, if the extra alone does not.
         labelled: it can train on a part of the labels (`tasks.datasets.label_subset`).
+        verify: "module:function" that looks at a data set for `mae-bench data verify`, called as
+            ``verify(recipe, folder, full=…, sample=…, progress=…)``; it returns a `tasks.datasets.verify.Report`.
         suits: "module:function" that says why an encoder (its `Architecture`) cannot start the task, "" where it can.
     """
 
@@ -79,6 +81,7 @@ class TaskSpec:
     install: str = ""
     labelled: bool = False
     suits: str | None = None
+    verify: str | None = None
 
     def declared(self, key: str) -> Metric | None:
         """What is declared of a figure, under its very key before any pattern; None of one that nobody declared."""

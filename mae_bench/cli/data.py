@@ -82,23 +82,17 @@ _RECIPES = {
 def _reader(name: str, folder: str, recipe_name: str | None, overrides: list[str]) -> Callable[..., Any]:
     """What looks at a data set: the reader of the task whose recipe reads it."""
     from mae_bench.recipes.load import load_recipe
-    from tasks import require
-    from tasks.datasets.options import layout_options
-    from tasks.datasets.verify import verify as of_images
+    from tasks import load, require, spec
 
     recipe_name = recipe_name or _RECIPES.get(name) or _RECIPES.get(_kind(Path(folder).expanduser()))
     recipe: Any = load_recipe(recipe_name or "finetune/vit_base_patch16_imagenet", [f"data.name={name}", *overrides])
-    if recipe.task == "detection":
-        require("detection")
-        from tasks.detection.verify import verify as of_objects
-
-        return partial(of_objects, recipe)
-    if recipe.task == "segmentation":
-        require("segmentation")
-        from tasks.segmentation.verify import verify as of_maps
-
-        return partial(of_maps, recipe)
-    return partial(of_images, name, options=layout_options(recipe.data))
+    verify = spec(recipe.task).verify
+    if verify is None:
+        raise UserError(
+            f"data verify {name}: task {recipe.task} has nothing that looks at its data: --recipe names another"
+        )
+    require(recipe.task)
+    return partial(load(verify), recipe)
 
 
 def _kind(root: Path) -> str:

@@ -17,4 +17,5 @@ SPEC = TaskSpec(
         Metric("images", unit="images", better="", decimals=0),
     ),
     labelled=True,
+    verify="tasks.datasets.verify:verify_recipe",
 )

@@ -21,8 +21,9 @@ from tasks.datasets.layouts import Reader, open_reader
 from tasks.datasets.layouts.folders import SYNSET, ImageNetFolderReader
 from tasks.datasets.look import look, spread
 from tasks.datasets.manifest import Manifest, check_alone, check_pair, copies
-from tasks.datasets.options import LayoutOptions
+from tasks.datasets.options import LayoutOptions, layout_options
 from tasks.datasets.roots import data_root
+from tasks.recipe import Recipe
 
 _NAMED = 5  # files or classes that a line of the report names
 
@@ -109,6 +110,11 @@ class Report:
 
 
 Advance = Callable[[int], None]
+
+
+def verify_recipe(recipe: Recipe, root: str, **how: Any) -> Report:
+    """`verify`, of the data set that a recipe of images with or without labels reads."""
+    return verify(recipe.data.name, root, options=layout_options(recipe.data), **how)
 
 
 def verify(

@@ -16,4 +16,5 @@ SPEC = TaskSpec(
     needs=("detectron2", "pycocotools"),
     install="pip install 'mae-bench[detection]', then python -m tasks.detection.install",
     suits="tasks.detection.suitability:why_not",
+    verify="tasks.detection.verify:verify",
 )

@@ -7,4 +7,5 @@ SPEC = TaskSpec(
     build="tasks.pretraining.task:PretrainingTask",
     protocols=("pretrain",),
     suits="tasks.pretraining.suitability:why_not",
+    verify="tasks.datasets.verify:verify_recipe",
 )

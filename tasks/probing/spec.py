@@ -16,4 +16,5 @@ SPEC = TaskSpec(
         Metric("images", unit="images", better="", decimals=0),
     ),
     labelled=True,
+    verify="tasks.datasets.verify:verify_recipe",
 )

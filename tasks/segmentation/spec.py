@@ -14,4 +14,5 @@ SPEC = TaskSpec(
     ),
     extra="segmentation",
     needs=("mmseg", "mmengine", "mmcv"),
+    verify="tasks.segmentation.verify:verify",
 )
