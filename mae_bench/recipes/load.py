@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -34,6 +35,7 @@ _LATER = (
     *("data.label_share", "data.label_list", "data.allow", "data.white_level", "train.reference_batch_size"),
     *("encoder.mean", "encoder.std", "encoder.interpolation", "encoder.crop_pct"),
 )
+_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")  # it names a folder
 _OF_ITSELF = ("cost", "published")  # what a recipe took and gave says nothing of one that stands on it
 
 
@@ -245,6 +247,8 @@ def _schema(task: str) -> DictConfig:
 
 def _check_protocol(recipe: Recipe, name: str) -> None:
     """A shipped protocol's name has to be what the values amount to: its tables would show them as what they are not."""
+    if not _PROTOCOL.fullmatch(recipe.protocol):
+        raise UserError(f"{name}: protocol={recipe.protocol}: give a name of letters, digits, - and _")
     shipped = {p.name for p in protocol_files.protocols().values() if p.path.is_relative_to(config_root())}
     implied = recipe.implied_protocol()
     if recipe.protocol in shipped and recipe.protocol != implied:

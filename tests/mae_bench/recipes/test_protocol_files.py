@@ -87,6 +87,12 @@ def test_values_of_another_protocol_are_refused_with_the_way_out(name: str, over
     assert load_recipe(name, [override, "protocol=mine"]).protocol == "mine"
 
 
+@pytest.mark.parametrize("name", ["../x", "a b", "-x", "a/b", "é", "x" * 101])
+def test_a_protocol_names_a_folder(name: str) -> None:
+    with pytest.raises(UserError, match="letters, digits"):
+        load_recipe("finetune/vit_base_patch16_imagenet", [f"protocol={name}"])
+
+
 def test_an_included_folder_adds_rows_to_a_known_protocol_and_suites(folder: Path) -> None:
     row = "rows:\n  vit_tiny_patch16_imagenet: {arch: vit_base_patch16, data: imagenet, encoder: {arch: vit_tiny_patch16}}\n"
     write(folder, row, "finetune")
