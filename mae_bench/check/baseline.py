@@ -21,6 +21,7 @@ from ruamel.yaml.error import YAMLError
 from backbones import atomic
 from backbones.errors import UserError
 from backbones.plain_files import JSON_LIMIT, read_plain
+from mae_bench.common.yaml_file import check_size
 from mae_bench.records.groups import LOSS, SPEEDS, Cell, declared
 from tasks import task_of_protocol
 from tasks.spec import PERCENT, Metric
@@ -139,7 +140,9 @@ def load(path: Path) -> Baseline:
         UserError: no such file, no YAML, or a key or value that has no place there.
     """
     try:
-        document = _yaml().load(read_plain(path, JSON_LIMIT).decode("utf-8"))
+        content = read_plain(path, JSON_LIMIT).decode("utf-8")
+        check_size(content, f"--baseline {path}")
+        document = _yaml().load(content)
     except FileNotFoundError:
         raise UserError(f"--baseline {path}: no such file: --update writes it from these runs") from None
     except (OSError, UnicodeDecodeError) as e:

@@ -64,14 +64,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_yaml(text: str, where: str) -> Any:
     """The content of a YAML text, as `read_yaml` takes it; `where` is named in errors."""
+    check_size(text, where)
     try:
-        _check_size(text, where)
         content = yaml.load(text, Loader=_Loader)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        OverflowError,
-    ) as e:  # ValueError: a date with a 13th month, a number of 5,000 digits
+    except (yaml.YAMLError, ValueError, OverflowError) as e:  # also a date with a 13th month, a number of 5,000 digits
         raise UserError(f"{where}: not readable as YAML: {' '.join(str(e).split())}") from e
     refuse_interpolation(content, where)
     return content
@@ -92,8 +88,15 @@ def refuse_interpolation(content: Any, where: str, key: str = "") -> None:
         raise UserError(f"{where}: {key or 'key'}: {shown}: nothing is put in for ${{…}} here: write the value itself")
 
 
-def _check_size(text: str, where: str) -> None:
-    """Bounds on depth and on the number of nodes with aliases written out, before anything is built."""
+def check_size(text: str, where: str) -> None:
+    """A UserError where a text is no YAML, nested too deeply or too large with aliases written out; builds nothing."""
+    try:
+        _count(text, where)
+    except yaml.YAMLError as e:
+        raise UserError(f"{where}: not readable as YAML: {' '.join(str(e).split())}") from e
+
+
+def _count(text: str, where: str) -> None:
     anchors: dict[str, int] = {}  # of finished nodes: what each counts for
     open_nodes: list[list[Any]] = [[None, 0]]  # [anchor, nodes so far] from the document inwards
     for event in yaml.parse(text, Loader=_BASE):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.errors import UserError
+from mae_bench.check import baseline
 from mae_bench.common.yaml_file import MAX_BYTES, parse_yaml, read_yaml
 
 LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -51,6 +52,12 @@ def test_what_is_no_plain_data_is_refused_in_one_line_at_once(tmp_path: Path, te
     assert "\n" not in message
     assert len(message) < 600
     assert time.monotonic() - begin < 5
+
+
+def test_a_baseline_comes_through_the_same_door(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(LAUGHS)
+    with pytest.raises(UserError, match="anchors written out"):
+        baseline.load(tmp_path / "b.yaml")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00\x80", "a: é\n".encode("latin-1"), b"a: " + b"x" * MAX_BYTES])

@@ -16,6 +16,7 @@ from mae_bench.recipes.load import (
     as_dict,
     describe,
     find,
+    from_record,
     load_recipe,
     recipe_hash,
     recipe_names,
@@ -206,6 +207,18 @@ def test_hash_leaves_out_how_and_where_a_run_is_carried_out(override: str) -> No
 )
 def test_hash_covers_what_is_learnt(override: str) -> None:
     assert recipe_hash(load_recipe(FINETUNE, [override])) != recipe_hash(load_recipe(FINETUNE))
+
+
+def test_a_record_reads_no_environment() -> None:
+    values = as_dict(load_recipe(FINETUNE)) | {"title": "${oc.env:HOME}"}
+    with pytest.raises(UserError, match=r"record\.json: title: .*write the value itself"):
+        from_record("classification", values, "finetune", "record.json")
+
+
+def test_a_record_from_before_the_key_takes_the_records_protocol() -> None:
+    recipe = load_recipe("linear/vit_micro_patch8_embedded")
+    values = {key: value for key, value in as_dict(recipe).items() if key != "protocol"}
+    assert from_record("classification", values, "linear", "record.json") == recipe
 
 
 def test_written_configuration_gives_the_same_recipe_back(tmp_path: Path) -> None:
