@@ -15,10 +15,10 @@ from backbones.errors import UserError, unknown
 from mae_bench.common.yaml_file import parse_yaml, read_yaml, refuse_interpolation
 from mae_bench.recipes import any_encoder, protocol_files
 from mae_bench.recipes.any_encoder import EncoderFacts
-from mae_bench.recipes.protocol_files import Layer, config_root, flat, folders, merged, places, row_names
+from mae_bench.recipes.protocol_files import Layer, flat, folders, merged, places, row_names
 from mae_bench.recipes.published import cite
 from mae_bench.recipes.scaling import at_batch_size
-from tasks import recipe_schema, registry
+from tasks import recipe_schema, registry, task_of_protocol
 from tasks.recipe import Recipe, check_ranges
 
 if TYPE_CHECKING:  # its import takes longer than listing all recipes
@@ -246,14 +246,15 @@ def _schema(task: str) -> DictConfig:
 
 
 def _check_protocol(recipe: Recipe, name: str) -> None:
-    """A shipped protocol's name has to be what the values amount to: its tables would show them as what they are not."""
-    if not _PROTOCOL.fullmatch(recipe.protocol):
-        raise UserError(f"{name}: protocol={recipe.protocol}: give a name of letters, digits, - and _")
-    shipped = {p.name for p in protocol_files.protocols().values() if p.path.is_relative_to(config_root())}
-    implied = recipe.implied_protocol()
-    if recipe.protocol in shipped and recipe.protocol != implied:
+    """A protocol that a task declares has to be what the values amount to: its tables would show them as what they are not."""
+    protocol, implied = recipe.protocol, recipe.implied_protocol()
+    if not _PROTOCOL.fullmatch(protocol):
+        raise UserError(f"{name}: protocol={protocol}: give a name of letters, digits, - and _")
+    if task_of_protocol(protocol) not in (None, recipe.task):
+        raise UserError(f"{name}: protocol {protocol} is of task {task_of_protocol(protocol)}, not of {recipe.task}")
+    if protocol != implied and {protocol, implied} <= set(registry()[recipe.task].protocols):
         raise UserError(
-            f"{name}: its values are those of protocol {implied}, and it is called {recipe.protocol}: give a {implied} recipe, "
+            f"{name}: its values are those of protocol {implied}, and it is called {protocol}: give a {implied} recipe, "
             f"protocol={implied}, or a protocol name of your own, which fills no table of the papers"
         )
 

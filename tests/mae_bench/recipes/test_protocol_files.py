@@ -87,6 +87,11 @@ def test_values_of_another_protocol_are_refused_with_the_way_out(name: str, over
     assert load_recipe(name, [override, "protocol=mine"]).protocol == "mine"
 
 
+def test_a_protocol_of_another_task_is_refused() -> None:
+    with pytest.raises(UserError, match="protocol knn is of task probing, not of classification"):
+        load_recipe("finetune/vit_base_patch16_imagenet", ["protocol=knn"])
+
+
 @pytest.mark.parametrize("name", ["../x", "a b", "-x", "a/b", "é", "x" * 101])
 def test_a_protocol_names_a_folder(name: str) -> None:
     with pytest.raises(UserError, match="letters, digits"):
