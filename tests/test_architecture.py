@@ -38,7 +38,7 @@ FLOORS: dict[str, list[list[str]]] = {
 OPEN = {("tasks", 2), ("backbones", 0), ("backbones", 2)}
 # Folders with an order of their own, as FLOORS: the files and folders in them.
 INNER: dict[str, list[list[str]]] = {
-    "mae_bench/tables": [["__init__"], ["fill", "formats"], ["of_recipe"], ["definitions"], ["table"]],
+    "mae_bench/tables": [["__init__"], ["own"], ["fill", "formats"], ["of_recipe"], ["definitions"], ["table"]],
 }
 PACKAGES = tuple(FLOORS)  # from the top down
 EXTRAS = ["detectron2", "pycocotools", "fvcore", "mmseg", "mmcv", "mmengine", "cv2", "pyarrow", "submitit"]

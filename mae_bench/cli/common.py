@@ -53,16 +53,6 @@ def include(folders: list[Path] | None) -> None:
         protocol_files.include(folders)
 
 
-def print_tables(names: list[str], runs: Path) -> None:
-    """The tables of the records under `runs`, as markdown."""
-    from mae_bench.records.record import find
-    from mae_bench.tables import build, render
-
-    records = find(runs)
-    for name in names:
-        print(render(build(name, records, runs_dir=runs), "md"), end="\n\n")
-
-
 def print_rows(rows: list[dict[str, str]]) -> None:
     """Aligned columns, plain text; a terminal gets them as wide as they are."""
     if not rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,6 @@ from mae_bench.cli.common import (
     is_main,
     print_json,
     print_rows,
-    print_tables,
     set_debug,
 )
 from mae_bench.common.exit_codes import FAILED, INTERRUPTED
@@ -182,12 +182,14 @@ def _show_plan(request: Request, out: Path, as_json: bool) -> None:
 
 
 def _show_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
-    """Tables to stdout; what went wrong comes last, on stderr."""
+    """The run's own results to stdout, and what to do next; what went wrong comes last, on stderr."""
+    from mae_bench.tables.own import own_results
+
     if as_json:
         print_json([r.to_dict() for r in outcome.records])
-    elif outcome.records or outcome.tables:
-        print_tables(outcome.tables, out)
-        print(f"Records and checkpoints: {out.resolve()}")
+    elif outcome.records:
+        print_rows(own_results(outcome.records, out))
+        print("\n".join(_next_steps(outcome.tables, out)))
     for note in outcome.notes:
         print(f"note: {note}", file=sys.stderr)
     for name, job in outcome.queued.items():
@@ -198,6 +200,14 @@ def _show_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
         print(f"failed: {name}: {message}", file=sys.stderr)
     if outcome.interrupted:
         print("interrupted: the same command goes on from the last checkpoints", file=sys.stderr)
+
+
+def _next_steps(tables: list[str], out: Path) -> list[str]:
+    """Commands that show more of what was run, as one types them."""
+    runs = shlex.quote(str(out))
+    lines = [f"mae-bench table {name} --runs {runs}" for name in tables[:3]]
+    lines.append(f"mae-bench report --runs {runs} --out {shlex.quote(str(out / 'report.html'))}")
+    return ["", f"Records and checkpoints: {out.resolve()}", "Next:", *(f"  {line}" for line in lines)]
 
 
 def _again(path: Path, out: Path, data: list[str], as_json: bool) -> None:

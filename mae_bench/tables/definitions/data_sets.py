@@ -36,6 +36,8 @@ IMAGENET_R = DataSet("imagenet_r", "ImageNet-R", 0, val_count=30_000)
 IMAGENET_SKETCH = DataSet("imagenet_sketch", "ImageNet-Sketch", 0, val_count=50_889)
 IMAGENET_V2 = DataSet("imagenet_v2", "ImageNet-V2", 0, val_count=10_000)
 IMAGENET_REAL = DataSet("imagenet_real", "ImageNet with ReaL labels", 0, val_count=50_000)
+ROBUSTNESS = (IMAGENET_A, IMAGENET_R, IMAGENET_SKETCH, IMAGENET_V2, IMAGENET_REAL, IMAGENET_C)
+ALL = (IMAGENET, COCO, LVIS, ADE20K, *TRANSFER, *ROBUSTNESS)
 
 
 # Readers of COCO leave out images without annotations: 1 % fewer is still the whole data set.

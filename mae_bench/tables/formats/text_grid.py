@@ -109,10 +109,10 @@ def finer(value: float | None, decimals: int | None) -> str:
 
 
 def measured(ours: Measured | None, decimals: int | None = 1) -> str:
-    """``83.5 ± 0.2 (n=3)``, ``83.5 ± 0.08 (n=3)``; of a single run the figure alone."""
+    """``83.5 ± 0.2 (n=3)``, ``83.5 ± 0.08 (n=3)``; the figure alone of a single run, or where the seed changes nothing."""
     if ours is None:
         return MISSING
-    if ours.std is None:
+    if ours.std is None or len(set(ours.values)) == 1:
         return in_decimals(ours.mean, decimals)
     # The official seeds' spread is below 0.1: what would round to a single digit or none has one more.
     small = decimals is not None and 5 / 10 ** (decimals + 2) <= ours.std < 95 / 10 ** (decimals + 2)
