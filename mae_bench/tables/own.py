@@ -24,7 +24,7 @@ from tasks import metric, spec
 from tasks.spec import MISSING, in_decimals
 
 SCRATCH = "scratch"
-_ACROSS = 4  # starts that stand side by side; more become rows
+_WIDTH = 80  # characters of a terminal; starts that need more side by side become rows
 # How recipes cite a figure (`published.yaml`, cited_as) -> the metric.
 _CITED = {"top-1": "top1", "box AP": "box_ap", "mask AP": "mask_ap", "mIoU": "mIoU", "mCE": "inc_mce"}
 
@@ -45,9 +45,13 @@ def own_results(records: Iterable[Record], runs_dir: str | os.PathLike[str] | No
         for key in _headlines(mine[0]):
             by_start = {s: measured([r for r in mine if columns[r.job_id] == s], key, runs_dir) for s in starts}
             rows.append({**_name(mine[0], key, done), **_cells(mine, key, by_start)})
-    if len(starts) > _ACROSS:
-        return _by_start(rows, starts)
-    return _filled(rows)
+    across = _filled(rows)
+    return _by_start(rows, starts) if _width(across) > _WIDTH and len(starts) > 1 else across
+
+
+def _width(rows: Sequence[dict[str, str]]) -> int:
+    headings = rows[0] if rows else {}
+    return sum(2 + max(len(heading), *(len(row[heading]) for row in rows)) for heading in headings)
 
 
 def _by_start(rows: Sequence[dict[str, str]], starts: Sequence[str]) -> list[dict[str, str]]:
