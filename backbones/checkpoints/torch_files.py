@@ -35,6 +35,7 @@ _ZIP = b"PK"
 _PICKLE_LIMIT = 1 << 28  # bytes of the pickle in a zip, which holds names and numbers only
 _DIRECTORY_LIMIT = 1 << 23  # bytes of a zip's list of members: some 100,000 of them
 _CHUNK = 1 << 24
+_DEPTH = 12  # containers within containers of a training checkpoint
 # Tensors that share bytes are read as often as they are named; more than that many times the file's size is no checkpoint.
 _EXPANSION = 4
 _SLACK = 1 << 26
@@ -202,6 +203,45 @@ class TensorReader:
             raise UserError(f"{self.path} is not a checkpoint or is cut short: storage {key} is too small")
         flat = torch.frombuffer(content, dtype=dtype, count=len(content) // dtype.itemsize)
         return flat.as_strided(tensor.size, tensor.stride, tensor.offset)
+
+
+def read_content(path: Path) -> Any:
+    """All of a file of plain containers, numbers, text and tensors, as `torch.load` gives it; sets come as lists.
+
+    Raises:
+        UserError: not such a file, cut short, or something else in it.
+    """
+    with TensorReader(path) as reader:
+        if reader.foreign:
+            raise UserError(f"{path} holds {', '.join(reader.foreign[:3])}, which is not run: it is no file of ours")
+        places: dict[int, StoredTensor | Array] = {}
+        _find(reader.content, places, set(), _DEPTH)
+        tensors = reader.read({str(identity): tensor for identity, tensor in places.items()})
+        return _filled(reader.content, {identity: tensors[str(identity)] for identity in places})
+
+
+def _find(content: Any, places: dict[int, StoredTensor | Array], seen: set[int], depth: int) -> None:
+    """Notes the tensors in `content` by their identity; each container is looked into once."""
+    if is_readable(content):
+        places[id(content)] = content
+    if not isinstance(content, (dict, list, tuple)) or id(content) in seen:
+        return
+    if not depth:
+        raise MalformedPickle("nested too deeply")
+    seen.add(id(content))
+    for part in content.values() if isinstance(content, dict) else content:
+        _find(part, places, seen, depth - 1)
+
+
+def _filled(content: Any, made: dict[int, Any]) -> Any:
+    """`content` with tensors in the place of their descriptions; `made` has what was made already, by identity."""
+    if id(content) in made:
+        return made[id(content)]
+    if isinstance(content, dict):
+        made[id(content)] = {key: _filled(value, made) for key, value in content.items()}
+    elif isinstance(content, (list, tuple)):
+        made[id(content)] = type(content)(_filled(value, made) for value in content)
+    return made.get(id(content), content)
 
 
 def what_it_is(path: Path) -> str:

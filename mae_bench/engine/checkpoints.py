@@ -2,8 +2,8 @@
 
 ``step_NNNNNNNN.pt`` is what `torch.save` writes, followed by a line with the sha256 of all that comes before it, which
 `torch.load` does not mind: checkpoint and checksum get their name in one go, and no power cut or kill leaves one of them
-without the other. Files without that line, of earlier versions, are read unchecked. Read with ``weights_only=True``
-(accelerate's own `save_state` keeps its counters in pickles that it reads without). Random states are not in it: see
+without the other. Files without that line, of earlier versions, are read unchecked. They are read as any checkpoint, without
+unpickling (accelerate's own `save_state` keeps its counters in pickles). Random states are not in it: see
 `mae_bench.engine.sampler`.
 """
 
@@ -15,10 +15,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from backbones.atomic import replacing, sweep
 from backbones.checkpoints.tensor_files import write_torch
+from backbones.checkpoints.torch_files import read_content
 from backbones.errors import RunFailed, UserError
 from mae_bench.common.disk import writing
 
@@ -72,7 +71,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         _check(path)
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_content(path)
+        if not isinstance(state, dict):
+            raise Damaged("it holds no state of a run")
     except Damaged:
         raise
     except Exception as e:  # a torn file can fail in any way

@@ -19,7 +19,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from backbones.checkpoints.inert_pickle import MalformedPickle
 from backbones.checkpoints.tensor_files import read_tensors
+from backbones.checkpoints.torch_files import read_content
 from backbones.errors import UserError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.5, 2.5, 3.5], dtype=torch.float16)}
@@ -263,3 +265,28 @@ def test_only_plain_files_are_opened(tmp_path: Path, make: Callable[[Path], None
     make(tmp_path / name)
     with pytest.raises(UserError, match=name):
         read_tensors(tmp_path / name)
+
+
+def test_a_whole_state_is_read_as_torch_reads_it(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "progress": {"step": 3, "loss": 0.5, "x": None},
+    }
+    torch.save(state, tmp_path / "step.pt")
+    with open(tmp_path / "step.pt", "ab") as file:
+        file.write(b"\nsha256:" + b"0" * 64 + b"\n")  # as a run's checkpoints end
+    read, wanted = read_content(tmp_path / "step.pt"), torch.load(tmp_path / "step.pt", weights_only=True)
+    torch.testing.assert_close(read, {**wanted, "model": dict(wanted["model"])}, rtol=0, atol=0)
+    nn.Linear(3, 2).load_state_dict(read["model"])
+
+
+@pytest.mark.parametrize("content", [{"a": Runs(Path("/x"))}, holds_itself(), [[[[[[[[[[[[[[1]]]]]]]]]]]]]]])
+def test_a_whole_state_of_anything_else_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "step.pt")
+    with pytest.raises((UserError, MalformedPickle, RecursionError)):
+        read_content(tmp_path / "step.pt")
