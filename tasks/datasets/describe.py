@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tasks.base import DataInfo
-from tasks.datasets.account import printable, summary
+from tasks.datasets.account import printable
 from tasks.datasets.images import ImageSet
-from tasks.datasets.look import look, spread
+from tasks.datasets.look import look, spread, three_lines
 from tasks.datasets.manifest import check_alone, check_pair, copies
 from tasks.recipe import DataConfig
 
@@ -87,10 +87,7 @@ def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
         told.append(f"{name}: {len(images):,} images{balance}, {seen.sizes()} ({seen.images:,} looked at)")
     if len(splits) == 2 and info.class_names:
         info.notes += copies(splits["train"].manifest(), splits["val"].manifest())
-    notes = "; ".join(info.notes[:3]) + ("; …" if len(info.notes) > 3 else "")
-    lines = [f"data {info.name}: {'; '.join(told)}", f"data {info.name}: {summary(info.account)}"]
-    info.notes += told
-    return [*lines, f"data {info.name}: {notes or 'nothing else to be said'}"]
+    return three_lines(info, told)
 
 
 def _empty(images: ImageSet, sizes: Any) -> list[int]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from tasks.base import DataInfo
+from tasks.datasets.account import summary
 from tasks.datasets.pictures import UNREADABLE, open_picture
 
 _BLOCK = 512  # images handed to the threads at a time
@@ -61,6 +63,13 @@ def look(content: Callable[[int], bytes], rows: Sequence[int], done: Callable[[i
         if looked.images % _BLOCK == 0 or looked.images == len(rows):
             done(looked.images)
     return looked
+
+
+def three_lines(info: DataInfo, seen: Sequence[str]) -> list[str]:
+    """What people read before the first step: what was seen, the account, all notes; `seen` joins them afterwards."""
+    notes = "; ".join(info.notes) or "nothing else to be said"
+    info.notes += seen
+    return [f"data {info.name}: {line}" for line in ("; ".join(seen), summary(info.account), notes)]
 
 
 def spread(count: int, sample: int | None) -> Sequence[int]:

@@ -18,11 +18,11 @@ from typing import Any
 from backbones.errors import UserError
 from backbones.plain_files import parse_json, read_plain
 from tasks.datasets.account import Account, printable
+from tasks.datasets.pictures import MOST_PIXELS
 from tasks.detection.ids import Id, listed, plain_id, renumber, shown, whole
 from tasks.detection.objects import Annotation, Objects
 
 _KEYS = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name")}
-_MOST_PIXELS = 2 * 89_478_485  # of an image, from which on Pillow refuses to decode it
 _MOST_BYTES = 8 << 30  # of a json: LVIS's has one GiB
 
 
@@ -153,7 +153,7 @@ def _check_images(path: Path, images: list[Annotation]) -> None:
         if not width or not height or width < 0 or height < 0:
             size = "x".join(shown(image[side]) for side in ("width", "height"))
             raise UserError(f"{name} is {size} pixels: mend its size")
-        if width * height > _MOST_PIXELS:
+        if width * height > MOST_PIXELS:
             raise UserError(
                 f"{name} is {width}x{height} pixels, more than are read: mend its size, or cut the image up"
             )

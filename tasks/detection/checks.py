@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from tasks.base import DataInfo
 from tasks.datasets.account import Account, printable
 from tasks.datasets.decoding import WHITE, black_images
-from tasks.datasets.look import spread
+from tasks.datasets.look import spread, three_lines
 from tasks.datasets.manifest import Manifest, place_of
 from tasks.detection.data import CocoSplit, Record, read_pixels
 
@@ -44,6 +44,11 @@ def open_books(split: CocoSplit, *, trains: bool) -> Account:
             if a["iscrowd"] or a["id"] in content.maskless:
                 reason = "crowd" if a["iscrowd"] else "no_mask"
                 books.give_up("annotations", reason, f"annotation {a['id']}")
+    books.found("classes", len(split.classes))
+    books.use("classes", len(split.classes))
+    for name, count in zip(split.classes, class_counts(split, split.records), strict=True):
+        if not count:
+            books.give_up("classes", "absent", name)
     return books
 
 
@@ -94,11 +99,7 @@ def first_look(info: DataInfo, splits: Sequence[Used], white: int = WHITE) -> li
         UserError: an image that cannot be read or has another size than the json says, naming it.
     """
     told = [_seen(used, info, white) for used in splits]
-    books = [f"{used.name} {_books(info.account[used.name])}" for used in splits]
-    notes = "; ".join(info.notes[:3]) + ("; …" if len(info.notes) > 3 else "")
-    info.notes += told
-    head = f"data {info.name}: "
-    return [head + "; ".join(told), head + "; ".join(books), head + (notes or "nothing else to be said")]
+    return three_lines(info, told)
 
 
 def _seen(used: Used, info: DataInfo, white: int) -> str:
@@ -115,11 +116,3 @@ def _seen(used: Used, info: DataInfo, white: int) -> str:
     )
     classes = f"{objects.sum():,} objects of {np.count_nonzero(objects)} of {len(objects)} classes"
     return f"{images}, {classes}, {present.min():,} to {present.max():,} of each"
-
-
-def _books(account: Mapping[str, dict[str, int]]) -> str:
-    kinds = (
-        f"{books['found']:,} {kind} = {books['used']:,} used + {books['found'] - books['used']:,} left out"
-        for kind, books in account.items()
-    )
-    return ", ".join(kinds)

@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from backbones.errors import UserError
 from tasks.base import DataInfo
 from tasks.datasets.account import Account, printable
 from tasks.datasets.decoding import WHITE, black_images
-from tasks.datasets.look import spread
+from tasks.datasets.look import spread, three_lines
 from tasks.datasets.manifest import Manifest, check_pair
 from tasks.segmentation.folders import IGNORE, Pair, Pairs
 from tasks.segmentation.reading import read_image, read_labels, to_classes
@@ -96,16 +95,21 @@ def check_labels(
         if absent:
             some = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
             notes.append(f"{split}: {len(absent)} of {len(names)} classes are in none of {found.maps:,} maps ({some})")
+    return [*_other_setting(labels, names, reduce_zero_label), *notes]
+
+
+def _other_setting(labels: dict[str, Labels], names: Sequence[str], reduce_zero_label: bool) -> list[str]:
+    """A note where the values look as if the first class began elsewhere: every class would be off by one."""
     counts, zero = sum(found.counts for found in labels.values()), any(found.zero for found in labels.values())
     missing = np.flatnonzero(np.asarray(counts) == 0)
     if reduce_zero_label and zero and len(missing) <= max(1, len(names) // 20) and len(names) - 1 in missing:
-        notes.append(
+        return [
             f"maps hold the value 0, which is unlabelled, and never {len(names)}, the last class's: as with "
             "segmentation.reduce_zero_label=false"
-        )
+        ]
     if not reduce_zero_label and not zero:
-        notes.append("maps never hold the value 0, the first class's: as with segmentation.reduce_zero_label=true")
-    return notes
+        return ["maps never hold the value 0, the first class's: as with segmentation.reduce_zero_label=true"]
+    return []
 
 
 def _untold(split: str, labels: Labels, names: Sequence[str], reduce_zero_label: bool) -> UserError:
@@ -156,11 +160,7 @@ def first_look(info: DataInfo, splits: Sequence[Used], labels: dict[str, Labels]
         UserError: an image that cannot be read, naming it.
     """
     told = [_seen(used, labels[used.name], info, white) for used in splits]
-    books = [f"{used.name} {_books(info.account[used.name])}" for used in splits]
-    notes = "; ".join(info.notes[:3]) + ("; …" if len(info.notes) > 3 else "")
-    info.notes += told
-    head = f"data {info.name}: "
-    return [head + "; ".join(told), head + "; ".join(books), head + (notes or "nothing else to be said")]
+    return three_lines(info, told)
 
 
 def _seen(used: Used, labels: Labels, info: DataInfo, white: int) -> str:
@@ -179,11 +179,3 @@ def _seen(used: Used, labels: Labels, info: DataInfo, white: int) -> str:
 def _size(path: Path) -> tuple[int, int, int]:
     height, width, _ = read_image(path).shape
     return height * width, width, height
-
-
-def _books(account: dict[str, Any]) -> str:
-    kinds = (
-        f"{books['found']:,} {kind} = {books['used']:,} used + {books['found'] - books['used']:,} left out"
-        for kind, books in account.items()
-    )
-    return ", ".join(kinds)

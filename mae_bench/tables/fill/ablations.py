@@ -202,6 +202,7 @@ def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[Setting, s
     yield notes.selection(records)
     yield notes.recipes(records)
     yield from notes.left_out(records)
+    yield from notes.absent_classes(records)
     yield from notes.assumed_preprocessing(records)
     if any(column.metric == "flops_ratio" for column in ablation.columns):
         yield (

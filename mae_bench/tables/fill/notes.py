@@ -82,6 +82,24 @@ def left_out(records: Iterable[Record]) -> Iterable[str]:
             yield f"{name}: up to {share:.1%} of its images or labels were left out (data.account in the records says why)"
 
 
+def absent_classes(records: Iterable[Record]) -> Iterable[str]:
+    """Data sets some of whose classes nothing is labelled with, by the records' accounts."""
+    consequences = {
+        "val": "no validation label (AP leaves them out, mIoU too unless they are predicted)",
+        "train": "no training label",
+    }
+    found: dict[str, str] = {}
+    for record in records:
+        said = []
+        for split, consequence in consequences.items():
+            classes = record.data.account.get(split, {}).get("classes", {})
+            if absent := classes.get("left_out", {}).get("absent"):
+                said.append(f"{absent['count']} are in {consequence}")
+        if said:
+            found[record.data.name] = f"of {record.data.classes} classes {', '.join(said)}"
+    yield from (f"{name}: {text}" for name, text in sorted(found.items()))
+
+
 def recipes(records: Iterable[Record]) -> str:
     """Which recipes the figures come from."""
     return f"our recipes: {_recipes(records)}"

@@ -28,6 +28,7 @@ from mae_bench.records.record import Metrics, Record
 from mae_bench.tables.definitions import DEFINITIONS, published
 from mae_bench.tables.definitions.ablations import ABLATIONS
 from mae_bench.tables.definitions.schema import Published
+from mae_bench.tables.fill import notes
 from mae_bench.tables.formats.markdown import escape
 from mae_bench.tables.formats.text_grid import MISSING, WIDTH
 from mae_bench.tables.table import Cell, Measured, Table
@@ -491,6 +492,21 @@ def test_no_unverified_figure_can_be_printed(data: st.DataObject) -> None:
             assert shown <= allowed
             lines = csv.DictReader(io.StringIO(tables.render(table, "csv")))
             assert {float(line["published"]) for line in lines if line["published"]} == shown
+
+
+def test_classes_that_nothing_is_labelled_with_are_noted() -> None:
+    def books(count: int) -> dict[str, Any]:
+        left_out = {"absent": {"count": count, "examples": ["zebra"]}} if count else {}
+        return {"classes": {"found": 150, "used": 150 - count, "left_out": left_out}}
+
+    whole = make(data=replace(IMAGENET, name="mine", classes=150, account={"train": books(0), "val": books(0)}))
+    assert list(notes.absent_classes([whole])) == []
+    run = make(data=replace(whole.data, account={"train": books(2), "val": books(6)}))
+    assert list(notes.absent_classes([whole, run])) == [
+        "mine: of 150 classes 6 are in no validation label (AP leaves them out, mIoU too unless they are predicted), "
+        "2 are in no training label"
+    ]
+    assert set(notes.absent_classes([run])) <= set(tables.build("table3", [run]).notes)
 
 
 @pytest.mark.parametrize(("left_out", "noted"), [(10, False), (11, True)])

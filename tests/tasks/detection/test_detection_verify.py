@@ -26,10 +26,12 @@ def test_a_sound_folder_has_an_account_and_no_problem(coco: Path, cli: Cli) -> N
         "       annotations  10 found = 10 used + 0 left out",
         "       images       6 found = 5 used + 1 left out",
         "                    1 without objects: 5.jpg",
+        "       classes      3 found = 3 used + 0 left out",
         "val    5 images, 3 classes, labels 2 to 90, 5 decoded",
         "       2 to 3 objects a class; 48x40 pixels",
         "       annotations  8 found = 8 used + 0 left out",
         "       images       5 found = 5 used + 0 left out",
+        "       classes      3 found = 3 used + 0 left out",
         "no published counts of mine to compare with",
         "nothing wrong (--full decodes every image)",
     ]
