@@ -105,7 +105,10 @@ class ClassificationTask(Task[ClassificationRecipe]):
 
     def look_at_data(self) -> list[str]:
         """See `Task`."""
-        return [] if self.test_set else first_look(self.data, self._splits())
+        if self.test_set is None:
+            return first_look(self.data, self._splits())
+        parts = self.test_set.images  # ImageNet-C has 75, of the same images
+        return first_look(self.data, {"val": parts[0]}) if len(parts) == 1 else []
 
     def train_dataset(self) -> Dataset[Any]:
         assert self.train_images is not None

@@ -69,6 +69,8 @@ class ParquetReader(Reader):
             paths += where
         if not labels:
             raise UserError(f"{shards[0]}: no rows in it")
+        if options.label is None and (others := _other_labels(_open(shards[0]), self.columns[0].label)):
+            self.notes.append(f"labels are column {self.columns[0].label}; {', '.join(others)} is there as well")
         self.groups = groups
         self.ends = np.cumsum([rows for *_, rows in groups])
         self._paths = paths
@@ -242,6 +244,11 @@ def _choose(shard: Path, names: Sequence[str], wanted: str | None, usual: Sequen
             f"{shard}: columns are {', '.join(names)}: expected image and label, or --set data.options.{what}=COLUMN"
         )
     return found
+
+
+def _other_labels(file: Any, taken: str) -> list[str]:
+    """Columns that by their names could be labels too, such as CIFAR-100's ``coarse_label``."""
+    return [name for name in file.schema_arrow.names if "label" in name.lower() and name != taken]
 
 
 def _labels_and_paths(shard: Path, file: Any, columns: _Columns) -> tuple[list[Any], list[str | None]]:

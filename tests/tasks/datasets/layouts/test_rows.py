@@ -393,6 +393,12 @@ def test_other_columns_are_read(tmp_path: Path, images: list[Any], columns: dict
     assert samples(opened(tmp_path)) == {(b"%d" % i, str(i % 2)): 1 for i in range(4)}
 
 
+def test_labels_that_were_not_taken_are_noted(tmp_path: Path) -> None:
+    parquet(tmp_path / "train-00000-of-00001.parquet", img=IMAGES, fine_label=[0, 1, 0, 1], coarse_label=[0, 0, 0, 0])
+    assert opened(tmp_path).reader.notes == ["labels are column fine_label; coarse_label is there as well"]
+    assert opened(tmp_path, label="coarse_label").labels == [0, 0, 0, 0]
+
+
 def test_columns_can_be_named(tmp_path: Path) -> None:
     parquet(tmp_path / "train-00000-of-00001.parquet", a=IMAGES, b=IMAGES, kind=[0, 1, 0, 1])
     assert "data.options.image=COLUMN" in refusal(tmp_path)
