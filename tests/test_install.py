@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mae_bench.recipes.load import recipe_names, suite_names
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("mae_bench", "tasks", "backbones")
 
@@ -71,6 +73,5 @@ def test_the_installed_command_runs_from_any_folder(elsewhere: Path, tmp_path: P
     assert "0.1.0" in run(elsewhere / "mae-bench", "--version", cwd=tmp_path)
     recipes = run(elsewhere / "mae-bench", "list", "recipes", cwd=tmp_path)
     suites = run(elsewhere / "mae-bench", "list", "suites", cwd=tmp_path)
-    for path in (ROOT / "configs").rglob("*.yaml"):
-        name = str(path.relative_to(ROOT / "configs").with_suffix(""))
-        assert name in recipes or name.removeprefix("suites/") in suites
+    assert {line.split()[0] for line in recipes.splitlines()[1:]} == set(recipe_names())
+    assert {line.split()[0] for line in suites.splitlines()[1:]} == set(suite_names())
