@@ -16,6 +16,7 @@ from typing import Any
 from backbones.errors import UserError
 from backbones.plain_files import load_json
 
+_NOT_PRINTED = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp(\..*)?")
 
 
@@ -103,11 +104,14 @@ def write_text(path: Path, content: str, *, durable: bool = False) -> None:
 def json_text(content: Any, *, indent: int | None = 1, ascii: bool = False) -> str:
     """`content` as JSON that every program reads: null stands for not-a-number and infinity, which JSON has not.
 
+    What does not print (a terminal's codes of one byte, a change of direction) is escaped in any case.
+
     Args:
         indent: None gives a single line.
         ascii: other signs are escaped, for terminals of any encoding.
     """
-    return json.dumps(_finite(content), indent=indent, ensure_ascii=ascii, allow_nan=False)
+    text = json.dumps(_finite(content), indent=indent, ensure_ascii=ascii, allow_nan=False)
+    return _NOT_PRINTED.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def _finite(content: Any) -> Any:

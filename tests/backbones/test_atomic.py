@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from backbones.atomic import check_writable, replacing, sweep, write_json, write_text
+from backbones.atomic import check_writable, json_text, replacing, sweep, write_json, write_text
 from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
 
@@ -98,3 +98,11 @@ def test_a_fifo_or_device_is_refused_and_stays(tmp_path: Path, link: bool) -> No
             write(place)
     assert not place.is_file()
     assert list(tmp_path.iterdir()) == [place]
+
+
+def test_json_holds_nothing_that_a_terminal_obeys() -> None:
+    content = {"name": "\x1b[2J \x9b31m \u202e 漢字 \udcff"}
+    text = json_text(content)
+    assert text.replace("\n", "").isprintable()
+    assert "漢字" in text
+    assert json.loads(text) == content
