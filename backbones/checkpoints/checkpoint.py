@@ -426,10 +426,9 @@ def _as_plain(file: TensorFile, checkpoint: Checkpoint, model: TimmModel) -> Che
 
     The same names of tensors may mean another net (rotary positions are in no file, post-norm is not either), so both compute.
     """
-    theirs: Any = model.create().eval()
-    if not isinstance(theirs, (VisionTransformer, Beit)) or not hasattr(theirs.blocks[0], "attn"):
+    outline: Any = model.outline()[0]
+    if not isinstance(outline, (VisionTransformer, Beit)) or not hasattr(outline.blocks[0], "attn"):
         return None
-    theirs.load_state_dict(checkpoint.state)
     named = read_names(file.path, {**checkpoint.state, **checkpoint.head})
     if named.head.keys() - checkpoint.head.keys() - {"fc_norm.weight", "fc_norm.bias"}:
         return None
@@ -437,13 +436,15 @@ def _as_plain(file: TensorFile, checkpoint: Checkpoint, model: TimmModel) -> Che
         architecture = read_architecture(
             file.path,
             named.encoder,
-            heads=int(theirs.blocks[0].attn.num_heads),
+            heads=int(outline.blocks[0].attn.num_heads),
             img_size=model.img_size,
-            norm_eps=float(theirs.blocks[0].norm1.eps),
+            norm_eps=float(outline.blocks[0].norm1.eps),
         )
         _check(file.path, named.encoder, architecture)
     except UserError:
         return None
+    theirs: Any = model.create()
+    theirs.load_state_dict(checkpoint.state)
     plain = replace(
         checkpoint,
         layout=named.layout,

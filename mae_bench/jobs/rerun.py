@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from backbones.encoders.plugin import PREFIX as PLUGIN
+from backbones.encoders.timm_models import PREFIX as TIMM
 from backbones.errors import UserError
 from mae_bench.common.console import say
 from mae_bench.jobs.job import PlannedJob
@@ -58,9 +60,14 @@ def compare(old: Record, new: Record) -> list[dict[str, Any]]:
 def _checkpoint(old: Record, where: str) -> Checkpoint | None:
     if old.init.sha256 is None:
         return None
-    if old.init.checkpoint is None or not Path(old.init.checkpoint).is_file():
+    source = old.init.checkpoint or ""
+    if source.startswith(PLUGIN):
+        raise UserError(
+            f"{where}: init.checkpoint: {source} is a plug-in, and a record's word runs no code: give --checkpoint {source}"
+        )
+    if not Path(source.partition("=")[2] if source.startswith(TIMM) else source).is_file():
         raise UserError(f"{where}: init.checkpoint: {old.init.checkpoint} is not there: put the file back")
-    checkpoint = load_checkpoint(old.init.checkpoint)
+    checkpoint = load_checkpoint(source)
     if checkpoint.sha256 != old.init.sha256:
         raise UserError(
             f"{where}: init.checkpoint: {checkpoint.path} has other content now (sha256 {checkpoint.sha256[:12]}…, the record "
