@@ -6,6 +6,6 @@ no part here: a baseline is what this machine, or this team, measured before.
 
 from mae_bench.check.baseline import Baseline, load, update
 from mae_bench.check.compare import Finding, Verdict, compare
-from mae_bench.records.groups import Cell, cells_of
+from mae_bench.records.groups import RunGroup, group_runs
 
-__all__ = ["Baseline", "Cell", "Finding", "Verdict", "cells_of", "compare", "load", "update"]
+__all__ = ["Baseline", "Finding", "RunGroup", "Verdict", "compare", "group_runs", "load", "update"]

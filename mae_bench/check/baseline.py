@@ -22,7 +22,7 @@ from backbones import atomic
 from backbones.errors import UserError
 from backbones.plain_files import JSON_LIMIT, read_plain
 from mae_bench.common.yaml_file import check_size
-from mae_bench.records.groups import LOSS, SPEEDS, Cell, declared
+from mae_bench.records.groups import LOSS, SPEEDS, RunGroup, declared
 from tasks import task_of_protocol
 from tasks.spec import PERCENT, Metric
 
@@ -84,7 +84,7 @@ _SCHEMA: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Held:
+class BaselineMetric:
     """A figure of the baseline with its tolerance; `value` nan where the metric was not a number, None where not yet known."""
 
     metric: str
@@ -112,11 +112,11 @@ class Held:
 
 
 @dataclass(frozen=True)
-class HeldCell:
+class BaselineGroup:
     """What the baseline says of one cell."""
 
     name: str
-    figures: tuple[Held, ...]
+    figures: tuple[BaselineMetric, ...]
     device: str | None
     data: str | None
     recipe: str | None
@@ -129,7 +129,7 @@ class Baseline:
     """The file as it was read; `document` keeps its comments for `update`."""
 
     path: Path
-    cells: dict[str, HeldCell]
+    cells: dict[str, BaselineGroup]
     document: CommentedMap = field(repr=False, compare=False)
 
 
@@ -161,7 +161,7 @@ def load(path: Path) -> Baseline:
     return Baseline(path, cells, document)
 
 
-def update(path: Path, cells: Mapping[str, Cell]) -> Baseline:
+def update(path: Path, cells: Mapping[str, RunGroup]) -> Baseline:
     """Writes these cells' figures into the baseline at `path`, which need not be there yet; what people wrote stays.
 
     Cells that the runs have not keep their figures.
@@ -184,14 +184,14 @@ def update(path: Path, cells: Mapping[str, Cell]) -> Baseline:
     return load(path)
 
 
-def _cell(name: str, raw: Any, general: Any, line: int) -> HeldCell:
+def _cell(name: str, raw: Any, general: Any, line: int) -> BaselineGroup:
     task = task_of_protocol(name.partition("/")[0])  # as `groups.name_of` begins
     figures = tuple(
         _held(task, metric, own, general.get(metric, {}), raw["metrics"].lc.key(metric)[0] + 1)
         for metric, own in raw["metrics"].items()
     )
     seeds = tuple(raw.get("seeds", ()))
-    return HeldCell(name, figures, raw.get("device"), raw.get("data"), raw.get("recipe"), seeds, line)
+    return BaselineGroup(name, figures, raw.get("device"), raw.get("data"), raw.get("recipe"), seeds, line)
 
 
 def _default(metric: Metric) -> dict[str, Any]:
@@ -207,7 +207,9 @@ def _default(metric: Metric) -> dict[str, Any]:
     return {**width, **({"better": metric.better} if metric.better else {"two_sided": True})}
 
 
-def _held(task: str | None, metric: str, own: Mapping[str, Any], general: Mapping[str, Any], line: int) -> Held:
+def _held(
+    task: str | None, metric: str, own: Mapping[str, Any], general: Mapping[str, Any], line: int
+) -> BaselineMetric:
     """A tolerance of the cell's own takes the place of the general one, which else would widen it."""
     widths = own if _WIDTHS & own.keys() else general
     default = _default(declared(task, metric))
@@ -215,7 +217,7 @@ def _held(task: str | None, metric: str, own: Mapping[str, Any], general: Mappin
         widths = default
     value = own.get("value")
     better = own.get("better") or general.get("better") or default.get("better")
-    return Held(
+    return BaselineMetric(
         metric=metric,
         value=(math.nan if value is None else float(value)) if "value" in own else None,
         std=own.get("std"),
@@ -228,7 +230,7 @@ def _held(task: str | None, metric: str, own: Mapping[str, Any], general: Mappin
     )
 
 
-def _empty(cells: Iterable[Cell]) -> CommentedMap:
+def _empty(cells: Iterable[RunGroup]) -> CommentedMap:
     """A new baseline: of every cell the primary metric, those that count as much, and speeds."""
     metrics: dict[str, Any] = {}
     for cell in cells:
@@ -240,7 +242,7 @@ def _empty(cells: Iterable[Cell]) -> CommentedMap:
     return document
 
 
-def _put(document: CommentedMap, cell: Cell) -> None:
+def _put(document: CommentedMap, cell: RunGroup) -> None:
     """A cell's figures: of the metrics that the file holds in general, the cell's primary one, and those it lists itself."""
     general, held = document["metrics"], document["cells"]
     raw = held.setdefault(cell.name, CommentedMap())

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.errors import UserError
-from mae_bench.check.baseline import Baseline, Held, HeldCell
+from mae_bench.check.baseline import Baseline, BaselineGroup, BaselineMetric
 from mae_bench.jobs.status import collect
-from mae_bench.records.groups import SPEEDS, Cell, Figure
+from mae_bench.records.groups import SPEEDS, GroupValue, RunGroup
 
 HOLDS, REGRESSED, NOT_COMPARED = 0, 1, 2  # exit codes
 DIGITS = 1e-5  # share of a figure that its six digits in the file do not show
@@ -68,7 +68,7 @@ class Verdict:
         return {state: states.count(state) for state in STATES if state in states}
 
 
-def compare(baseline: Baseline, cells: Mapping[str, Cell], unfinished: Mapping[str, str] | None = None) -> Verdict:
+def compare(baseline: Baseline, cells: Mapping[str, RunGroup], unfinished: Mapping[str, str] | None = None) -> Verdict:
     """Judges `cells` by `baseline`.
 
     Args:
@@ -89,7 +89,7 @@ def compare(baseline: Baseline, cells: Mapping[str, Cell], unfinished: Mapping[s
     return Verdict(tuple(sorted(findings, key=lambda finding: STATES.index(finding.state))))
 
 
-def _problem(held: HeldCell, cell: Cell | None, unfinished: str | None) -> str:
+def _problem(held: BaselineGroup, cell: RunGroup | None, unfinished: str | None) -> str:
     if cell is None:
         return unfinished or "no finished run under --runs"
     if cell.problem:
@@ -99,7 +99,7 @@ def _problem(held: HeldCell, cell: Cell | None, unfinished: str | None) -> str:
     return ""
 
 
-def _judge(cell: HeldCell, held: Held, now: Cell) -> Finding:
+def _judge(cell: BaselineGroup, held: BaselineMetric, now: RunGroup) -> Finding:
     found = now.figure(held.metric)
     value, std = (None, None) if found is None else (found.value, found.std)
     state, note = _state(cell, held, now, found)
@@ -117,7 +117,7 @@ def _judge(cell: HeldCell, held: Held, now: Cell) -> Finding:
     )
 
 
-def _state(cell: HeldCell, held: Held, now: Cell, found: Figure | None) -> tuple[str, str]:
+def _state(cell: BaselineGroup, held: BaselineMetric, now: RunGroup, found: GroupValue | None) -> tuple[str, str]:
     if held.metric in SPEEDS and cell.device is not None and cell.device != now.device:
         return "skipped", f"other hardware: {now.device}; the baseline's: {cell.device}"
     if found is None:
@@ -132,13 +132,13 @@ def _state(cell: HeldCell, held: Held, now: Cell, found: Figure | None) -> tuple
     return _moved(held, found.value - held.value, held.allowed + DIGITS * abs(held.value))
 
 
-def _nan(found: Figure) -> tuple[str, str]:
+def _nan(found: GroupValue) -> tuple[str, str]:
     if math.isnan(found.value):
         return "regressed", "not a number any more"
     return "improved", "a number now"
 
 
-def _moved(held: Held, change: float, allowed: float) -> tuple[str, str]:
+def _moved(held: BaselineMetric, change: float, allowed: float) -> tuple[str, str]:
     if abs(change) <= allowed:
         return "holds", ""
     if held.two_sided:
@@ -147,7 +147,7 @@ def _moved(held: Held, change: float, allowed: float) -> tuple[str, str]:
     return ("improved" if better else "regressed"), ""
 
 
-def _differences(cell: HeldCell, now: Cell) -> Sequence[str]:
+def _differences(cell: BaselineGroup, now: RunGroup) -> Sequence[str]:
     """What else is not as it was, and may be why."""
     found = []
     if cell.recipe is not None and cell.recipe != now.recipe:
@@ -161,7 +161,7 @@ def _list(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _new(cell: Cell) -> Finding:
+def _new(cell: RunGroup) -> Finding:
     if cell.problem:
         return Finding(cell.name, cell.primary, "new", note=cell.problem)
     found = cell.figure(cell.primary)

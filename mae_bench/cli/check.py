@@ -34,14 +34,14 @@ def check(
     from mae_bench.check.baseline import load
     from mae_bench.check.baseline import update as write
     from mae_bench.check.compare import HOLDS, Verdict, compare, unfinished_cells
-    from mae_bench.records.groups import cells_of
+    from mae_bench.records.groups import group_runs
     from mae_bench.records.record import find
 
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder")
     if junit is not None:
         atomic.check_writable(junit, f"--junit {junit}")
-    cells = cells_of(find(runs))
+    cells = group_runs(find(runs))
     if update:
         atomic.check_writable(baseline, f"--baseline {baseline}")
         if not cells:

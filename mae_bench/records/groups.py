@@ -56,7 +56,7 @@ def shown_metrics(task: str | None, primary: str | None, metrics: Mapping[str, f
 
 
 @dataclass(frozen=True)
-class Figure:
+class GroupValue:
     """A metric over a cell's seeds: mean (nan as soon as one is), and sample standard deviation; None of one seed."""
 
     value: float
@@ -65,7 +65,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunGroup:
     """The finished runs of one name. `problem` says why they make no figure, such as runs of two recipes."""
 
     name: str
@@ -117,22 +117,22 @@ class Cell:
         """What is known of one of its figures."""
         return declared(self.records[0].task, key)
 
-    def figure(self, metric: str) -> Figure | None:
+    def figure(self, metric: str) -> GroupValue | None:
         """None when none of the runs has the metric."""
         found = [v for v in (_value(record, metric) for record in self.records) if v is not None]
         if not found:
             return None
         mean = statistics.fmean(found)
         several = len(found) > 1 and math.isfinite(mean)
-        return Figure(mean, statistics.stdev(found) if several else None, len(found))
+        return GroupValue(mean, statistics.stdev(found) if several else None, len(found))
 
 
-def cells_of(records: Iterable[Record]) -> dict[str, Cell]:
+def group_runs(records: Iterable[Record]) -> dict[str, RunGroup]:
     """Finished runs by the name of their cell, in the order of the names; the same job in two folders counts once."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in once([record for record in records if record.status == "done"]):
         groups[name_of(record)].append(record)
-    return {name: Cell(name, _by_seed(groups[name])) for name in sorted(groups)}
+    return {name: RunGroup(name, _by_seed(groups[name])) for name in sorted(groups)}
 
 
 def name_of(record: Record) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mae_bench.jobs.status import JobStatus
-from mae_bench.records.groups import Cell, declared, gain
+from mae_bench.records.groups import RunGroup, declared, gain
 from mae_bench.records.record import Record
 from tasks.spec import PERCENT
 
@@ -25,7 +25,7 @@ class Caution:
 
 
 def cautions(
-    records: Sequence[Record], cells: Mapping[str, Cell], unfinished: Sequence[JobStatus], unreadable: int
+    records: Sequence[Record], cells: Mapping[str, RunGroup], unfinished: Sequence[JobStatus], unreadable: int
 ) -> list[Caution]:
     """Serious ones first."""
     found = [
@@ -59,14 +59,14 @@ def _unreadable(count: int) -> Iterable[Caution]:
         yield Caution(f"{_count(count, 'record')} that cannot be read", text, serious=True)
 
 
-def _ambiguous(cells: Iterable[Cell]) -> Iterable[Caution]:
+def _ambiguous(cells: Iterable[RunGroup]) -> Iterable[Caution]:
     names = [cell.name for cell in cells if cell.problem]
     if names:
         text = f"Runs of one name that differ in more than the seed are not averaged: {_several(names)}."
         yield Caution("Different runs of one name", text)
 
 
-def _seeds(cells: Iterable[Cell]) -> Iterable[Caution]:
+def _seeds(cells: Iterable[RunGroup]) -> Iterable[Caution]:
     cells = [cell for cell in cells if cell.primary != "final_loss"]
     every = sorted({seed for cell in cells for seed in cell.seeds})
     missing = [f"{cell.name} (has {_join(cell.seeds)})" for cell in cells if set(cell.seeds) != set(every)]

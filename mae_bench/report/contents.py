@@ -13,7 +13,7 @@ import yaml
 from backbones.errors import UserError
 from mae_bench.common.text import plain
 from mae_bench.jobs.status import JobStatus, collect
-from mae_bench.records.groups import LOSS, Cell, cells_of, place
+from mae_bench.records.groups import LOSS, RunGroup, group_runs, place
 from mae_bench.records.record import FILE_NAME, Record, find
 from mae_bench.report import curves
 from mae_bench.report.caution import Caution, cautions
@@ -30,7 +30,7 @@ _SMALLEST = 0.75  # pixels a point of matplotlib's drawings
 
 
 @dataclass(frozen=True)
-class Shown:
+class TableSection:
     """A table of the paper as the page holds it; `svg` where it is drawn, too."""
 
     name: str
@@ -66,10 +66,10 @@ class Contents:
 
     folder: str
     records: tuple[Record, ...]
-    cells: dict[str, Cell]
+    cells: dict[str, RunGroup]
     jobs: tuple[JobStatus, ...]  # without a record
     cautions: tuple[Caution, ...]
-    tables: tuple[Shown, ...]
+    tables: tuple[TableSection, ...]
     charts: tuple[Chart, ...]
     reconstructions: tuple[Gallery, ...]
     galleries: tuple[Gallery, ...]
@@ -93,7 +93,7 @@ def collect_contents(runs: Path, *, draw_data: bool = False) -> Contents:
         raise UserError(
             f"--runs {runs}: no runs there: give the --out folder of `mae-bench run` or `mae-bench pretrain`"
         )
-    cells = cells_of(records)
+    cells = group_runs(records)
     album, left_out = Album(), []
     sheets = _reconstructions(records, album, draw_data)
     galleries = _galleries(cells, album)
@@ -139,7 +139,7 @@ def _without_record(runs: Path) -> list[JobStatus]:
         return []
 
 
-def _tables(records: Sequence[Record], runs: Path) -> list[Shown]:
+def _tables(records: Sequence[Record], runs: Path) -> list[TableSection]:
     """Every table; those with figures of ours first. A part of another table does not stand alone."""
     built = [build(name, records, runs_dir=runs) for name in names()]
     parts = {part.name for table in built for part in table.parts}
@@ -147,7 +147,7 @@ def _tables(records: Sequence[Record], runs: Path) -> list[Shown]:
     return sorted(shown, key=lambda table: not table.ours)
 
 
-def _shown(table: Table) -> Shown:
+def _shown(table: Table) -> TableSection:
     rows = [row for part in table.parts or (table,) for row in part.rows]
     cells = [cell for row in rows for cell in row.cells]
     ours = sum(cell.ours is not None for cell in cells)
@@ -156,7 +156,7 @@ def _shown(table: Table) -> Shown:
     svg = figures.draw(table, "svg").decode() if drawn else ""
     svg = _inline(svg) if svg else ""
     compared = sum(cell.difference is not None for cell in cells)
-    return Shown(table.name, table.title, html(table), svg, ours, published, compared)
+    return TableSection(table.name, table.title, html(table), svg, ours, published, compared)
 
 
 def _inline(svg: str) -> str:
@@ -166,7 +166,7 @@ def _inline(svg: str) -> str:
     return svg.replace("<svg", f'<svg style="min-width: {_SMALLEST * width:.0f}px"', 1)
 
 
-def _chart(cell: Cell) -> Chart:
+def _chart(cell: RunGroup) -> Chart:
     """Losses in training and, dashed, in validation; and the metric. A line a seed."""
     logs = [(r, curves.read_log(r.path.parent / "log.jsonl")) for r in cell.records if r.path is not None]
     loss, metric = [], []
@@ -216,7 +216,7 @@ def _reconstructions(records: Sequence[Record], album: Album, draw_data: bool) -
     return tuple(found)
 
 
-def _galleries(cells: Mapping[str, Cell], album: Album) -> tuple[Gallery, ...]:
+def _galleries(cells: Mapping[str, RunGroup], album: Album) -> tuple[Gallery, ...]:
     """What each detector and segmenter predicts: of its first seed that left pictures."""
     found = []
     for cell in cells.values():
@@ -227,7 +227,7 @@ def _galleries(cells: Mapping[str, Cell], album: Album) -> tuple[Gallery, ...]:
     return tuple(found)
 
 
-def figure_text(cell: Cell, metric: str) -> str:
+def figure_text(cell: RunGroup, metric: str) -> str:
     """``43.2 ± 0.9``, with the decimals that tables have."""
     found, decimals = cell.figure(metric), cell.declared(metric).decimals
     if found is None:

@@ -14,7 +14,7 @@ from backbones.vit.param_groups import param_groups
 from tasks.base import Evaluator, Task
 from tasks.classification.config import ClassificationRecipe
 from tasks.classification.evaluation import AccuracyEvaluator
-from tasks.classification.heads import load_head, number_by_head, other_names
+from tasks.classification.load_head import load_head, number_by_head, other_names
 from tasks.classification.mixing import Mixup
 from tasks.classification.model import Classifier
 from tasks.classification.pooled import PooledEncoder

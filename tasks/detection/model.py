@@ -18,8 +18,8 @@ from backbones.errors import UserError, unknown
 from backbones.vit.patch_size import set_patch_size
 from tasks.datasets.transforms import has_imagenet_colours, normalise
 from tasks.detection.config import DetectionConfig
-from tasks.detection.heads import proposals, roi_heads
 from tasks.detection.pyramid import SCALES, fpn, simple_pyramid
+from tasks.detection.rpn_roi_heads import proposals, roi_heads
 
 # Where the ViT's parameters sit in the model.
 ENCODER_PREFIX = "backbone.net.dense.encoder."

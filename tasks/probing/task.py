@@ -25,9 +25,9 @@ from tasks.datasets.options import layout_options
 from tasks.datasets.transforms import at_evaluation
 from tasks.probing.config import FeaturesConfig, ProbingRecipe
 from tasks.probing.evaluation import KnnEvaluator
-from tasks.probing.heads import GridEvaluator, Head, ProbeHeads
 from tasks.probing.kept import Source, kept_features
 from tasks.probing.knn import NearestNeighbours
+from tasks.probing.linear_grid import GridEvaluator, Head, ProbeHeads
 
 METHODS = ("knn", "probe")
 # As recipes of classification call them -> `backbones.encoders.features.KINDS`.

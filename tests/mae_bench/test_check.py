@@ -17,7 +17,7 @@ from mae_bench.check import ci, show
 from mae_bench.check.baseline import load, update
 from mae_bench.check.compare import compare
 from mae_bench.records import record
-from mae_bench.records.groups import cells_of
+from mae_bench.records.groups import group_runs
 from mae_bench.records.record import Device, Metrics, Record
 from tests.mae_bench.made_records import EMBEDDED, make
 
@@ -68,7 +68,7 @@ def held(path: Path, tolerance: str, value: str = "68.0", std: str = "") -> Path
     ],
 )
 def test_a_figure_may_move_by_its_tolerance(tmp_path: Path, tolerance: str, std: str, now: float, state: str) -> None:
-    verdict = compare(load(held(tmp_path / "b.yaml", tolerance, std=std)), cells_of(seeds(now)))
+    verdict = compare(load(held(tmp_path / "b.yaml", tolerance, std=std)), group_runs(seeds(now)))
     assert [finding.state for finding in verdict.findings] == [state]
 
 
@@ -77,7 +77,9 @@ def test_a_figure_may_move_by_its_tolerance(tmp_path: Path, tolerance: str, std:
     [("null", None, "holds"), ("68.0", None, "regressed"), ("null", 68.0, "improved")],
 )
 def test_not_a_number_is_worse_than_any_number(tmp_path: Path, value: str, now: float | None, state: str) -> None:
-    verdict = compare(load(held(tmp_path / "b.yaml", "{absolute: 1}", value)), cells_of([make(metrics={"top1": now})]))
+    verdict = compare(
+        load(held(tmp_path / "b.yaml", "{absolute: 1}", value)), group_runs([make(metrics={"top1": now})])
+    )
     assert [finding.state for finding in verdict.findings] == [state]
 
 
@@ -89,7 +91,7 @@ def test_not_a_number_is_worse_than_any_number(tmp_path: Path, value: str, now: 
 def test_what_a_baseline_was_taken_from_holds_against_it(
     tmp_path_factory: pytest.TempPathFactory, top1: list[float], speed: float, better: str
 ) -> None:
-    cells = cells_of(seeds(*top1, images_per_s=speed))
+    cells = group_runs(seeds(*top1, images_per_s=speed))
     path = tmp_path_factory.mktemp("held") / "b.yaml"
     path.write_text(
         f"schema_version: 1\nmetrics: {{top1: {{absolute: 0, better: {better}}}, images_per_s: {{relative: 0}}}}\ncells: {{}}\n"
@@ -101,7 +103,7 @@ def test_what_a_baseline_was_taken_from_holds_against_it(
 @settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1, max_size=200))
 def test_a_name_may_be_any_text(tmp_path_factory: pytest.TempPathFactory, method: str) -> None:
-    cells = cells_of(seeds(68.0, method=method))
+    cells = group_runs(seeds(68.0, method=method))
     path = tmp_path_factory.mktemp("named") / "b.yaml"
     assert compare(update(path, cells), cells).code == 0
     assert compare(update(path, cells), cells).counts == {"holds": 2}  # found again, not added
@@ -110,9 +112,9 @@ def test_a_name_may_be_any_text(tmp_path_factory: pytest.TempPathFactory, method
 def test_speeds_are_compared_on_the_same_hardware_only(tmp_path: Path) -> None:
     slow = replace(make(), images_per_s=100.0)
     other = replace(slow, device=Device(name="another processor", count=1, type="cpu"))
-    held_ = update(tmp_path / "b.yaml", cells_of([make()]))
-    assert compare(held_, cells_of([slow])).counts == {"regressed": 1, "holds": 1}
-    verdict = compare(held_, cells_of([other]))
+    held_ = update(tmp_path / "b.yaml", group_runs([make()]))
+    assert compare(held_, group_runs([slow])).counts == {"regressed": 1, "holds": 1}
+    verdict = compare(held_, group_runs([other]))
     assert (verdict.code, verdict.counts) == (0, {"skipped": 1, "holds": 1})
     skipped = next(finding for finding in verdict.findings if finding.state == "skipped")
     assert "another processor" in skipped.note
@@ -120,7 +122,7 @@ def test_speeds_are_compared_on_the_same_hardware_only(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_failed_or_ambiguous_could_not_be_compared(tmp_path: Path) -> None:
-    held_ = update(tmp_path / "b.yaml", cells_of(seeds(68.0, 69.0)))
+    held_ = update(tmp_path / "b.yaml", group_runs(seeds(68.0, 69.0)))
     other_data = replace(EMBEDDED, fingerprint="f" * 64)
     cases = [
         ([], "no finished run"),
@@ -131,25 +133,25 @@ def test_what_is_missing_failed_or_ambiguous_could_not_be_compared(tmp_path: Pat
         ([make(metrics={"top5": 90.0})], "do not have this metric"),
     ]
     for records, says in cases:
-        verdict = compare(held_, cells_of(records))
+        verdict = compare(held_, group_runs(records))
         assert verdict.code == 2, says
         assert says in verdict.findings[0].note
 
 
 def test_a_regression_outweighs_what_could_not_be_compared(tmp_path: Path) -> None:
-    held_ = update(tmp_path / "b.yaml", cells_of([*seeds(68.0), *seeds(40.0, protocol="linear")]))
-    assert compare(held_, cells_of(seeds(50.0))).code == 1
+    held_ = update(tmp_path / "b.yaml", group_runs([*seeds(68.0), *seeds(40.0, protocol="linear")]))
+    assert compare(held_, group_runs(seeds(50.0))).code == 1
 
 
 def test_changed_settings_and_other_seeds_are_said(tmp_path: Path) -> None:
-    held_ = update(tmp_path / "b.yaml", cells_of(seeds(68.0, 69.0)))
-    verdict = compare(held_, cells_of(seeds(68.0, recipe_hash="b" * 64)))
+    held_ = update(tmp_path / "b.yaml", group_runs(seeds(68.0, 69.0)))
+    verdict = compare(held_, group_runs(seeds(68.0, recipe_hash="b" * 64)))
     top1 = next(finding for finding in verdict.findings if finding.metric == "top1")
     assert top1.note == "the recipe's settings have changed; seeds 0, the baseline's 0, 1"
 
 
 def test_the_same_job_in_two_folders_is_one_run() -> None:
-    cells = cells_of([*seeds(68.0), *seeds(68.0)])
+    cells = group_runs([*seeds(68.0), *seeds(68.0)])
     assert [cell.problem for cell in cells.values()] == [None]
     assert cells[CELL].seeds == [0]
 
@@ -161,7 +163,7 @@ def test_a_baseline_takes_primary_metrics_and_speeds_with_tolerances_that_can_be
         make(protocol="pretrain", metrics=Metrics(last={}), primary_metric=""),
     ]
     path = tmp_path / "b.yaml"
-    cells = update(path, cells_of(records)).cells
+    cells = update(path, group_runs(records)).cells
     metrics = {name.split(",")[0]: [figure.metric for figure in cell.figures] for name, cell in cells.items()}
     assert metrics == {
         "finetune/vit_micro": ["top1", "images_per_s"],
@@ -174,20 +176,20 @@ def test_a_baseline_takes_primary_metrics_and_speeds_with_tolerances_that_can_be
 
 def test_an_update_keeps_what_people_wrote(tmp_path: Path) -> None:
     path = tmp_path / "b.yaml"
-    update(path, cells_of([*seeds(68.0), *seeds(40.0, protocol="linear")]))
+    update(path, group_runs([*seeds(68.0), *seeds(40.0, protocol="linear")]))
     text = path.read_text()
     text = text.replace("top1: {value: 68.0}", "top1: {value: 68.0, absolute: 3}  # noisy since May")
     text = text.replace("  top1: {absolute: 1.0", "  # agreed with everybody\n  top1: {absolute: 0.25")
     text = text.replace("metrics:\n  #", "metrics:\n  top5: {absolute: 2}\n  #")
     path.write_text(text)
     changed = [make(seed=0, metrics={"top1": 70.0, "top5": 91.0})]
-    update(path, cells_of(changed))
+    update(path, group_runs(changed))
     after = path.read_text()
     assert "top1: {value: 70.0, absolute: 3}  # noisy since May" in after
     assert "  # agreed with everybody\n  top1: {absolute: 0.25, stds: 2.0, better: higher}" in after
     assert "top5: {value: 91.0}" in after  # a metric added by hand is filled
     assert "top1: {value: 40.0}" in after  # a cell that was not run keeps its figures
-    update(path, cells_of(changed))
+    update(path, group_runs(changed))
     assert path.read_text() == after
 
 
@@ -234,7 +236,7 @@ def test_the_command_holds_regresses_and_cannot_compare(cli: Callable[..., Any],
 
 def test_a_failed_job_is_named_where_its_figure_is_missing(cli: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "b.yaml"
-    update(path, cells_of(seeds(68.0)))
+    update(path, group_runs(seeds(68.0)))
     run_dir = tmp_path / "runs" / "finetune" / "x"
     run_dir.mkdir(parents=True)
     (run_dir / "job.json").write_text(json.dumps({"id": "1", "name": "finetune/vit_micro-MAE-s0"}))
@@ -259,8 +261,8 @@ HOSTILE = 'M,A:E%\n::error::<b>"&\x07'
 
 
 def test_junit_is_xml_whatever_names_hold(tmp_path: Path) -> None:
-    held_ = update(tmp_path / "b.yaml", cells_of([*seeds(68.0), *seeds(68.0, method=HOSTILE)]))
-    verdict = compare(held_, cells_of(seeds(60.0, method=HOSTILE)))
+    held_ = update(tmp_path / "b.yaml", group_runs([*seeds(68.0), *seeds(68.0, method=HOSTILE)]))
+    verdict = compare(held_, group_runs(seeds(60.0, method=HOSTILE)))
     suite = ElementTree.fromstring(ci.junit(verdict)).find("testsuite")
     assert suite is not None
     assert {key: suite.get(key) for key in ("tests", "failures", "errors", "skipped")} == {
@@ -277,8 +279,8 @@ def test_junit_is_xml_whatever_names_hold(tmp_path: Path) -> None:
 
 def test_annotations_are_one_line_each_at_the_line_of_the_baseline(tmp_path: Path) -> None:
     path = tmp_path / "b.yaml"
-    held_ = update(path, cells_of(seeds(68.0, method=HOSTILE)))
-    verdict = compare(held_, cells_of(seeds(60.0, method=HOSTILE)))
+    held_ = update(path, group_runs(seeds(68.0, method=HOSTILE)))
+    verdict = compare(held_, group_runs(seeds(60.0, method=HOSTILE)))
     (line,) = ci.github(verdict, path, {"GITHUB_WORKSPACE": str(tmp_path)})
     properties, _, message = line.removeprefix("::error ").partition("::")
     found = dict(item.split("=", 1) for item in properties.split(","))
@@ -290,7 +292,7 @@ def test_annotations_are_one_line_each_at_the_line_of_the_baseline(tmp_path: Pat
 
 def test_the_summary_page_gets_the_table(tmp_path: Path) -> None:
     page = tmp_path / "summary.md"
-    verdict = compare(update(tmp_path / "b.yaml", cells_of(seeds(68.0))), cells_of(seeds(60.0, method="MAE")))
+    verdict = compare(update(tmp_path / "b.yaml", group_runs(seeds(68.0))), group_runs(seeds(60.0, method="MAE")))
     ci.write_summary(verdict, {"GITHUB_STEP_SUMMARY": str(page)})
     assert "### mae-bench check: regressed: 1 regressed, 1 holds" in page.read_text()
     assert page.read_text() == show.as_markdown(verdict)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mae_bench.records import record
-from mae_bench.records.groups import cells_of
+from mae_bench.records.groups import group_runs
 from mae_bench.records.record import Command, Git, Host, Init, Metrics, Record
 from mae_bench.report import caution, curves, pictures, reconstructions, write_report
 from tests.mae_bench import browser
@@ -182,7 +182,7 @@ def test_mistakes_are_named(
 
 
 def titles(*records: Record) -> list[str]:
-    return [c.title for c in caution.cautions(records, cells_of(records), [], 0)]
+    return [c.title for c in caution.cautions(records, group_runs(records), [], 0)]
 
 
 def test_cautions() -> None:

@@ -34,7 +34,7 @@ PAPER_IMG_SIZE = 224
 
 
 @dataclass(frozen=True)
-class Value:
+class AblationRow:
     """A row. `published`: its name in the published table, with `where` to tell namesakes apart.
 
     A pre-training belongs to the first row whose `settings` it has. `apart` says why its figures are never set against the
@@ -76,7 +76,7 @@ class Ablation:
     published: str
     factor: str  # heads the column of rows
     keys: tuple[str, ...]
-    rows: tuple[Value, ...]
+    rows: tuple[AblationRow, ...]
     columns: tuple[AblationColumn, ...] = (
         AblationColumn("fine-tuning", "ft", "finetune"),
         AblationColumn("linear", "lin", "linear"),
@@ -91,8 +91,8 @@ class Ablation:
         return {**PAPER, "encoder.arch": self.arch}
 
 
-def _values(key: str, values: tuple[int, ...], default: int, *, scale: float = 1) -> tuple[Value, ...]:
-    return tuple(Value(str(v), {key: v * scale}, v, default=v == default, x=v) for v in values)
+def _values(key: str, values: tuple[int, ...], default: int, *, scale: float = 1) -> tuple[AblationRow, ...]:
+    return tuple(AblationRow(str(v), {key: v * scale}, v, default=v == default, x=v) for v in values)
 
 
 TARGET_KEYS = ("mae.target", "mae.pca_components", "mae.tokenizer", "mae.vocabulary")
@@ -123,8 +123,8 @@ ABLATIONS = (
         "case",
         ("mae.encoder_mask_tokens",),
         (
-            Value("encoder w/ [M]", {"mae.encoder_mask_tokens": True}, "encoder w/ [M]"),
-            Value("encoder w/o [M]", {"mae.encoder_mask_tokens": False}, "encoder w/o [M]", default=True),
+            AblationRow("encoder w/ [M]", {"mae.encoder_mask_tokens": True}, "encoder w/ [M]"),
+            AblationRow("encoder w/o [M]", {"mae.encoder_mask_tokens": False}, "encoder w/o [M]", default=True),
         ),
         (*_COLUMNS, AblationColumn("FLOPs", "FLOPs", None, unit="x", metric="flops_ratio")),
     ),
@@ -135,10 +135,10 @@ ABLATIONS = (
         "case",
         TARGET_KEYS,
         (
-            Value("pixel (w/o norm)", {"mae.target": "pixels"}, "pixel (w/o norm)", default=True),
-            Value("pixel (w/ norm)", {"mae.target": "pixels_norm"}, "pixel (w/ norm)"),
-            Value("PCA", {"mae.target": "pca"}, "PCA"),
-            Value(
+            AblationRow("pixel (w/o norm)", {"mae.target": "pixels"}, "pixel (w/o norm)", default=True),
+            AblationRow("pixel (w/ norm)", {"mae.target": "pixels_norm"}, "pixel (w/ norm)"),
+            AblationRow("PCA", {"mae.target": "pca"}, "PCA"),
+            AblationRow(
                 "dVAE token",
                 {"mae.target": "tokens"},
                 "dVAE token",
@@ -153,15 +153,15 @@ ABLATIONS = (
         "case",
         ("augmentation.crop", "augmentation.color_jitter"),
         (
-            Value("none", {"augmentation.crop": "none"}, "none"),
-            Value("crop, fixed size", {"augmentation.crop": "fixed"}, "crop, fixed size"),
-            Value(
+            AblationRow("none", {"augmentation.crop": "none"}, "none"),
+            AblationRow("crop, fixed size", {"augmentation.crop": "fixed"}, "crop, fixed size"),
+            AblationRow(
                 "crop, rand size",
                 {"augmentation.crop": "random", "augmentation.color_jitter": 0.0},
                 "crop, rand size",
                 default=True,
             ),
-            Value("crop + color jit", {"augmentation.crop": "random"}, "crop + color jit"),
+            AblationRow("crop + color jit", {"augmentation.crop": "random"}, "crop + color jit"),
         ),
     ),
     Ablation(
@@ -171,7 +171,7 @@ ABLATIONS = (
         "case, ratio (%)",
         _SAMPLING,
         tuple(
-            Value(
+            AblationRow(
                 f"{sampling} {ratio}",
                 dict(zip(_SAMPLING, (sampling, ratio / 100), strict=True)),
                 sampling,

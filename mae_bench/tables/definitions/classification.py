@@ -84,7 +84,7 @@ PROTOCOL_DEFINITIONS = (
         published=(Published("mae_t6", row="subject", method="MAE"),),
         subjects=Subjects("data set", _transfer, _TRANSFER),
         recipes=_of_transfer,
-        apart="",
+        own_columns_by="",
     ),
     Definition(
         name="table13",
@@ -100,7 +100,7 @@ PROTOCOL_DEFINITIONS = (
             Published("mae_t13_sup", row="subject", method="supervised"),
         ),
         subjects=Subjects("test set", test_set, _ROBUSTNESS),
-        apart="",
+        own_columns_by="",
         notes=(
             "IN-C, lower is better: mCE is the mean over 15 corruptions of the error as a share of AlexNet's on the same "
             "corruption (arXiv 1903.12261), the figure that the paper prints; error is the plain mean of all 75 errors, "
@@ -113,7 +113,7 @@ PROTOCOL_DEFINITIONS = (
         title="Figure 9: partial fine-tuning, ImageNet-1K, top-1 accuracy (%)",
         task="classification",
         protocols=("partial",),
-        instead=("linear", "finetune"),
+        fallback_protocols=("linear", "finetune"),
         data=sets.IMAGENET,
         metrics=_TOP1,
         columns=(PaperColumn("ViT-L", "", "top1", LARGE, 224),),
@@ -169,7 +169,7 @@ PROTOCOL_DEFINITIONS = (
             label=lambda share: f"{100 * share:g} %",
         ),
         recipes=_with_few_labels,
-        apart="val",
+        own_columns_by="val",
         notes=("the paper has no figures with a part of the labels",),
     ),
 )

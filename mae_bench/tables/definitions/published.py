@@ -11,7 +11,7 @@ from mae_bench.tables.table import Cell, Measured, Row
 
 
 @dataclass(frozen=True)
-class Figure:
+class PublishedValue:
     """A figure as its source prints it, with its standard deviation over seeds if one is published; keys of the sources."""
 
     value: float
@@ -28,7 +28,7 @@ def verified_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [row for row in table["rows"] if row.get("verified") is True and row.get("source")]
 
 
-def wide(table: Mapping[str, Any]) -> dict[tuple[str, str], Figure]:
+def wide(table: Mapping[str, Any]) -> dict[tuple[str, str], PublishedValue]:
     """(row, column) -> figure, of a table with one row a method."""
     return {
         (str(row["row"]), column): _figure(row, column, value)
@@ -38,7 +38,7 @@ def wide(table: Mapping[str, Any]) -> dict[tuple[str, str], Figure]:
     }
 
 
-def long(table: Mapping[str, Any], column_key: str, value_key: str) -> dict[tuple[str, str], Figure]:
+def long(table: Mapping[str, Any], column_key: str, value_key: str) -> dict[tuple[str, str], PublishedValue]:
     """The same of a table with one row a cell, which names its column under `column_key` ("model")."""
     return {
         (str(row["row"]), str(row["values"][column_key])): _figure(row, value_key, row["values"][value_key])
@@ -47,7 +47,7 @@ def long(table: Mapping[str, Any], column_key: str, value_key: str) -> dict[tupl
     }
 
 
-def row(table: Mapping[str, Any], name: Any, where: Mapping[str, Any]) -> dict[str, Figure]:
+def row(table: Mapping[str, Any], name: Any, where: Mapping[str, Any]) -> dict[str, PublishedValue]:
     """Column -> figure of the row `name` (text or number) that has the values `where`, which tells namesakes apart.
 
     ``3.3x`` is the figure 3.3; its unit is the column's.
@@ -61,10 +61,10 @@ def row(table: Mapping[str, Any], name: Any, where: Mapping[str, Any]) -> dict[s
     }
 
 
-def _figure(row: Mapping[str, Any], column: str, value: Any) -> Figure:
+def _figure(row: Mapping[str, Any], column: str, value: Any) -> PublishedValue:
     std = row.get("std", {}).get(column)
     named = [*row["source"], *(row["std_source"] if std is not None else [])]
-    return Figure(float(str(value).removesuffix("x")), tuple(dict.fromkeys(named)), std)
+    return PublishedValue(float(str(value).removesuffix("x")), tuple(dict.fromkeys(named)), std)
 
 
 def sources(rows: Iterable[Row]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a table's definition is made of. The tables themselves are in `definitions` and the other ``*_definitions``."""
+"""What a definition of a table is made of. The tables themselves are in the files beside this one."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ class Published:
 
 @dataclass(frozen=True)
 class Delta:
-    """A last row: the figures of row `of` less those of row `less`, in the same columns."""
+    """A last row: the figures of row `minuend` less those of row `subtrahend`, in the same columns."""
 
     method: Method
-    of: str
-    less: str
+    minuend: str
+    subtrahend: str
 
 
 ONE = (Subject("", ""),)
@@ -121,10 +121,10 @@ class Definition:
     methods: tuple[Method, ...]
     published: tuple[Published, ...] = ()
     subjects: Subjects = Subjects("", lambda record: "", ONE)
-    instead: tuple[str, ...] = ()  # protocols that fill only what no record of `protocols` fills
-    instead_note: str = ""  # said where they do
+    fallback_protocols: tuple[str, ...] = ()  # protocols that fill only what no record of `protocols` fills
+    fallback_note: str = ""  # said where they do
     # What tells our own columns apart beside architecture and size: "data", "val" the validation images alone, "" neither.
-    apart: str = "data"
+    own_columns_by: str = "data"
     notes: tuple[str, ...] = ()
     chart: Chart | None = None
     # Which row a record belongs to; None leaves it out.
@@ -145,7 +145,7 @@ class Definition:
 
     def declared(self, key: str) -> Metric:
         """What the tasks of this table's records declare of a figure."""
-        tasks = [self.task, *map(task_of_protocol, (*self.protocols, *self.instead))]
+        tasks = [self.task, *map(task_of_protocol, (*self.protocols, *self.fallback_protocols))]
         known = [metric for task in tasks if task in registry() and (metric := registry()[task].declared(key))]
         return known[0] if known else undeclared(key)
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from mae_bench.records.groups import once, place
 from mae_bench.records.record import Record
 from mae_bench.tables.definitions import published
-from mae_bench.tables.definitions.ablations import PAPER_IMG_SIZE, Ablation, AblationColumn, Value
+from mae_bench.tables.definitions.ablations import PAPER_IMG_SIZE, Ablation, AblationColumn, AblationRow
 from mae_bench.tables.definitions.data_sets import IMAGENET, is_whole, is_whole_count
 from mae_bench.tables.fill import notes
 from mae_bench.tables.fill.counting import measured
@@ -25,7 +25,7 @@ from mae_bench.tables.table import Cell, Column, Measured, Row, Table
 Folder = str | os.PathLike[str] | None
 
 
-class Setting(NamedTuple):
+class ColumnKey(NamedTuple):
     """What stands in the same columns: equal in all but the row. The paper's own has no fingerprint."""
 
     arch: str
@@ -34,8 +34,8 @@ class Setting(NamedTuple):
     default: str  # the pre-training's settings that the ablation leaves alone, as JSON
 
 
-def _papers(ablation: Ablation) -> Setting:
-    return Setting(ablation.arch, PAPER_IMG_SIZE, "", "")
+def _papers(ablation: Ablation) -> ColumnKey:
+    return ColumnKey(ablation.arch, PAPER_IMG_SIZE, "", "")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Entry:
     """A record with its row and columns."""
 
     record: Record
-    row: Value
-    setting: Setting
+    row: AblationRow
+    setting: ColumnKey
 
     @property
     def pretraining(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _with_own_rows(ablation: Ablation, records: Sequence[Record]) -> Ablation:
     if len(ours) < 2:
         return ablation
     papers = {row.settings[key] for row in ablation.rows}
-    own = [Value(f"{value:g}", {key: value}, None, x=value) for value in ours - papers]
+    own = [AblationRow(f"{value:g}", {key: value}, None, x=value) for value in ours - papers]
     return replace(ablation, rows=tuple(sorted((*ablation.rows, *own), key=lambda row: row.x or 0)))
 
 
@@ -126,7 +126,7 @@ def _equal(ours: Any, wanted: Any) -> bool:
     return math.isclose(ours, wanted)
 
 
-def _setting(ablation: Ablation, row: Value, record: Record) -> Setting:
+def _setting(ablation: Ablation, row: AblationRow, record: Record) -> ColumnKey:
     said = record.init.pretraining or {}
     rest = {key: value for key, value in said["settings"].items() if key not in ablation.keys}
     paper = ablation.paper
@@ -140,11 +140,11 @@ def _setting(ablation: Ablation, row: Value, record: Record) -> Setting:
     )
     if as_paper:
         return _papers(ablation)
-    return Setting(record.arch, record.img_size, record.data.fingerprint, json.dumps(rest, sort_keys=True))
+    return ColumnKey(record.arch, record.img_size, record.data.fingerprint, json.dumps(rest, sort_keys=True))
 
 
 def _rows(
-    ablation: Ablation, value: Value, entries: Sequence[Entry], settings: Sequence[Setting], runs_dir: Folder
+    ablation: Ablation, value: AblationRow, entries: Sequence[Entry], settings: Sequence[ColumnKey], runs_dir: Folder
 ) -> Iterable[Row]:
     """The row of a value: one, or one a checkpoint and recipe where there are several, since those are not averaged."""
     figures = published.row(published.load()["tables"][ablation.published], value.published, value.where)
@@ -194,7 +194,7 @@ def _figure(
     return Measured((ratio,), (place(counted.record, runs_dir),), (counted.record.seed,))
 
 
-def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[Setting, str]) -> Iterable[str]:
+def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[ColumnKey, str]) -> Iterable[str]:
     if not entries:
         yield "ours: no finished run fills this table"
         return

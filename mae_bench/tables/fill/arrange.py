@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mae_bench.records.record import Record
-from mae_bench.tables.definitions.published import Figure
+from mae_bench.tables.definitions.published import PublishedValue
 from mae_bench.tables.definitions.schema import Definition, Delta, Subject
 from mae_bench.tables.fill import notes
 from mae_bench.tables.fill.counting import measured
 from mae_bench.tables.table import Cell, Column, Measured, Row
 from tasks.spec import Metric
 
-Figures = dict[tuple[str, str, str], Figure]  # (subject, method, heading of the paper's column)
+PublishedValues = dict[tuple[str, str, str], PublishedValue]  # (subject, method, heading of the paper's column)
 
 
-class Setting(NamedTuple):
+class ColumnKey(NamedTuple):
     """What a column stands for; `data` is empty where it is the paper's own (arch, size, data set).
 
     `arch` is empty where architectures are the table's subjects; `kind` says what else tells columns apart.
@@ -36,22 +36,22 @@ class Key(NamedTuple):
 
     subject: Any
     method: str
-    setting: Setting
+    setting: ColumnKey
     variant: int
 
 
 @dataclass(frozen=True)
-class Filling:
+class TableInputs:
     """What a definition's rows and columns are filled from; `own`: our settings with their headings."""
 
     runs: Mapping[Key, list[Record]]
-    own: Mapping[Setting, str]
+    own: Mapping[ColumnKey, str]
     subjects: Sequence[Subject]
-    figures: Figures
+    figures: PublishedValues
     metric: Callable[[str], Metric]  # key -> what the table's tasks declare of it
     runs_dir: str | os.PathLike[str] | None
 
-    def count(self, method: str, setting: Setting | None = None) -> int:
+    def count(self, method: str, setting: ColumnKey | None = None) -> int:
         """How many variants a method has, in a setting or at most in any."""
         numbers = (k.variant for k in self.runs if k.method == method and setting in (None, k.setting))
         return max(numbers, default=-1) + 1
@@ -61,18 +61,18 @@ class Filling:
         known = [method.label for method in definition.methods]
         return [*known, *sorted({key.method for key in self.runs} - set(known))]
 
-    def ours(self, slot: Slot, subject: Subject, method: str, variant: int) -> Measured | None:
+    def ours(self, slot: ColumnSource, subject: Subject, method: str, variant: int) -> Measured | None:
         """The figure of a cell's runs."""
         if slot.setting is None:
             return None
         group = self.runs.get(Key(subject.key, method, slot.setting, variant), [])
         return measured(group, subject.metric or slot.column.metric, self.runs_dir)
 
-    def declared(self, slot: Slot, subject: Subject) -> Metric:
+    def declared(self, slot: ColumnSource, subject: Subject) -> Metric:
         """What is known of the figures of a cell."""
         return self.metric(subject.metric or slot.column.metric)
 
-    def cell(self, slot: Slot, subject: Subject, method: str, variant: int) -> Cell:
+    def cell(self, slot: ColumnSource, subject: Subject, method: str, variant: int) -> Cell:
         """Published figure and ours; a second variant repeats the published one only beside ours."""
         ours = self.ours(slot, subject, method, variant)
         decimals = self.declared(slot, subject).decimals
@@ -83,11 +83,11 @@ class Filling:
 
 
 @dataclass(frozen=True)
-class Slot:
+class ColumnSource:
     """A column and the setting of the records that fill it; None where none can."""
 
     column: Column
-    setting: Setting | None
+    setting: ColumnKey | None
 
 
 class Grid(NamedTuple):
@@ -102,7 +102,7 @@ def numbered(method: str, variant: int) -> str:
     return f"{method} #{variant + 1}" if variant else method
 
 
-def by_method(definition: Definition, filling: Filling) -> Grid:
+def by_method(definition: Definition, filling: TableInputs) -> Grid:
     """A row a method below each subject; rows without any figure are left out."""
     slots = _slots(definition, filling)
     rows = []
@@ -115,9 +115,9 @@ def by_method(definition: Definition, filling: Filling) -> Grid:
     return Grid(tuple(slot.column for slot in slots), tuple(rows))
 
 
-def by_subject(definition: Definition, filling: Filling) -> Grid:
+def by_subject(definition: Definition, filling: TableInputs) -> Grid:
     """A row a subject, a column a method: what is drawn, with the subject's key as x."""
-    columns: list[tuple[Slot, str, int]] = []
+    columns: list[tuple[ColumnSource, str, int]] = []
     for slot in _slots(definition, filling):
         for method in filling.methods(definition):
             count = filling.count(method, slot.setting) if slot.setting else 0
@@ -140,9 +140,11 @@ def with_delta(delta: Delta, rows: Sequence[Row]) -> tuple[Row, ...]:
     """The rows and, last, ours of one less ours of another where a column has both; published as the paper prints it."""
     by_name = {row.method: row.cells for row in rows}
     nothing = (Cell(),) * max((len(row.cells) for row in rows), default=0)
-    of, less, printed = (by_name.get(name, nothing) for name in (delta.of, delta.less, delta.method.label))
+    minuend, subtrahend, printed = (
+        by_name.get(name, nothing) for name in (delta.minuend, delta.subtrahend, delta.method.label)
+    )
     cells = []
-    for one, other, published in zip(of, less, printed, strict=True):
+    for one, other, published in zip(minuend, subtrahend, printed, strict=True):
         ours = None
         if one.ours and other.ours:
             ours = Measured((one.ours.mean - other.ours.mean,), (*one.ours.records, *other.ours.records), ())
@@ -162,23 +164,23 @@ def _drawn(definition: Definition, column: Column, series: str) -> Column:
     )
 
 
-def _slots(definition: Definition, filling: Filling) -> list[Slot]:
+def _slots(definition: Definition, filling: TableInputs) -> list[ColumnSource]:
     """The paper's columns, then ours, by metric as the paper orders them."""
     slots = []
     for paper in definition.columns:
         setting = None
         if paper.arch is not None and paper.img_size is not None:
-            setting = Setting(paper.arch, paper.img_size, kind=paper.kind)
-        slots.append(Slot(Column(paper.heading, paper.metric, in_paper=True), setting))
+            setting = ColumnKey(paper.arch, paper.img_size, kind=paper.kind)
+        slots.append(ColumnSource(Column(paper.heading, paper.metric, in_paper=True), setting))
     for metric in definition.metrics:
         for setting, name in filling.own.items():
             if metric.kind in ("", setting.kind):
                 heading = " ".join(filter(None, (setting.kind, metric.label, name)))
-                slots.append(Slot(Column(heading, metric.key, in_paper=False), setting))
+                slots.append(ColumnSource(Column(heading, metric.key, in_paper=False), setting))
     return slots
 
 
-def against_scratch(definition: Definition, filling: Filling) -> Iterable[str]:
+def against_scratch(definition: Definition, filling: TableInputs) -> Iterable[str]:
     """Notes on pre-trained encoders beside one trained from scratch."""
     for subject in filling.subjects:
         for slot in _slots(definition, filling):

@@ -22,7 +22,7 @@ from mae_bench.tables.definitions.schema import ANY, Definition, Subject
 from mae_bench.tables.fill import arrange as layout
 from mae_bench.tables.fill import notes
 from mae_bench.tables.fill.ablations import build_ablation
-from mae_bench.tables.fill.arrange import Filling, Key, Setting
+from mae_bench.tables.fill.arrange import ColumnKey, Key, TableInputs
 from mae_bench.tables.fill.wall_clock import build_table2
 from mae_bench.tables.table import Table
 
@@ -34,7 +34,7 @@ class Entry:
     record: Record
     subject: Any  # key
     method: str
-    setting: Setting
+    setting: ColumnKey
 
 
 def names() -> list[str]:
@@ -71,7 +71,7 @@ def build(name: str, records: Iterable[Record], *, runs_dir: str | os.PathLike[s
 def _build_methods(definition: Definition, records: Sequence[Record], runs_dir: str | os.PathLike[str] | None) -> Table:
     candidates = [r for r in records if _belongs(definition, r)]
     entries = _entries(definition, once([r for r in candidates if r.status == "done"]))
-    filling = Filling(
+    filling = TableInputs(
         runs=_variants(definition, entries),
         own=_own(definition, entries),
         subjects=_subjects(definition, entries),
@@ -102,7 +102,7 @@ def _build_methods(definition: Definition, records: Sequence[Record], runs_dir: 
 
 
 def _belongs(definition: Definition, record: Record) -> bool:
-    if record.protocol not in (*definition.protocols, *definition.instead):
+    if record.protocol not in (*definition.protocols, *definition.fallback_protocols):
         return False
     if definition.method(record) is None:
         return False
@@ -132,34 +132,34 @@ def _label(definition: Definition, record: Record) -> str:
     return known.get(bare(name), name)
 
 
-def _setting(definition: Definition, key: Any, record: Record) -> Setting:
+def _setting(definition: Definition, key: Any, record: Record) -> ColumnKey:
     kind = definition.kind(record)
-    shape = Setting(ANY if definition.by_arch else record.arch, record.img_size, kind=kind)
+    shape = ColumnKey(ANY if definition.by_arch else record.arch, record.img_size, kind=kind)
     in_paper = (*shape[:2], kind) in {(column.arch, column.img_size, column.kind) for column in definition.columns}
     paper = definition.paper_data(kind)
     data = [subject.data or paper for subject in definition.subjects.known if subject.key == key]
     whole = any(is_whole(one, record) for one in data or [paper])
     if in_paper and whole and _label(definition, record) not in definition.never_compared:
         return shape
-    if not definition.apart:
+    if not definition.own_columns_by:
         return shape._replace(data="whole" if whole else "part")
     return shape._replace(data=record.data.name, fingerprint=_images(definition, record))
 
 
-def _own(definition: Definition, entries: Sequence[Entry]) -> dict[Setting, str]:
+def _own(definition: Definition, entries: Sequence[Entry]) -> dict[ColumnKey, str]:
     """The settings that the paper has not, with their headings."""
     own = sorted({e.setting for e in entries if e.setting.data})
     return {setting: _heading(definition, setting, own, entries) for setting in own}
 
 
-def _heading(definition: Definition, setting: Setting, own: Sequence[Setting], entries: Sequence[Entry]) -> str:
+def _heading(definition: Definition, setting: ColumnKey, own: Sequence[ColumnKey], entries: Sequence[Entry]) -> str:
     """``vit_micro_patch8, embedded``, with input size and data fingerprint where that is not enough."""
-    if not definition.apart:
+    if not definition.own_columns_by:
         part = ", part of the data" if setting.data == "part" and _has_column(definition, setting) else ""
         return f"{setting.arch}, {setting.img_size} px{part}"
     record = next(e.record for e in entries if e.setting == setting)
     paper = definition.paper_data(setting.kind)
-    whole = is_whole(paper, record) or definition.apart == "val"
+    whole = is_whole(paper, record) or definition.own_columns_by == "val"
     part = "part of " if setting.data == paper.name and not whole else ""
     heading = ", ".join(filter(None, (setting.arch, f"{part}{setting.data}")))
     namesakes = [o for o in own if (o.arch, o.data, o.kind) == (setting.arch, setting.data, setting.kind)]
@@ -170,7 +170,7 @@ def _heading(definition: Definition, setting: Setting, own: Sequence[Setting], e
     return heading
 
 
-def _has_column(definition: Definition, setting: Setting) -> bool:
+def _has_column(definition: Definition, setting: ColumnKey) -> bool:
     return (setting.arch, setting.img_size) in {(column.arch, column.img_size) for column in definition.columns}
 
 
@@ -193,8 +193,8 @@ def _variants(definition: Definition, entries: Sequence[Entry]) -> dict[Key, lis
     A variant is a checkpoint and a recipe for each subject: one number stands for one checkpoint in all rows.
     """
     runs: dict[Key, list[Record]] = defaultdict(list)
-    taken: dict[tuple[str, Setting], int] = defaultdict(int)
-    by_checkpoint: dict[tuple[str, Setting, str], list[Entry]] = defaultdict(list)
+    taken: dict[tuple[str, ColumnKey], int] = defaultdict(int)
+    by_checkpoint: dict[tuple[str, ColumnKey, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         by_checkpoint[entry.method, entry.setting, entry.record.init.sha256 or ""].append(entry)
     for (method, setting, _), group in by_checkpoint.items():
@@ -210,11 +210,11 @@ def _variants(definition: Definition, entries: Sequence[Entry]) -> dict[Key, lis
 def _images(definition: Definition, record: Record) -> str:
     """Fingerprint of a record's images, or of the validation images alone (it is "train+val")."""
     fingerprint = record.data.fingerprint
-    return fingerprint.rpartition("+")[2] if definition.apart == "val" else fingerprint
+    return fingerprint.rpartition("+")[2] if definition.own_columns_by == "val" else fingerprint
 
 
-def _figures(definition: Definition) -> layout.Figures:
-    found: layout.Figures = {}
+def _figures(definition: Definition) -> layout.PublishedValues:
+    found: layout.PublishedValues = {}
     for where in definition.published:
         table = published.load()["tables"][where.table]
         figures = published.long(table, *where.long) if where.long else published.wide(table)
@@ -240,7 +240,7 @@ def _published_notes(definition: Definition) -> Iterable[str]:
             yield f"published, {labels.get(row, row)}: {remark}"
 
 
-def _run_notes(definition: Definition, entries: Sequence[Entry], filling: Filling) -> Iterable[str]:
+def _run_notes(definition: Definition, entries: Sequence[Entry], filling: TableInputs) -> Iterable[str]:
     if not entries:
         yield "ours: no finished run fills this table"
         return
@@ -253,12 +253,12 @@ def _run_notes(definition: Definition, entries: Sequence[Entry], filling: Fillin
         these = [e.record for e in entries if e.setting == setting]
         named = " ".join(filter(None, (setting.kind, heading)))
         yield notes.own_setting(definition.paper_data(setting.kind), named, these)
-    if definition.instead_note and any(e.record.protocol not in definition.protocols for e in entries):
-        yield definition.instead_note
+    if definition.fallback_note and any(e.record.protocol not in definition.protocols for e in entries):
+        yield definition.fallback_note
     for row, why in definition.never_compared.items():
         if any(e.method == row for e in entries):
             yield f"{row}, ours: {why}"
-    groups: dict[tuple[str, Setting], dict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, ColumnKey], dict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for key, group in filling.runs.items():
         groups[key.method, key.setting][key.variant] += group
     for (method, setting), variants in groups.items():

@@ -18,7 +18,7 @@ from mae_bench.records.groups import once, place
 from mae_bench.records.record import Record
 from mae_bench.records.speed import Speed
 from mae_bench.tables.definitions import published
-from mae_bench.tables.definitions.ablations import Ablation, AblationColumn, Value
+from mae_bench.tables.definitions.ablations import Ablation, AblationColumn, AblationRow
 from mae_bench.tables.definitions.classification import HUGE, LARGE
 from mae_bench.tables.definitions.subjects import recipe_key
 from mae_bench.tables.fill import notes
@@ -111,7 +111,7 @@ def _ablation(arch: str) -> Ablation:
         factor=_FACTOR,
         keys=(_TOKENS, _DEPTH),
         rows=tuple(
-            Value(
+            AblationRow(
                 Case(arch, tokens, depth).label,
                 {_TOKENS: tokens, _DEPTH: depth},
                 f"{model}, w/ [M]" if tokens else model,

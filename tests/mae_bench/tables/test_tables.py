@@ -397,13 +397,13 @@ def test_names_from_records_cannot_break_a_table() -> None:
 ANOTHER_BENCHMARKS = {"linear_top1", "linear_top5", "ft_top1", "ft_top5", "knn_top5"}  # columns of no table of ours
 
 
-def figures_of(where: Published) -> dict[tuple[str, str], published.Figure]:
+def figures_of(where: Published) -> dict[tuple[str, str], published.PublishedValue]:
     raw = published.load()["tables"][where.table]
     found = published.long(raw, *where.long) if where.long else published.wide(raw)
     return {(row, column): figure for (row, column), figure in found.items() if column not in ANOTHER_BENCHMARKS}
 
 
-def every_published_figure() -> dict[str, list[published.Figure]]:
+def every_published_figure() -> dict[str, list[published.PublishedValue]]:
     return {d.name: [f for where in d.published for f in figures_of(where).values()] for d in DEFINITIONS}
 
 

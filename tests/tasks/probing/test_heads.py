@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from backbones.errors import UserError
 from mae_bench.engine.loop import fit
 from tasks.probing.config import FeaturesConfig, ProbeConfig, ProbingRecipe
-from tasks.probing.heads import GridEvaluator, Head, ProbeHeads
+from tasks.probing.linear_grid import GridEvaluator, Head, ProbeHeads
 from tasks.probing.task import ProbingTask
 from tasks.recipe import DataConfig, EncoderConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from tests.tasks.pictures import make_folders
