@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from backbones.errors import Interrupted, RunFailed
+from backbones.errors import Interrupted, RunFailed, UserError
 from mae_bench.common.console import say
 from mae_bench.engine.batches import batch_names
 from mae_bench.engine.checkpoints import checkpoints, go_back, load_newest, read_checkpoint
@@ -33,7 +33,7 @@ def resume(trainer: Trainer, run_dir: Path, name: str) -> int:
     if saved is None:
         trainer.keep_first()
     else:
-        trainer.load_state(saved)
+        _load(trainer, saved, run_dir)
     progress = trainer.progress
     progress.starts += 1
     for line in damaged:
@@ -46,6 +46,17 @@ def resume(trainer: Trainer, run_dir: Path, name: str) -> int:
     if progress.step:
         say(f"{name}: resuming at step {progress.step} of {trainer.total}")
     return progress.step
+
+
+def _load(trainer: Trainer, saved: dict[str, Any], run_dir: Path) -> None:
+    try:
+        trainer.load_state(saved)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        why = (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
+        raise UserError(
+            f"{checkpoints(run_dir / 'checkpoints')[-1]} does not fit this run ({type(e).__name__}: {why}): another version or "
+            "another run wrote it; delete it to go on from the one before it"
+        ) from e
 
 
 def _load_together(trainer: Trainer, run_dir: Path) -> tuple[dict[str, Any] | None, list[str]]:

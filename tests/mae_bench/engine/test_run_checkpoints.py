@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.errors import RunFailed, UserError
+from mae_bench.engine import faults
 from mae_bench.engine.checkpoints import (
     Damaged,
     checkpoints,
@@ -20,6 +21,7 @@ from mae_bench.engine.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
+from mae_bench.engine.trainer import Trainer
 
 STATE: dict[str, Any] = {"model": {"w": torch.arange(1000.0)}, "progress": {"step": 3, "loss": 0.5}}
 
@@ -101,3 +103,25 @@ def test_what_a_killed_process_left_is_cleaned_up(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").touch()
     clean(tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["checkpoints", "log.jsonl"]
+
+
+@pytest.mark.parametrize("state", [{}, {"version": 99, "model": {}}])
+def test_a_checkpoint_of_another_version_is_one_line(tmp_path: Path, state: dict[str, Any]) -> None:
+    save_checkpoint(tmp_path / "checkpoints", 3, state, keep=1)
+
+    class Other:
+        def load_state(self, saved: dict[str, Any]) -> None:
+            saved["progress"]["step"]
+
+    with pytest.raises(UserError, match=r"step_00000003\.pt does not fit this run \(KeyError"):
+        faults._load(cast(Trainer, Other()), state, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["step_abc.pt", "step_00000009.pt"])
+def test_what_is_no_checkpoint_by_name_or_kind_is_passed_over(tmp_path: Path, name: str) -> None:
+    whole = save_checkpoint(tmp_path, 3, STATE, keep=1)
+    if name == "step_abc.pt":
+        (tmp_path / name).write_bytes(b"x")
+    else:
+        (tmp_path / name).mkdir()
+    assert checkpoints(tmp_path) == [whole]
