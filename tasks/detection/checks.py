@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,21 @@ class Used:
     split: CocoSplit
     records: Sequence[Record]
     account: Account
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The images, where they lie and how many objects of each class they show; a stat of each file, once."""
+        paths = [record["file_name"] for record in self.records]
+        stats = [os.stat(path) for path in paths]
+        return Manifest(
+            f"{self.name} ({self.split.json})",
+            list(self.split.classes),
+            class_counts(self.split, self.records),
+            np.array([place_of(stat.st_dev, stat.st_ino) for stat in stats], np.int64),
+            name=lambda i: printable(os.path.relpath(paths[i], self.split.images)),
+            content=lambda i: Path(paths[i]).read_bytes(),
+            sizes=np.array([stat.st_size for stat in stats], np.int64),
+        )
 
 
 def open_books(split: CocoSplit, *, trains: bool) -> Account:
@@ -61,21 +77,6 @@ def class_counts(split: CocoSplit, records: Sequence[Record]) -> np.ndarray:
     """(C,) objects of each class, without crowds."""
     numbers = [a["category_id"] for record in records for a in record["annotations"] if not a["iscrowd"]]
     return np.bincount(numbers, minlength=len(split.classes))
-
-
-def manifest(used: Used) -> Manifest:
-    """The images, where they lie and how many objects of each class they show."""
-    paths = [record["file_name"] for record in used.records]
-    stats = [os.stat(path) for path in paths]
-    return Manifest(
-        f"{used.name} ({used.split.json})",
-        list(used.split.classes),
-        class_counts(used.split, used.records),
-        np.array([place_of(stat.st_dev, stat.st_ino) for stat in stats], np.int64),
-        name=lambda i: printable(os.path.relpath(paths[i], used.split.images)),
-        content=lambda i: Path(paths[i]).read_bytes(),
-        sizes=np.array([stat.st_size for stat in stats], np.int64),
-    )
 
 
 def class_notes(train: Used, val: Used) -> list[str]:

@@ -19,7 +19,7 @@ from tasks.datasets.account import Account, printable
 from tasks.datasets.embedded.root import embedded_root
 from tasks.datasets.manifest import VAL_IN_TRAIN, check_pair, copies, twice
 from tasks.datasets.roots import data_root
-from tasks.detection.checks import Used, class_notes, first_look, has_objects, manifest, open_books
+from tasks.detection.checks import Used, class_notes, first_look, has_objects, open_books
 from tasks.detection.config import DetectionRecipe
 from tasks.detection.data import (
     CocoDataset,
@@ -79,19 +79,19 @@ class DetectionTask(Task[DetectionRecipe]):
         _enter_limit(val.account, self.val.records, len(val.records))
         if not val.records:
             raise UserError(f"data.limit_val={data.limit_val} leaves no validation image")
-        splits, notes = [val], [*val.account.notes("val"), *twice(manifest(val))]
+        splits, notes = [val], [*val.account.notes("val"), *twice(val.manifest)]
         if not self.evaluates_only:
             used, unreadable = _train_images(self.recipe, train)
             splits = [used, val]
             notes = [*used.account.notes("train"), *unreadable, *notes]
-            notes += twice(manifest(used)) + check_pair(manifest(used), manifest(val), data.allow)
+            notes += twice(used.manifest) + check_pair(used.manifest, val.manifest, data.allow)
             notes += class_notes(used, val)
         return splits, notes
 
     def look_at_data(self) -> list[str]:
         """See `Task`."""
         if len(self._used) == 2:
-            self.data.notes += copies(*map(manifest, self._used))
+            self.data.notes += copies(*(used.manifest for used in self._used))
         return first_look(self.data, self._used, self.recipe.data.white_level)
 
     def _read(self, root: Path) -> tuple[CocoSplit, CocoSplit]:

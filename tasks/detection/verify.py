@@ -16,7 +16,7 @@ from tasks.datasets.look import spread
 from tasks.datasets.manifest import check_pair, copies, twice
 from tasks.datasets.roots import data_root
 from tasks.datasets.verify import Advance, Published, Report, SplitReport
-from tasks.detection.checks import Used, class_counts, class_notes, has_objects, manifest, open_books
+from tasks.detection.checks import Used, class_counts, class_notes, has_objects, open_books
 from tasks.detection.config import DetectionRecipe
 from tasks.detection.data import CocoSplit, Record, read_pixels, read_split, require_masks
 from tasks.detection.layout import find_json
@@ -140,7 +140,7 @@ def _compare(report: SplitReport, train: Used, val: Used) -> None:
     if ours != theirs:
         report.problem("its categories are not those of training: ids and names must be the same")
         return
-    trained, judged = manifest(train), manifest(val)
+    trained, judged = train.manifest, val.manifest
     try:
         report.notes += (
             twice(trained)
