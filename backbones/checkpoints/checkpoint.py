@@ -261,8 +261,8 @@ def open_encoder(config: EncoderSettings, checkpoint: Checkpoint | None, **how: 
             raise _other_arch(checkpoint, config.arch)
         encoder = checkpoint.open(img_size=config.img_size, drop_path=config.drop_path, **how)
         path = checkpoint.source
-    told = {name: getattr(config, name) for name in ("mean", "std", "interpolation", "crop_pct")}
-    encoder.preprocessing = encoder.preprocessing.overridden(**told).known(path)
+    instead = {name: getattr(config, name) for name in ("mean", "std", "interpolation", "crop_pct")}
+    encoder.preprocessing = encoder.preprocessing.overridden(**instead).known(path)
     return encoder
 
 
@@ -273,8 +273,8 @@ def _from_scratch(config: EncoderSettings, dynamic: bool) -> Encoder:
         net = model.open(None, size, drop_path=config.drop_path, dynamic=dynamic)
         return Encoder(net, model.preprocessing(), arch=config.arch, img_size=size)
     vit = create_encoder(config.arch, img_size=config.img_size, drop_path=config.drop_path)
-    told = family_default((config.img_size, config.img_size), "from scratch")
-    return Encoder(vit, told, arch=config.arch, plain=True)
+    default = family_default((config.img_size, config.img_size), "from scratch")
+    return Encoder(vit, default, arch=config.arch, plain=True)
 
 
 def _other_arch(checkpoint: Checkpoint, arch: str) -> UserError:
@@ -305,7 +305,10 @@ def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] |
         file = read_tensors(resolve_remote(source))
     else:
         file = read_tensors(shipped.find(source) or Path(source))
-    return replace(_of_file(file, img_size), source=str(file.path.absolute()))
+    found = replace(_of_file(file, img_size), source=str(file.path.absolute()))
+    if source.startswith("hf:") and found.method == file.path.absolute().parent.name:  # the cache's name of a folder
+        return replace(found, method=source.rpartition("/")[2])
+    return found
 
 
 def _of_name(name: str) -> Checkpoint:
@@ -359,7 +362,8 @@ def _of_hugging_face(file: TensorFile, img_size: tuple[int, int] | None) -> Chec
     kind = str(file.config["model_type"])
     if huggingface.family_of(file.config) is not None:
         model, tensors, aside = huggingface.convert(file.config, file.tensors, file.path)
-        found = replace(_of_timm(file, model, kind, tensors), layout="huggingface", aside=tuple(aside))
+        label = told.label_of_file(file)
+        found = replace(_of_timm(file, model, label, tensors), layout="huggingface", aside=tuple(aside))
     elif kind in huggingface.PLAIN:
         if file.config.get("hidden_act", "gelu") != "gelu":
             raise UserError(f"{file.path}: config.json: hidden_act {file.config['hidden_act']}: the plain ViT has gelu")
@@ -369,10 +373,10 @@ def _of_hugging_face(file: TensorFile, img_size: tuple[int, int] | None) -> Chec
         raise UserError(f"{file.path}: config.json: model_type {kind} is no image encoder that is known: {known}")
     processor = file.beside(image_processor.FILE)
     size = found.img_size
-    told = (
+    preprocessing = (
         image_processor.of_processor(processor, size, file.path) if processor else image_processor.of_family(kind, size)
     )
-    return replace(found, preprocessing=told)
+    return replace(found, preprocessing=preprocessing)
 
 
 def _label(model: TimmModel) -> str:

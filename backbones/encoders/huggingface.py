@@ -92,10 +92,19 @@ def convert(config: Config, tensors: Tensors, path: object) -> tuple[TimmModel, 
         {k: v for k, v in args.items() if k != "final_norm_eps"},
         {"input_size": (3, *size), "fixed_input_size": "img_size" in args},
         f"config.json ({config['model_type']})",
-        label=str(config["model_type"]),
+        label=_label(str(config["model_type"]), args),
         final_norm_eps=args.get("final_norm_eps"),
     )
     return model, family.together(renamed, own), aside
+
+
+def _label(kind: str, args: Mapping[str, Any]) -> str:
+    """Such as ``siglip_w768_d12_patch16`` or ``swin_w96_d2-2-6-2``."""
+    depth = args.get("depths", args.get("stages", args.get("depth")))
+    width = args["dims"][0] if "dims" in args else args["embed_dim"]
+    patch = f"_patch{args['patch_size']}" if "depth" in args else ""
+    layers = "-".join(map(str, depth)) if isinstance(depth, (list, tuple)) else depth
+    return f"{kind.removesuffix('_vision_model')}_w{width}_d{layers}{patch}"
 
 
 def rename(name: str, renames: Renames) -> str:

@@ -239,3 +239,9 @@ def test_no_code_of_a_folder_is_run(tmp_path: Path) -> None:
     folder = written(tmp_path, "dinov2", {"auto_map": {"AutoModel": "evil.Model"}})
     (folder / "evil.py").write_text("raise SystemExit('ran')")
     assert load_checkpoint(folder).open() is not None
+
+
+def test_folders_of_one_family_are_told_apart_by_size_and_by_their_names(tmp_path: Path) -> None:
+    found = load_checkpoint(written(tmp_path / "siglip-of-mine", "siglip"))
+    assert (found.arch, found.method) == ("siglip_w48_d2_patch8", "siglip-of-mine")
+    assert load_checkpoint(written(tmp_path / "b", "swin")).arch == "swin_w16_d2-2"
