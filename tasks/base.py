@@ -31,6 +31,7 @@ class DataInfo:
     split: str = "val"
     notes: list[str] = field(default_factory=list)  # such as "3 unreadable images left out"
     account: dict[str, Any] = field(default_factory=dict)  # split -> `Account.to_json` (`tasks.datasets.account`)
+    looked: list[str] = field(default_factory=list)  # what a look before the first step saw, such as sizes and copies
     class_names: list[str] = field(default_factory=list)  # class index -> name; the order is part of a head
 
 

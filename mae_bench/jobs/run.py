@@ -110,9 +110,9 @@ def _run(
 ) -> Record:
     job = _with_counts(job, task)  # before the model is compiled or wrapped
     started = _now()
-    for line in _on_main(accelerator, task.look_at_data) or []:
-        say(line)
     try:
+        for line in _on_main(accelerator, task.look_at_data) or []:
+            say(line)
         # Twice: torch may report a worker's death just while the first is leaving for another error of the same death.
         with dead_workers_explained(), dead_workers_explained():
             result = fit(task, run_dir, name=job.name, accelerator=accelerator, check_owner=check_owner)

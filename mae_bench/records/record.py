@@ -70,6 +70,7 @@ class Data:
     split: str = "val"
     notes: list[str] = field(default_factory=list)
     account: dict[str, Any] = field(default_factory=dict)  # by split: `tasks.datasets.account`
+    looked: list[str] = field(default_factory=list)
     class_names: list[str] = field(default_factory=list)
 
 

@@ -40,8 +40,13 @@ def _third(raw: Raw) -> Raw:
 
 
 def _fourth(raw: Raw) -> Raw:
-    """Version 4 says what images went through before the encoder, where that is known from, and checksums of the weights."""
-    return {"preprocessing": None, "exports": {}, **raw}
+    """Version 4 says what images went through before the encoder, where that is known from, and checksums of the weights.
+
+    Of the data it says what a look before the first step saw.
+    """
+    data = raw.get("data")
+    looked = {"data": {"looked": [], **data}} if isinstance(data, dict) else {}
+    return {"preprocessing": None, "exports": {}, **raw, **looked}
 
 
 _NEXT: dict[int, Callable[[Raw], Raw]] = {1: _second, 2: _third, 3: _fourth}

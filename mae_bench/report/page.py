@@ -95,6 +95,7 @@ def provenance(record: Record, runs: Path) -> dict[str, Any]:
         ("data's fingerprint", data.fingerprint),
         ("data, account", account.summary(data.account)),
         ("data, notes", "; ".join(data.notes)),
+        ("data, looked at", "; ".join(data.looked)),
         ("metrics, last", _numbers(record.metrics.last)),
         ("metrics, best epoch", _numbers(record.metrics.best or {})),
         ("selection", record.metrics.selection if record.primary_metric else ""),

@@ -68,7 +68,7 @@ def describe(
 
 
 def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
-    """Looks at some images of each split; adds what it sees to the notes of `info`. Returns three lines for people.
+    """Looks at some images of each split; adds what it sees to `info`. Returns three lines for people.
 
     Raises:
         UserError: an image that cannot be read, naming it.
@@ -86,7 +86,7 @@ def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
         balance = f", {few:,} to {many:,} of each of {np.count_nonzero(counts):,} classes" if images.classes > 1 else ""
         told.append(f"{name}: {len(images):,} images{balance}, {seen.sizes()} ({seen.images:,} looked at)")
     if len(splits) == 2 and info.class_names:
-        info.notes += copies(splits["train"].manifest(), splits["val"].manifest())
+        info.looked += copies(splits["train"].manifest(), splits["val"].manifest())
     return three_lines(info, told)
 
 

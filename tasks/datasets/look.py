@@ -66,9 +66,9 @@ def look(content: Callable[[int], bytes], rows: Sequence[int], done: Callable[[i
 
 
 def three_lines(info: DataInfo, seen: Sequence[str]) -> list[str]:
-    """What people read before the first step: what was seen, the account, all notes; `seen` joins them afterwards."""
-    notes = "; ".join(info.notes) or "nothing else to be said"
-    info.notes += seen
+    """What people read before the first step: what was seen, the account, all notes; `seen` joins ``info.looked``."""
+    notes = "; ".join([*info.looked, *info.notes]) or "nothing else to be said"
+    info.looked += seen
     return [f"data {info.name}: {line}" for line in ("; ".join(seen), summary(info.account), notes)]
 
 

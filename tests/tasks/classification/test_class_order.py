@@ -166,7 +166,8 @@ def test_copies_of_training_images_and_sizes_are_noted_before_the_first_step(tmp
     )
     assert second == "data mine: train 13 files = 13 used + 0 left out; val 7 files = 7 used + 0 left out"
     assert "1 of 7 looked at have the very bytes of a training image" in third
-    assert any("very bytes" in note for note in task.data.notes)
+    assert any("very bytes" in note for note in task.data.looked)
+    assert task.data.notes == []
 
 
 def test_an_image_that_cannot_be_read_is_refused_before_the_first_step(tmp_path: Path) -> None:

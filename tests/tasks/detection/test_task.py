@@ -100,7 +100,7 @@ def test_before_the_first_step_three_lines_say_what_is_there(coco: Path) -> None
         "data coco: train 10 annotations = 10 used + 0 left out, 6 images = 5 used + 1 left out (1 empty_image), 3 classes = "
     )
     assert "2 of 3 classes have no validation image, such as 'seven'" in lines[2]
-    assert lines[0].removeprefix("data coco: ").split("; ")[0] in task.data.notes
+    assert lines[0].removeprefix("data coco: ").split("; ")[0] in task.data.looked
 
 
 def test_what_cannot_be_decoded_stops_before_the_first_step(coco: Path) -> None:
