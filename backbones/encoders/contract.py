@@ -224,6 +224,8 @@ def _layers(net: Any, plain: bool) -> dict[str, int]:
     names = [name for name, _ in net.named_parameters()]
     if plain:
         return {name: layer_id(name, len(net.blocks)) for name in [*names, _HEAD]}
+    if not hasattr(net, "group_matcher"):
+        return {**dict.fromkeys(names, 0), _HEAD: 1}  # `param_groups` refuses layer decay then
     matcher = net.group_matcher()
     found = group_with_matcher([(name, None) for name in [*names, _HEAD]], matcher, reverse=True)
     layers = {name: 0 if _INPUT.match(name) else int(found[name]) for name in names}

@@ -88,7 +88,15 @@ def param_groups(
         layer_of: layers of the encoder's parameters by name, where it is no plain ViT; the head's is ``depth + 1``.
         spared: parameters of the encoder that keep away from weight decay, too.
         no_decay: tells (full name, parameter) that keep away from weight decay.
+
+    Raises:
+        UserError: layer decay of an encoder that does not say its layers in order.
     """
+    if layer_decay not in (None, 1.0) and layer_of is not None and len(set(layer_of.values())) < 2:
+        raise UserError(
+            f"optimizer.layer_decay={layer_decay:g}: this encoder does not say its layers in order (layers of Encoder.wrap): "
+            "give --set optimizer.layer_decay=null"
+        )
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

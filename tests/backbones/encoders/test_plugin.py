@@ -11,7 +11,9 @@ import torch
 
 from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.encoders.contract import Encoder
+from backbones.encoders.timm_models import registered
 from backbones.errors import UserError
+from backbones.vit.param_groups import param_groups
 
 WRAP = "mean=[0.5] * 3, std=[0.25] * 3, img_size=32, interpolation='bilinear', crop_pct=0.9"
 GOOD = f"""
@@ -164,6 +166,21 @@ def test_weights_and_preprocessing_are_part_of_a_job_s_identity(plugin: Plugin) 
     seeded = "    import torch; torch.manual_seed({})\n" + GOOD
     first = load_checkpoint(plugin(seeded.format(0), "encoder"))
     assert first.identity != first.sha256
+
+
+def test_layer_decay_asks_for_the_layers(plugin: Plugin) -> None:
+    encoder = load_checkpoint(plugin(GOOD, "stages")).open()  # which names none
+    assert param_groups(encoder, weight_decay=0.1, **encoder.layer_rules)
+    with pytest.raises(UserError, match=r"optimizer\.layer_decay=null"):
+        param_groups(encoder, weight_decay=0.1, layer_decay=0.75, **encoder.layer_rules)
+
+
+def test_a_net_of_timm_that_groups_no_layers_has_one() -> None:
+    """timm's MetaFormer, PiT and CSATv2 have no ``group_matcher``."""
+    model = registered("poolformerv2_s12")
+    encoder = Encoder(model.outline()[0], model.preprocessing(), arch=model.arch)
+    assert set(encoder.layer_of.values()) == {0}
+    assert encoder.head_layer == 1
 
 
 def test_the_api_has_the_contract() -> None:
