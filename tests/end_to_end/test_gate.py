@@ -20,13 +20,13 @@ def test_a_baseline_holds_until_something_breaks(cli: Callable[..., Any], tmp_pa
     assert cli("check", "--runs", nightly, "--baseline", baseline, "--update").code == 0
     text = baseline.read_text()
     assert "final_loss: {relative: 0.02, better: lower}" in text
-    # The same code gives the same loss to the last digit; its speed is not what this test is about.
-    text = text.replace("relative: 0.02", "relative: 0").replace("relative: 0.25", "relative: 1000")
-    baseline.write_text(text)
+    baseline.write_text(
+        text.replace("relative: 0.02", "relative: 0")
+    )  # the same code gives the same loss to the last digit
 
     assert cli(*PRETRAIN, "--out", again / "pretrain").code == 0
     held = cli("check", "--runs", again, "--baseline", baseline)
-    assert (held.code, held.out.splitlines()[-1]) == (0, "holds: 2 holds")
+    assert (held.code, held.out.splitlines()[-1]) == (0, "holds: 1 holds")
 
     # Somebody lost the learning rate.
     assert cli(*PRETRAIN, "--set", "optimizer.lr=1e-8", "--out", broken / "pretrain").code == 0
@@ -38,7 +38,7 @@ def test_a_baseline_holds_until_something_breaks(cli: Callable[..., Any], tmp_pa
     assert failed.err.splitlines()[-1].startswith(f"::error file={baseline}")
     suite = ElementTree.parse(junit).find("testsuite")
     assert suite is not None
-    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    assert (suite.get("tests"), suite.get("failures")) == ("1", "1")
 
     page = tmp_path / "report.html"
     assert cli("report", "--runs", tmp_path, "--out", page).code == 0
