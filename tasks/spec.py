@@ -69,7 +69,7 @@ class TaskSpec:
         labelled: it can train on a part of the labels (`tasks.datasets.label_subset`).
         verify: "module:function" that looks at a data set for `mae-bench data verify`, called as
             ``verify(recipe, folder, full=…, sample=…, progress=…)``; it returns a `tasks.datasets.verify.Report`.
-        suits: "module:function" that says why an encoder (its `Architecture`) cannot start the task, "" where it can.
+        suits: "module:function" that says why an encoder (a `Checkpoint`) cannot start the task, "" where it can.
     """
 
     recipe: str

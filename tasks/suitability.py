@@ -11,8 +11,5 @@ from tasks import load, spec
 
 def why_not(task: str, checkpoint: Checkpoint) -> str:
     """What keeps an encoder from a task of the registry; empty when nothing does."""
-    architecture = checkpoint.plain
-    if architecture is None:
-        return f"it is for the plain ViT that MAE has, this is a {checkpoint.arch}"
     suits = spec(task).suits
-    return "" if suits is None else str(load(suits)(architecture))
+    return "" if suits is None else str(load(suits)(checkpoint))

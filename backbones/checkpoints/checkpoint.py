@@ -38,6 +38,7 @@ from backbones.encoders.timm_models import TimmModel, fit, of_config, registered
 from backbones.errors import UserError
 from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.targets import create_target
+from backbones.vit.dense import takes_windows
 from backbones.vit.encoder import create_encoder
 from backbones.vit.pos_embed import resample_grid
 
@@ -264,6 +265,17 @@ def open_encoder(config: EncoderSettings, checkpoint: Checkpoint | None, **how: 
     instead = {name: getattr(config, name) for name in ("mean", "std", "interpolation", "crop_pct")}
     encoder.preprocessing = encoder.preprocessing.overridden(**instead).known(path)
     return encoder
+
+
+def open_dense(config: EncoderSettings, checkpoint: Checkpoint | None, size: int) -> Encoder:
+    """The encoder of a dense task, whose images have `size` pixels a side at most.
+
+    A ViT that takes windows keeps the recipe's size, its positions being resampled to each image; others are opened at `size`.
+    """
+    encoder = open_encoder(config, checkpoint, positions="resample", dynamic=True)
+    if takes_windows(encoder.net) or config.img_size == size:
+        return encoder
+    return open_encoder(replace(config, img_size=size), checkpoint, dynamic=True)  # type: ignore[type-var]
 
 
 def _from_scratch(config: EncoderSettings, dynamic: bool) -> Encoder:

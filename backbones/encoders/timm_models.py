@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import isqrt
 from typing import Any, cast
 from unittest import mock
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import UserError
+from backbones.vit.pos_embed import resample_grid
 
 PREFIX = "timm:"
 
@@ -117,9 +119,7 @@ class TimmModel:
         net = self._flexible(drop_path) if dynamic else self.create(drop_path=drop_path)
         if state is not None:
             net.load_state_dict(state)
-        if img_size != self.img_size:
-            self._resize(net, img_size)
-        return net
+        return net if img_size == self.img_size else self._resized(net, img_size, drop_path)
 
     def _flexible(self, drop_path: float) -> nn.Module:
         for option in ({"dynamic_img_size": True}, {"strict_img_size": False}):
@@ -129,20 +129,43 @@ class TimmModel:
                 continue
         return self.create(drop_path=drop_path)
 
-    def _resize(self, net: Any, img_size: tuple[int, int]) -> None:
-        if not self.cfg.get("fixed_input_size", False):
-            return
+    def _resized(self, net: Any, img_size: tuple[int, int], drop_path: float) -> nn.Module:
+        """`net` for another image size; where timm has no call for that, one that is made for it, positions resampled."""
+        if not self.cfg.get("fixed_input_size", False) or (
+            not hasattr(net, "set_input_size") and _takes(net, img_size)
+        ):
+            return net
         if not hasattr(net, "set_input_size"):
-            height, width = self.img_size
-            raise UserError(
-                f"{self.arch} takes images of {height} x {width} px alone: give --set encoder.img_size={height}"
-            )
+            return self._made_anew(net, img_size, drop_path)
         try:
             net.set_input_size(img_size=img_size)
         except (AssertionError, ValueError, RuntimeError) as e:
             raise UserError(
                 f"{self.arch} cannot take images of {img_size[0]} x {img_size[1]} px: {_first_line(e)}"
             ) from e
+        return net
+
+    def _made_anew(self, net: nn.Module, img_size: tuple[int, int], drop_path: float) -> nn.Module:
+        height, width = self.img_size
+        reason = f"{self.arch} takes images of {height} x {width} px alone: give --set encoder.img_size={height}"
+        try:
+            new = self.create(drop_path=drop_path, img_size=img_size)
+        except UserError as e:
+            raise UserError(reason) from e
+        state = net.state_dict()
+        for name, wanted in new.state_dict().items():
+            found = state[name]
+            if found.shape == wanted.shape:
+                continue
+            shrunk = found.shape[1] * img_size[0] * img_size[1] == wanted.shape[1] * height * width
+            if name != "pos_embed" or found.ndim != 3 or height != width or not shrunk:
+                raise UserError(reason)
+            side = isqrt(found.shape[1])
+            state[name] = resample_grid(
+                found, (side, side), (side * img_size[0] // height, side * img_size[1] // width)
+            )
+        new.load_state_dict(state)
+        return new
 
     def as_config(self) -> dict[str, Any]:
         """As `of_config` reads it: what our own files say of a model that is no plain ViT."""
@@ -294,6 +317,19 @@ def _check_channels(model: TimmModel) -> None:
             f"{model.arch} takes {channels} channels ({model.told_by}), images here have three (RGB): adapt its first layer "
             "(timm.create_model(…, in_chans=3)) and save that"
         )
+
+
+def _takes(net: Any, img_size: tuple[int, int]) -> bool:
+    device = next(net.parameters()).device
+    training = net.training
+    try:
+        with torch.no_grad():
+            net.eval().forward_features(torch.zeros(1, 3, *img_size, device=device))
+    except (AssertionError, ValueError, RuntimeError):
+        return False
+    finally:
+        net.train(training)
+    return True
 
 
 def _some(names: list[str]) -> str:

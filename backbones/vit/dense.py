@@ -1,6 +1,6 @@
 """The encoder for dense tasks: window and global attention, relative positions, feature maps; any input size.
 
-One adaptation of the one encoder, used by detection and segmentation. It changes timm's `VisionTransformer` in place
+One adaptation of the one encoder, used by detection and segmentation. It changes timm's `VisionTransformer` or `Eva` in place
 (no weights are converted) and adds tables ``blocks.N.attn.rel_pos_{h,w}``, named as in detectron2's ViT. No pyramid, no heads.
 Shapes: N images, C width, h x w patches, W window size.
 """
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Attention, AttentionRope, PatchEmbed
+from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,14 +21,31 @@ from torch.utils.checkpoint import checkpoint
 from backbones.errors import UserError
 from backbones.vit.decomposed import attend_decomposed
 from backbones.vit.pos_embed import resample_grid
-from backbones.vit.relative import add_bias_tables, attend, bias_of_tables
+from backbones.vit.relative import RelativeAttention, add_bias_tables, attend, bias_of_tables
+from backbones.vit.rotary import attend_rotary
+
+
+def takes_windows(net: nn.Module) -> bool:
+    """Whether `DenseEncoder` computes what this net computes: a stack of timm's usual blocks on patches."""
+    if type(net) not in (VisionTransformer, Eva) or type(net.patch_embed) is not PatchEmbed:
+        return False
+    return all(_is_usual(block) for block in net.blocks)  # type: ignore[union-attr]
+
+
+def _is_usual(block: Any) -> bool:
+    if type(block) is EvaBlock:
+        return type(block.attn) in (EvaAttention, AttentionRope)
+    if type(block) is not Block or type(block.attn) not in (Attention, RelativeAttention):
+        return False
+    return isinstance(block.attn.norm, nn.Identity) and block.attn.gate is None
 
 
 class DenseEncoder(nn.Module):
     """(N, 3, H, W) images -> feature maps (N, C, ceil(H / patch), ceil(W / patch)), one per block of `out_blocks`.
 
     Args:
-        encoder: a timm ViT; its final norm, head norm and, with `class_token` off, class token are dropped.
+        encoder: a timm ViT that `takes_windows`; its final norm, head norm, own pooling and, with `class_token` off, class
+            token are dropped.
         img_size: training size in pixels; sets the size of the relative-position tables of global blocks.
         window_size: in patches; 0 makes every block global.
         global_blocks: blocks with global attention. Default with windows: the last of each quarter (ViTDet, Sec. 3).
@@ -42,7 +61,7 @@ class DenseEncoder(nn.Module):
 
     def __init__(
         self,
-        encoder: VisionTransformer,
+        encoder: VisionTransformer | Eva,
         *,
         img_size: int | tuple[int, int],
         window_size: int = 0,
@@ -74,7 +93,8 @@ class DenseEncoder(nn.Module):
         self.out_blocks = sorted(out_blocks) if out_blocks is not None else [depth - 1]
         # Parameters of blocks behind the last that is read would never get a gradient, which DDP waits for.
         encoder.blocks = encoder.blocks[: self.out_blocks[-1] + 1]
-        self.encoder = encoder
+        self.encoder: Any = encoder
+        self.rotary = isinstance(encoder, Eva) and encoder.rope is not None
         self.patch_size: int = encoder.patch_embed.patch_size[0]
         self.embed_dim: int = encoder.embed_dim
         self.prefix_tokens = encoder.num_prefix_tokens if class_token else 0
@@ -101,17 +121,26 @@ class DenseEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, grid = self._embed(images)
+        ropes = self._ropes(grid)
         biases = {w: self._shared_bias(w, grid) for w in set(self.windows)}
         maps = []
         for i, (block, window) in enumerate(zip(self.encoder.blocks, self.windows, strict=True)):
             if self.grad_checkpointing and self.training:
-                x = checkpoint(block_forward, block, x, grid, window, biases[window], use_reentrant=False)
+                x = checkpoint(block_forward, block, x, grid, window, biases[window], ropes[i], use_reentrant=False)
             else:
-                x = block_forward(block, x, grid, window, biases[window])
+                x = block_forward(block, x, grid, window, biases[window], ropes[i])
             if i in self.out_blocks:
                 patches = x[:, self.prefix_tokens :]
                 maps.append(patches.transpose(1, 2).unflatten(2, grid))
         return maps
+
+    def _ropes(self, grid: tuple[int, int]) -> list[Tensor | None]:
+        """Rotary positions of the whole image for each block; those of RoPE-mixed differ from block to block."""
+        blocks = len(self.encoder.blocks)
+        if not self.rotary:
+            return [None] * blocks
+        rope: Tensor = self.encoder.rope.get_embed(shape=list(grid))
+        return list(rope)[:blocks] if rope.ndim == 4 else [rope] * blocks
 
     def _shared_bias(self, window: int, grid: tuple[int, int]) -> Tensor | None:
         """(heads, T, T), made once for all blocks that share it."""
@@ -127,28 +156,54 @@ class DenseEncoder(nn.Module):
         images = F.pad(images, (0, -width % patch, 0, -height % patch))
         x = encoder.patch_embed.proj(images)
         grid = (x.shape[2], x.shape[3])
-        x = x.flatten(2).transpose(1, 2)
+        x = encoder.patch_embed.norm(x.flatten(2).transpose(1, 2))
         prefix = [t for t in (encoder.cls_token, encoder.reg_token) if t is not None]
         tokens = torch.cat([t.expand(len(x), -1, -1) for t in prefix], dim=1) if prefix else x[:, :0]
         if encoder.pos_embed is not None:
             count = encoder.pos_embed.shape[1] - encoder.patch_embed.num_patches
             x = x + resample_grid(encoder.pos_embed[:, count:], encoder.patch_embed.grid_size, grid)
             tokens = tokens + encoder.pos_embed[:, :count] if count else tokens
-        return torch.cat([tokens, x], dim=1), grid
+        return encoder.norm_pre(torch.cat([tokens, x], dim=1)), grid
 
 
-def block_forward(block: Block, x: Tensor, grid: tuple[int, int], window: int, bias: Tensor | None = None) -> Tensor:
+def block_forward(
+    block: Block | EvaBlock,
+    x: Tensor,
+    grid: tuple[int, int],
+    window: int,
+    bias: Tensor | None = None,
+    rope: Tensor | None = None,
+) -> Tensor:
     """A timm block on tokens (N, [1 +] h*w, C), with attention inside windows when `window` is not 0."""
+    if isinstance(block, EvaBlock):
+        return _rotary_block(block, x, grid, window, bias, rope)
     x = x + block.drop_path1(block.ls1(attend_on_grid(block.attn, block.norm1(x), grid, window, bias)))
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+
+def _rotary_block(
+    block: Any, x: Tensor, grid: tuple[int, int], window: int, bias: Tensor | None, rope: Tensor | None
+) -> Tensor:
+    own = _own_bias(block.attn, x, grid, window) if bias is None else bias
+    y = attend_rotary(block.attn, block.norm1(x), rope, grid, window, own)
+    x = x + block.drop_path1(y if block.gamma_1 is None else block.gamma_1 * y)
+    y = block.mlp(block.norm2(x))
+    return x + block.drop_path2(y if block.gamma_2 is None else block.gamma_2 * y)
+
+
+def _own_bias(attn: Any, x: Tensor, grid: tuple[int, int], window: int) -> Tensor | None:
+    """The bias of the block's own tables, if it has any."""
+    if not hasattr(attn, "rel_bias"):
+        return None
+    size = (window, window) if window else grid
+    return bias_of_tables(attn.rel_bias, getattr(attn, "rel_bias_cls", None), size, x.shape[1] - grid[0] * grid[1])
 
 
 def attend_on_grid(attn: Any, x: Tensor, grid: tuple[int, int], window: int = 0, bias: Tensor | None = None) -> Tensor:
     """timm's attention on tokens (N, [1 +] h*w, C), with `bias` (heads, T, T) or the block's own relative positions if any."""
     size = (window, window) if window else grid
-    if bias is None and hasattr(attn, "rel_bias"):
-        prefix_tokens = x.shape[1] - grid[0] * grid[1]
-        bias = bias_of_tables(attn.rel_bias, getattr(attn, "rel_bias_cls", None), size, prefix_tokens)
+    if bias is None:
+        bias = _own_bias(attn, x, grid, window)
     decomposed = bias is None and hasattr(attn, "rel_pos_h")
     if not window and not decomposed:
         return attn(x) if bias is None else attend(attn, x, bias)
@@ -198,15 +253,18 @@ def _add_rel_pos(block: Any, size: tuple[int, int]) -> None:
         block.attn.register_parameter(name, nn.Parameter(torch.zeros(2 * length - 1, block.attn.head_dim)))
 
 
-def _drop_unused(encoder: VisionTransformer, class_token: bool) -> None:
+def _drop_unused(encoder: Any, class_token: bool) -> None:
     """Parameters without a gradient would stall DDP: the norm after the last block, heads, unused prefix tokens."""
     encoder.norm = nn.Identity()
     encoder.fc_norm = nn.Identity()
     encoder.head = nn.Identity()
+    encoder.attn_pool = None
     if class_token:
         return
     encoder.cls_token = encoder.reg_token = None
     for block in encoder.blocks:
+        if hasattr(block.attn, "num_prefix_tokens"):
+            block.attn.num_prefix_tokens = 0
         if hasattr(block.attn, "rel_bias_cls"):
             del block.attn.rel_bias_cls
     if encoder.pos_embed is not None:

@@ -28,7 +28,7 @@ def layer_id(name: str, depth: int) -> int:
 
     `name` is relative to the encoder.
     """
-    if name in ("cls_token", "pos_embed", "reg_token") or name.startswith("patch_embed."):
+    if name in ("cls_token", "pos_embed", "reg_token") or name.startswith(("patch_embed.", "norm_pre.", "rope.")):
         return 0
     if name.startswith("blocks."):
         return int(name.split(".")[1]) + 1

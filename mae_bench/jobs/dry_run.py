@@ -108,7 +108,10 @@ def _of_job(plan: JobPlan, job: PlannedJob, out: Path) -> Forecast:
 @lru_cache(maxsize=512)
 def _published(recipe_name: str) -> tuple[str, float | None, str]:
     """A recipe's hash as it stands, and its published cost, which another base or an override does not have."""
-    recipe = load_recipe(recipe_name)
+    try:
+        recipe = load_recipe(recipe_name)
+    except UserError:  # made for the encoder at hand: nobody has published it
+        return "", None, ""
     return recipe_hash(recipe), recipe.cost.gpu_hours, recipe.cost.source
 
 

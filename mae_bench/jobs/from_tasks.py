@@ -1,71 +1,119 @@
-"""``--tasks``: which of the shipped recipes is meant, and which table shows its runs. Suites are in `from_suite`."""
+"""``--tasks``: which recipe is meant for an encoder and the data at hand, and which table shows it. Suites: `from_suite`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 from backbones.checkpoints.checkpoint import Checkpoint
 from backbones.errors import UserError, unknown
+from mae_bench.jobs.for_encoder import EncoderAtHand
 from mae_bench.jobs.from_suite import seeded
 from mae_bench.jobs.job import JobPlan
+from mae_bench.recipes.any_encoder import name_for
 from mae_bench.recipes.load import describe, find, recipe_names
-from mae_bench.recipes.options import Options, check_used, load_recipes
+from mae_bench.recipes.options import Loaded, Options, check_used, load_recipes, overrides_of
+from mae_bench.recipes.protocol_files import data_sets, other_data, protocols
 from mae_bench.tables.of_recipe import table_of
 
-# Protocols that take a user's own data set, and whose recipe that is: --data NAME=DIR with a name that no recipe has.
-OWN_DATA = {"detection": "coco", "detection_fpn": "coco"}
+_NOT_TASKS = ("pretrain",)
 
 
 def from_tasks(tasks: Sequence[str], arch: str, source: Checkpoint | None, options: Options) -> JobPlan:
-    """The jobs of ``--tasks``, from `source` or from scratch: protocols (architecture and data choose the recipe) or names."""
-    own = _own(options.data)
-    names = [name for task in tasks for name in _choose(task, arch, options.data, own)]
-    if own:
-        protocols = {name.split("/")[0] for name in names} & OWN_DATA.keys()
-        renamed = [f"{protocol}:data.name={own}" for protocol in sorted(protocols)]
-        options = replace(options, overrides=[*renamed, *options.overrides])
-    recipes = load_recipes(names, options)
-    check_used(options, [recipe for recipe, _ in recipes.values()])
+    """The jobs of ``--tasks``, from `source` or from scratch: recipes by name, or protocols, for which the recipe is made.
+
+    A protocol runs on each data set of ``--data`` that it has values for, and else on those of the user's own; where no data
+    are given, on the embedded set. That recipe is taken which is written for this architecture and set, if there is one, or
+    what the protocol gives any encoder.
+    """
+    encoder = EncoderAtHand(arch, source)
+    loaded: Loaded = {}
+    for task in tasks:
+        if _is_recipe(task):
+            find("recipe", task)
+            loaded |= load_recipes([task], options)
+        else:
+            for data in _data_sets(task, arch, options.data):
+                loaded |= _load(task, data, encoder, options)
+    check_used(options, [recipe for recipe, _ in loaded.values()])
     start = "checkpoint" if source else "scratch"
-    jobs = [replace(job, checkpoint=source) for n in names for job in seeded(n, recipes[n][0], start, options.seeds)]
+    jobs = [replace(job, checkpoint=source) for n in loaded for job in seeded(n, loaded[n][0], start, options.seeds)]
     tables = dict.fromkeys(table for job in jobs if (table := table_of(job.recipe)))
     return JobPlan(jobs, list(tables))
 
 
-def _own(data: Mapping[str, str]) -> str | None:
-    """The one name in `data` that no shipped recipe has: a user's own data set."""
-    shipped = [f"{name}_" for name in recipe_names()]  # their names tell: reading them all takes seconds
-    strangers = [name for name in data if name and not any(f"_{name}_" in each for each in shipped)]
-    return strangers[0] if len(strangers) == 1 else None
+def _is_recipe(task: str) -> bool:
+    return "/" in task or task.endswith((".yaml", ".yml"))
 
 
-def _choose(task: str, arch: str, data: Mapping[str, str], own: str | None) -> list[str]:
-    """The shipped recipes of protocol `task` for `arch`, one for each data set that was given."""
-    if "/" in task or task.endswith((".yaml", ".yml")):
-        find("recipe", task)
-        return [task]
-    folders = {n.split("/")[0] for n in recipe_names()} - {"pretrain"}
-    if task not in folders:
-        raise unknown("task", task, folders, where="--tasks")
-    fitting = [d for n in recipe_names() if n.startswith(f"{task}/") and (d := describe(n))["arch"] == arch]
-    if not fitting:
-        raise UserError(f"no shipped {task} recipe for {arch}: give one by name, `mae-bench list recipes` shows them")
-    named = [d for d in fitting if d["data"] in data or (own and d["data"] == OWN_DATA.get(task))]
-    chosen = _defaults(task, arch, named or [d for d in fitting if "" in data or d["data"] == "embedded"])
-    if not chosen:
-        wanted = " or ".join(f"--data {name}=DIR" for name in dict.fromkeys(d["data"] for d in fitting))
-        raise UserError(f"task {task} for {arch} needs data: give {wanted}")
-    if len(chosen) > 1 and (not named or len({d["data"] for d in named}) < len(chosen)):
-        raise UserError(
-            f"several {task} recipes fit {arch}: name the data set (--data NAME=DIR), or give one in --tasks of "
-            f"{', '.join(chosen)}"
-        )
-    return chosen
+def _load(protocol: str, data: str, encoder: EncoderAtHand, options: Options) -> Loaded:
+    """The recipe of a protocol on a data set for this encoder, under the command line's options."""
+    known = data in data_sets(protocol)
+    row = _row(protocol, data if known else other_data(protocol) or "", encoder.arch)
+    name = name_for(protocol, data, encoder.arch)
+    if row is not None and known:
+        return load_recipes([row], options)
+    if row is not None and row != name_for(
+        protocol, other_data(protocol) or "", encoder.arch
+    ):  # for one size of its own
+        return load_recipes([row], replace(options, overrides=[f"data.name={data}", *options.overrides]))
+    overrides = overrides_of(options, protocol)
+    recipe = encoder.recipe(protocol, data, overrides)
+    folder = options.data.get(recipe.data.name, options.data.get(""))
+    if folder is not None:
+        recipe = deepcopy(recipe)
+        recipe.data.root = folder
+    return {name: (recipe, overrides)}
 
 
-def _defaults(task: str, arch: str, recipes: Sequence[Mapping[str, str]]) -> list[str]:
-    """Of several recipes for one data set the one that bears nothing but its name, such as ``finetune/ARCH_imagenet``."""
-    names = {r["name"] for r in recipes}
-    default = {r["data"]: f"{task}/{arch}_{r['data']}" for r in recipes}
-    return [r["name"] for r in recipes if default[r["data"]] == r["name"] or default[r["data"]] not in names]
+def _row(protocol: str, data: str, arch: str) -> str | None:
+    """The recipe that is written for this architecture and data set: that which bears nothing but their names, or the only one.
+
+    Raises:
+        UserError: several, none of which is the plain one.
+    """
+    rows = [row["name"] for row in _rows(protocol, arch) if row["data"] == data]
+    if (plain := name_for(protocol, data, arch)) in rows:
+        return plain
+    if len(rows) > 1:
+        raise _several(protocol, arch, rows)
+    return rows[0] if rows else None
+
+
+def _rows(protocol: str, arch: str) -> list[dict[str, str]]:
+    names = [name for name in recipe_names() if name.startswith(f"{protocol}/")]
+    return [row for name in names if (row := describe(name))["arch"] == arch]
+
+
+def _several(protocol: str, arch: str, rows: Sequence[str]) -> UserError:
+    return UserError(
+        f"several {protocol} recipes fit {arch}: name the data set (--data NAME=DIR), or give one in --tasks of "
+        f"{', '.join(rows)}"
+    )
+
+
+def _data_sets(task: str, arch: str, data: Mapping[str, str]) -> list[str]:
+    """Which of the command line's data sets a protocol runs on; the embedded one where none is given.
+
+    Raises:
+        UserError: no such protocol, or none of the data is for it.
+    """
+    known = {name: data_sets(name) for name in protocols() if name not in _NOT_TASKS}
+    if task not in known:
+        raise unknown("task", task, known, where="--tasks")
+    named = [name for name in data if name]
+    if mine := [name for name in named if name in known[task]]:
+        return sorted(mine)
+    own = [name for name in named if not any(name in sets for sets in known.values())]
+    if own and other_data(task):
+        return own
+    if "" in data:
+        fitting = _rows(task, arch)
+        if len(sets := {row["data"] for row in fitting}) != 1:
+            raise _several(task, arch, [row["name"] for row in fitting])
+        return list(sets)
+    if not named and "embedded" in known[task]:
+        return ["embedded"]
+    wanted = " or ".join(f"--data {name}=DIR" for name in known[task] if name != "embedded")
+    raise UserError(f"task {task} needs data: give {wanted}")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
-from backbones.vit.arch import parse_arch
+from mae_bench.jobs.for_encoder import check_arch
 from mae_bench.jobs.from_suite import SuiteFile, from_suite
 from mae_bench.jobs.from_tasks import from_tasks
 from mae_bench.jobs.job import JobPlan, PlannedJob
@@ -60,7 +60,7 @@ def make_plan(request: Request) -> JobPlan:
     if bool(sources) == (request.scratch is not None):
         raise UserError("give one of --checkpoint FILE and --scratch ARCH")
     if request.scratch is not None:
-        parse_arch(request.scratch)
+        check_arch(request.scratch)
         plans = [from_tasks(request.tasks, request.scratch, None, request.options)]
     else:
         plans = [from_tasks(request.tasks, source.arch, source, request.options) for source in sources]

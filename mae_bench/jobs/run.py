@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list
 
 from backbones.atomic import read_json
 from backbones.checkpoints.tensor_files import save_tensors, sha256_file
+from backbones.encoders.preprocessing import Preprocessing
 from backbones.encoders.timm_models import TimmModel
 from backbones.errors import Interrupted, UserError
 from mae_bench.common.console import say
@@ -50,6 +51,7 @@ from mae_bench.records.status_file import write_status
 from tasks import create_task
 from tasks.base import Task
 from tasks.datasets.loading import dead_workers_explained
+from tasks.datasets.transforms import has_imagenet_colours
 
 T = TypeVar("T")
 
@@ -183,12 +185,21 @@ def _export_metadata(job: PlannedJob, task: Task[Any]) -> dict[str, Any]:
     said: dict[str, Any] = {"method": method, "arch": job.recipe.encoder.arch, "recipe": job.recipe_name}
     if task.data.class_names:
         said["classes"] = task.data.class_names
-    if not task.preprocessing.is_imagenet:
-        said["preprocessing"] = task.preprocessing.as_dict()
+    if (preprocessing := _own_preprocessing(job, task)) is not None:
+        said["preprocessing"] = preprocessing.as_dict()
     if job.checkpoint is not None and isinstance(job.checkpoint.architecture, TimmModel):
         said["timm"] = job.checkpoint.architecture.as_config()
     pretraining = job.known_pretraining()
     return said if pretraining is None else {**said, "pretraining": pretraining}
+
+
+def _own_preprocessing(job: PlannedJob, task: Task[Any]) -> Preprocessing | None:
+    """What the encoder goes on to expect, without the crop that the recipe alone asks for; None where it is MAE's."""
+    used = task.preprocessing
+    if job.checkpoint is None:
+        return None if has_imagenet_colours(used) else used
+    told = replace(job.checkpoint.preprocessing, mean=used.mean, std=used.std)
+    return None if told.is_imagenet else told
 
 
 def _now() -> str:

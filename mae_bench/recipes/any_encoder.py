@@ -53,7 +53,7 @@ def facts_of(arch: str) -> EncoderFacts:
 
 def name_for(protocol: str, data: str, arch: str) -> str:
     """The name of such a recipe, in the form that rows have."""
-    return f"{protocol}/{arch}_{data}"
+    return f"{protocol}/{arch.replace(':', '-')}_{data}"
 
 
 def from_name(name: str) -> list[Layer] | None:

@@ -34,8 +34,7 @@ def load_recipes(names: Sequence[str], options: Options, bases: Mapping[str, str
     for name in dict.fromkeys(names):
         base = (bases or {}).get(name)
         recipe = load_recipe(name, base=base)
-        texts = [*options.preset, *options.overrides]
-        overrides = [rest for scope, rest in map(_scoped, texts) if scope in ("", recipe.protocol)]
+        overrides = overrides_of(options, recipe.protocol)
         if overrides:
             recipe = load_recipe(name, overrides, base=base)
         folder = options.data.get(recipe.data.name, options.data.get(""))
@@ -44,6 +43,12 @@ def load_recipes(names: Sequence[str], options: Options, bases: Mapping[str, str
             recipe.data.root = folder
         loaded[name] = recipe, overrides
     return loaded
+
+
+def overrides_of(options: Options, protocol: str) -> list[str]:
+    """Those that hold for recipes of a protocol, without their scope."""
+    texts = [*options.preset, *options.overrides]
+    return [rest for scope, rest in map(_scoped, texts) if scope in ("", protocol)]
 
 
 def _scoped(text: str) -> tuple[str, str]:

@@ -52,7 +52,8 @@ class DetectionConfig:
     classes: int | None = None  # default: as many as the json's categories
     with_masks: bool = True  # False: Faster R-CNN, boxes only
 
-    # simple: ViTDet's, with LayerNorm. fpn: Li et al. 2021's four stages and FPN, with BatchNorm over all processes.
+    # simple: ViTDet's, with LayerNorm. fpn: Li et al. 2021's four stages and FPN, with BatchNorm over all processes. stages:
+    # FPN with LayerNorm on the stages of a hierarchical net, as ViTDet's own baselines (Swin, MViTv2) have it.
     pyramid: str = "simple"
     cascade: bool = False  # Cascade Mask R-CNN: three box heads, at IoU 0.5, 0.6, 0.7
     window_size: int = 14  # in patches; 0 makes all attention global

@@ -13,23 +13,24 @@ from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 
 from backbones.encoders.contract import Encoder
+from backbones.encoders.maps import pyramid_stages, windowed
 from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import UserError, unknown
 from backbones.vit.patch_size import set_patch_size
 from tasks.datasets.transforms import has_imagenet_colours, normalise
 from tasks.detection.config import DetectionConfig
-from tasks.detection.pyramid import SCALES, fpn, simple_pyramid
+from tasks.detection.pyramid import SCALES, fpn, simple_pyramid, stages
 from tasks.detection.rpn_roi_heads import proposals, roi_heads
 
 # Where the ViT's parameters sit in the model.
 ENCODER_PREFIX = "backbone.net.dense.encoder."
 FPN_ENCODER_PREFIX = "backbone.bottom_up.dense.encoder."
-_PYRAMIDS = {"simple": simple_pyramid, "fpn": fpn}
+_PYRAMIDS = {"simple": simple_pyramid, "fpn": fpn, "stages": stages}
 
 
 def encoder_prefix(config: DetectionConfig) -> str:
     """Of the names of the encoder's parameters in a detector of `config`."""
-    return FPN_ENCODER_PREFIX if config.pyramid == "fpn" else ENCODER_PREFIX
+    return ENCODER_PREFIX if config.pyramid == "simple" else FPN_ENCODER_PREFIX
 
 
 class Detector(GeneralizedRCNN):
@@ -73,13 +74,8 @@ def build_detector(
     Raises:
         UserError: sizes in `config` that do not fit the patch size or each other.
     """
-    vit = encoder.plain
-    if vit is None:
-        raise UserError(f"detection is for the plain ViT that MAE has, this is a {encoder.arch}")
-    if config.patch_size is not None:
-        set_patch_size(vit, config.patch_size)
-    check_sizes(config, vit.patch_embed.patch_size[0], len(vit.blocks))
-    pyramid = _PYRAMIDS[config.pyramid](vit, config)
+    check_sizes(config, _patch(encoder, config), len(encoder.stages))
+    pyramid = _PYRAMIDS[config.pyramid](encoder, config)
     strides = {name: shape.stride for name, shape in pyramid.output_shape().items()}
     # Boxes and masks are read from all levels but the max-pooled one, which only the proposals use.
     levels = dict(list(strides.items())[: len(SCALES)])
@@ -89,6 +85,28 @@ def build_detector(
         proposal_generator=proposals(config, strides),
         roi_heads=roi_heads(config, levels, classes, image_counts),
     )
+
+
+def _patch(encoder: Encoder, config: DetectionConfig) -> int:
+    """Pixels of a patch, its embedding resampled to what the recipe asks for; of nets with stages, the last but one's stride.
+
+    Raises:
+        UserError: a pyramid that is not for such a net, or a patch size that it cannot be given.
+    """
+    if encoder.hierarchical != (config.pyramid == "stages"):
+        kind, way = ("several strides", "stages") if encoder.hierarchical else ("one stride", "simple")
+        raise UserError(f"{encoder.arch} has maps of {kind}: give --set detection.pyramid={way}")
+    if encoder.hierarchical:
+        return encoder.stages[pyramid_stages(encoder)[-1]].stride // 2
+    net, stride = windowed(encoder), encoder.stages[-1].stride
+    if net is None and config.patch_size not in (None, stride):
+        raise UserError(f"{encoder.arch}: its patch size cannot be changed: leave detection.patch_size out")
+    if net is None:
+        return stride
+    if config.patch_size is not None:
+        set_patch_size(net, config.patch_size)
+    patch: int = net.patch_embed.patch_size[0]
+    return patch
 
 
 def check_sizes(config: DetectionConfig, patch: int, depth: int) -> None:

@@ -1,4 +1,4 @@
-"""The two pyramids: ViTDet's from the last map of the encoder, and Li et al. 2021's FPN on maps of four depths. No heads.
+"""The pyramids: ViTDet's from the last map, Li et al. 2021's FPN on maps of four depths, FPN on a net's stages. No heads.
 
 Everything follows from the patch size P: levels have strides P/4, P/2, P, 2P, and a max-pooled 4P for the proposals.
 """
@@ -11,9 +11,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.layers.batch_norm import NaiveSyncBatchNorm
 from detectron2.modeling import FPN, Backbone, SimpleFeaturePyramid
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from backbones.encoders.contract import Encoder
+from backbones.encoders.maps import EncoderMaps, pyramid_stages, windowed
 from backbones.vit.dense import DenseEncoder
 from tasks.detection.config import DetectionConfig
 
@@ -21,10 +22,13 @@ SCALES = (4.0, 2.0, 1.0, 0.5)  # of the pyramid's levels against the encoder's m
 _STAGES = tuple(f"stage{i + 1}" for i in range(len(SCALES)))
 
 
-class EncoderBackbone(Backbone):
-    """`DenseEncoder` under detectron2's interface: one map ``last_feat`` (N, C, h, w) of stride P."""
+Dense = DenseEncoder | EncoderMaps
 
-    def __init__(self, dense: DenseEncoder) -> None:
+
+class EncoderBackbone(Backbone):
+    """`Dense` under detectron2's interface: one map ``last_feat`` (N, C, h, w) of stride P."""
+
+    def __init__(self, dense: Dense) -> None:
         super().__init__()
         self.dense = dense
         self._out_features = ["last_feat"]
@@ -41,7 +45,7 @@ class StagedBackbone(Backbone):
     Transposed convolutions enlarge (the fourfold with GroupNorm and GELU between its two), max-pooling halves.
     """
 
-    def __init__(self, dense: DenseEncoder) -> None:
+    def __init__(self, dense: Dense) -> None:
         super().__init__()
         self.dense = dense
         width = dense.embed_dim
@@ -76,12 +80,27 @@ class StagedBackbone(Backbone):
         }
 
 
+class StageMaps(Backbone):
+    """The stages of a hierarchical net under detectron2's interface, finest first."""
+
+    def __init__(self, dense: EncoderMaps) -> None:
+        super().__init__()
+        self.dense = dense
+        self._out_features = list(_STAGES)
+        self._out_feature_channels = {name: s.width for name, s in zip(_STAGES, dense.stages, strict=True)}
+        self._out_feature_strides = {name: s.stride for name, s in zip(_STAGES, dense.stages, strict=True)}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) -> four maps (N, C, H / stride, W / stride)."""
+        return dict(zip(_STAGES, self.dense(images), strict=True))
+
+
 def batch_norm(channels: int) -> nn.Module:
     """BatchNorm over all processes, which bears heads that got no object (torch's own SyncBatchNorm does not)."""
     return NaiveSyncBatchNorm(channels, stats_mode="N")
 
 
-def simple_pyramid(encoder: VisionTransformer, config: DetectionConfig) -> SimpleFeaturePyramid:
+def simple_pyramid(encoder: Encoder, config: DetectionConfig) -> SimpleFeaturePyramid:
     """ViTDet's (Li et al. 2022, Sec. 3): four levels from the last map, each by its own convolutions."""
     dense = _dense(encoder, config, shared_bias=False)
     return SimpleFeaturePyramid(
@@ -95,7 +114,7 @@ def simple_pyramid(encoder: VisionTransformer, config: DetectionConfig) -> Simpl
     )
 
 
-def fpn(encoder: VisionTransformer, config: DetectionConfig) -> FPN:
+def fpn(encoder: Encoder, config: DetectionConfig) -> FPN:
     """Li et al. 2021's: an FPN with BatchNorm on `StagedBackbone`; relative positions are a shared bias table."""
     dense = _dense(encoder, config, shared_bias=True)
     return FPN(
@@ -108,11 +127,27 @@ def fpn(encoder: VisionTransformer, config: DetectionConfig) -> FPN:
     )
 
 
-def _dense(encoder: VisionTransformer, config: DetectionConfig, *, shared_bias: bool) -> DenseEncoder:
-    depth = len(encoder.blocks)
+def stages(encoder: Encoder, config: DetectionConfig) -> FPN:
+    """An FPN with LayerNorm on the stages of a hierarchical net."""
+    maps = EncoderMaps(encoder, pyramid_stages(encoder), new_norms=True)
+    return FPN(
+        bottom_up=StageMaps(maps),
+        in_features=_STAGES,
+        out_channels=config.channels,
+        norm="LN",
+        top_block=_top_block(maps.stages[-1].stride // 2),
+        square_pad=config.img_size,
+    )
+
+
+def _dense(encoder: Encoder, config: DetectionConfig, *, shared_bias: bool) -> Dense:
+    depth = len(encoder.stages)
     quarters = [depth * i // len(SCALES) - 1 for i in range(1, len(SCALES) + 1)]
+    net = windowed(encoder)
+    if net is None:
+        return EncoderMaps(encoder, quarters if shared_bias else [depth - 1])
     return DenseEncoder(
-        encoder,
+        net,
         img_size=config.img_size,
         window_size=config.window_size,
         global_blocks=config.global_blocks,

@@ -15,6 +15,5 @@ SPEC = TaskSpec(
     extra="detection",
     needs=("detectron2", "pycocotools"),
     install="pip install 'mae-bench[detection]', then python -m tasks.detection.install",
-    suits="tasks.detection.suitability:why_not",
     verify="tasks.detection.verify:verify",
 )

@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from backbones.checkpoints.checkpoint import Checkpoint, open_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, open_dense
 from backbones.checkpoints.dense_heads import load_heads
+from backbones.encoders.maps import dense_rules
 from backbones.errors import UserError
 from backbones.vit.param_groups import NoDecay, param_groups
 from tasks.base import DataInfo, Task
@@ -54,9 +55,9 @@ class DetectionTask(Task[DetectionRecipe]):
         self._used, notes = self._choose(train)
         self.train_records = [record for used in self._used[:-1] for record in used.records]
         self.val_records = self._used[-1].records
-        encoder = open_encoder(recipe.encoder, checkpoint, positions="resample")
+        encoder = open_dense(recipe.encoder, checkpoint, recipe.detection.img_size)
         self.preprocessing = encoder.preprocessing
-        self._layers = encoder.layer_rules
+        self._layers = dense_rules(encoder)
         self.model = build_detector(encoder, recipe.detection, len(train.classes), image_counts(train))
         if checkpoint is not None:
             notes += self._take_heads(checkpoint, len(train.classes))

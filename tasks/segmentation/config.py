@@ -54,11 +54,11 @@ class SegmentationConfig:
 
     freeze_encoder: bool = False  # no gradient, no drop path, no optimiser state: neck and heads alone learn
     head: str = "upernet"  # upernet | linear: BatchNorm and a 1x1 convolution on normalised patch features, as DINOv2
-    # Blocks, counted from 0, whose features the head sees: four for upernet, any for linear; the last one is among them.
+    # Blocks or stages, counted from 0, whose features the head sees: four for upernet, any for linear; the last is among them.
     out_blocks: list[int] = field(default_factory=lambda: [3, 5, 7, 11])
     class_token: bool = True
     rel_pos_bias: bool = True  # learnt from zero while fine-tuning (App. A.4); none under a frozen encoder
-    # Sizes of the pyramid's levels against the patch grid: strides of 4 to 32 pixels for patches of 16.
+    # Sizes of the levels against the patch grid: strides of 4 to 32 pixels for patches of 16. Nets with stages have their own.
     rescales: list[float] = field(default_factory=lambda: [4, 2, 1, 0.5])
     channels: int = 768  # of UPerHead
     pool_scales: list[int] = field(default_factory=lambda: [1, 2, 3, 6])  # of its pyramid pooling

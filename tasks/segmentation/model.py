@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.encoders.contract import Encoder
+from backbones.encoders.maps import windowed
 from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import UserError, unknown
 from tasks.datasets.transforms import has_imagenet_colours
@@ -97,33 +98,20 @@ def build_segmenter(encoder: Encoder, config: SegmentationConfig, img_size: int,
     Raises:
         UserError: `out_blocks` do not fit encoder and head, or an unknown `head` or `inference`.
     """
-    vit = encoder.plain
-    if vit is None:
-        raise UserError(f"segmentation is for the plain ViT that MAE has, this is a {encoder.arch}")
-    _check(config, len(vit.blocks), classes)
-    blocks, width = sorted(config.out_blocks), vit.embed_dim
+    _check(config, encoder, classes)
+    widths = [encoder.stages[i].width for i in sorted(config.out_blocks)]
     common = {"num_classes": classes, "norm_cfg": _norm(), "ignore_index": IGNORE, "align_corners": False}
     with warnings.catch_warnings():
         # mmseg averages the loss over unlabelled pixels too, and says so for each head; its recipes rely on it.
         warnings.filterwarnings("ignore", message=".*avg_non_ignore")
         net = PatchwiseEncoderDecoder(
             data_preprocessor=MODELS.build(_preprocessor(img_size, encoder.preprocessing)),
-            backbone={
-                "type": "DenseViT",
-                "encoder": vit,
-                "img_size": img_size,
-                "out_blocks": blocks,
-                "class_token": config.class_token,
-                "rel_pos_bias": config.rel_pos_bias and not config.freeze_encoder,
-                "grad_checkpointing": config.grad_checkpointing,
-                "frozen": config.freeze_encoder,
-                "final_norm": config.head == "linear",
-            },
-            **_heads(config, common, width),
+            backbone=_backbone(config, encoder, img_size),
+            **_heads(config, common, widths, staged=encoder.hierarchical),
             train_cfg=ConfigDict(),
             test_cfg=_inference(config, img_size),
             # The pyramid's coarsest level pools that many patches into one.
-            least_patches=1 if config.head == "linear" else round(1 / min(_rescales(config))),
+            least_patches=1 if config.head == "linear" or encoder.hierarchical else round(1 / min(_rescales(config))),
         )
     # Not net.init_weights(): the encoder has its weights already.
     net.decode_head.init_weights()
@@ -132,7 +120,27 @@ def build_segmenter(encoder: Encoder, config: SegmentationConfig, img_size: int,
     return Segmenter(net)
 
 
-def _check(config: SegmentationConfig, depth: int, classes: int) -> None:
+def _backbone(config: SegmentationConfig, encoder: Encoder, img_size: int) -> dict[str, Any]:
+    """A ViT with windows' attention and relative positions, or maps of any other encoder."""
+    net, blocks, linear = windowed(encoder), sorted(config.out_blocks), config.head == "linear"
+    if net is None:
+        maps = {"stages": blocks, "new_norms": encoder.hierarchical and not linear, "final_norm": linear}
+        return {"type": "DenseMaps", "encoder": encoder, "frozen": config.freeze_encoder, **maps}
+    return {
+        "type": "DenseViT",
+        "encoder": net,
+        "img_size": img_size,
+        "out_blocks": blocks,
+        "class_token": config.class_token,
+        "rel_pos_bias": config.rel_pos_bias and not config.freeze_encoder,
+        "grad_checkpointing": config.grad_checkpointing,
+        "frozen": config.freeze_encoder,
+        "final_norm": linear,
+    }
+
+
+def _check(config: SegmentationConfig, encoder: Encoder, classes: int) -> None:
+    depth = len(encoder.stages)
     if config.head not in HEADS:
         raise unknown("head", config.head, HEADS, where="segmentation.head")
     blocks, four = sorted(config.out_blocks), config.head == "upernet"
@@ -148,25 +156,24 @@ def _check(config: SegmentationConfig, depth: int, classes: int) -> None:
         raise UserError(f"segmentation.class_weight has {len(config.class_weight)} values for {classes} classes")
 
 
-def _heads(config: SegmentationConfig, common: dict[str, Any], width: int) -> dict[str, Any]:
-    """Neck and heads; the auxiliary head is there where its loss counts."""
+def _heads(config: SegmentationConfig, common: dict[str, Any], widths: list[int], *, staged: bool) -> dict[str, Any]:
+    """Neck and heads; the auxiliary head is there where its loss counts, the neck where all maps have one stride."""
     if config.head == "linear":
-        channels = [width] * len(config.out_blocks)
         return {
-            "decode_head": {**common, "type": "LinearHead", "in_channels": channels, "loss_decode": _loss(config, 1.0)}
+            "decode_head": {**common, "type": "LinearHead", "in_channels": widths, "loss_decode": _loss(config, 1.0)}
         }
-    neck = {"type": "Feature2Pyramid", "embed_dim": width, "rescales": _rescales(config), "norm_cfg": _norm()}
+    neck = {"type": "Feature2Pyramid", "embed_dim": widths[0], "rescales": _rescales(config), "norm_cfg": _norm()}
     common = {**common, "dropout_ratio": config.dropout}
-    heads = {"neck": neck, "decode_head": {**common, **_decode_head(config, width)}}
+    heads = {**({} if staged else {"neck": neck}), "decode_head": {**common, **_decode_head(config, widths)}}
     if config.aux_weight:
-        heads["auxiliary_head"] = {**common, **_auxiliary_head(config, width)}
+        heads["auxiliary_head"] = {**common, **_auxiliary_head(config, widths[2])}
     return heads
 
 
-def _decode_head(config: SegmentationConfig, width: int) -> dict[str, Any]:
+def _decode_head(config: SegmentationConfig, widths: list[int]) -> dict[str, Any]:
     return {
         "type": "UPerHead",
-        "in_channels": [width] * 4,
+        "in_channels": widths,
         "in_index": [0, 1, 2, 3],
         "pool_scales": tuple(config.pool_scales),
         "channels": config.channels,

@@ -11,16 +11,50 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from backbones.encoders.contract import Encoder
+from backbones.encoders.maps import EncoderMaps
 from backbones.vit.dense import DenseEncoder
 from tasks.segmentation.mm import MODELS, BaseDecodeHead, EncoderDecoder, SegDataPreProcessor
 
 
+class _Freezable:
+    """mmseg's contract for backbones, (N, 3, H, W) -> a tuple of feature maps (N, C, h, w), on a net that may be frozen."""
+
+    frozen: bool = False
+
+    def train(self, mode: bool = True) -> Any:
+        """A frozen encoder stays in evaluation mode."""
+        return super().train(mode and not self.frozen)  # type: ignore[misc]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad() if self.frozen else nullcontext():
+            return tuple(self._normed(features) for features in super().forward(images))  # type: ignore[misc]
+
+    def _normed(self, features: Tensor) -> Tensor:
+        return features
+
+
 @MODELS.register_module()
-class DenseViT(DenseEncoder):
-    """`DenseEncoder` under mmseg's contract for backbones: (N, 3, H, W) -> a tuple of feature maps (N, C, h, w).
+class DenseMaps(_Freezable, EncoderMaps):  # type: ignore[misc]
+    """`EncoderMaps` under mmseg's contract.
+
+    Args:
+        frozen: no gradients, and always in evaluation mode.
+        settings: of `EncoderMaps`.
+    """
+
+    def __init__(self, encoder: Encoder, *, frozen: bool = False, **settings: Any) -> None:
+        super().__init__(encoder, **settings)
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False)
+
+
+@MODELS.register_module()
+class DenseViT(_Freezable, DenseEncoder):  # type: ignore[misc]
+    """`DenseEncoder` under mmseg's contract.
 
     Args:
         frozen: no gradients, and always in evaluation mode, so that neither drop path nor training changes a feature.
@@ -28,22 +62,13 @@ class DenseViT(DenseEncoder):
         settings: of `DenseEncoder`.
     """
 
-    def __init__(self, encoder: VisionTransformer, *, frozen: bool = False, final_norm: bool = False, **settings: Any):
+    def __init__(self, encoder: Any, *, frozen: bool = False, final_norm: bool = False, **settings: Any):
         norm = encoder.norm  # DenseEncoder takes it off
         super().__init__(encoder, **settings)
         self.norm = norm if final_norm else nn.Identity()
         self.frozen = frozen
         if frozen:
             self.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> DenseViT:
-        """A frozen encoder stays in evaluation mode."""
-        super().train(mode and not self.frozen)
-        return self
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        with torch.no_grad() if self.frozen else nullcontext():
-            return tuple(self._normed(features) for features in super().forward(images))
 
     def _normed(self, features: Tensor) -> Tensor:
         if isinstance(self.norm, nn.Identity):

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from backbones.checkpoints.checkpoint import Checkpoint, open_encoder
+from backbones.checkpoints.checkpoint import Checkpoint, open_dense
 from backbones.checkpoints.dense_heads import load_heads
+from backbones.encoders.maps import dense_rules
 from backbones.errors import UserError
 from backbones.vit.param_groups import param_groups
 from tasks.base import DataInfo, Evaluator, Task
@@ -51,9 +52,9 @@ class SegmentationTask(Task[SegmentationRecipe]):
             account={used.name: used.account.to_json() for used in self._splits},
             class_names=self.class_names,
         )
-        encoder = open_encoder(encoder_config, checkpoint, positions="resample")
+        encoder = open_dense(encoder_config, checkpoint, encoder_config.img_size)
         self.preprocessing = encoder.preprocessing
-        self._layers = encoder.layer_rules
+        self._layers = dense_rules(encoder)
         self.model = build_segmenter(encoder, config, encoder_config.img_size, len(self.class_names))
         if checkpoint is not None:
             notes += load_heads(

@@ -156,8 +156,9 @@ def test_every_data_set_that_is_given_gets_its_recipe() -> None:
 def test_one_folder_for_recipes_of_several_data_sets_asks_which() -> None:
     with pytest.raises(UserError, match="several robustness recipes fit vit_base_patch16: name the data set"):
         chosen("robustness", "vit_base_patch16", "")
-    with pytest.raises(UserError, match="needs data: give --data imagenet=DIR"):
-        chosen("scratch", "vit_base_patch16")
+    with pytest.raises(UserError, match="needs data: give --data imagenet_a=DIR"):
+        chosen("robustness", "vit_base_patch16")
+    assert chosen("scratch", "vit_base_patch16") == ["scratch/vit_base_patch16_embedded"]
 
 
 def test_the_cifar10_suite_has_every_protocol_and_three_seeds_of_each() -> None:

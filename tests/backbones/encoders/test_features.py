@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from backbones.encoders.contract import Encoder
 from backbones.encoders.features import choose, image_features
 from backbones.errors import UserError
 from backbones.vit.encoder import create_encoder
+from tests.encoders import MAE, of_vit
 
 
-def encoder(**options: object) -> VisionTransformer:
+def encoder(**options: object) -> Encoder:
     torch.manual_seed(0)
     model = create_encoder("vit_micro_patch8", img_size=(24, 32), **options)  # type: ignore[arg-type]
     nn.init.normal_(model.norm.weight)  # a norm that does something of its own
-    return model.eval()
+    return of_vit(model.eval())
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def images() -> Tensor:
     return torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(1))
 
 
-def one(model: VisionTransformer, images: Tensor, kind: str, layer: int = -1, norm: str = "last") -> Tensor:
+def one(model: Encoder, images: Tensor, kind: str, layer: int = -1, norm: str = "last") -> Tensor:
     (feature,) = image_features(model, images, choose(model, [kind], [layer], norm))
     return feature
 
@@ -54,7 +56,7 @@ def test_a_feature_says_whether_the_final_norm_was_applied(norm: str, normed: li
 
 def test_an_encoder_without_final_norm_says_so(images: Tensor) -> None:
     model = encoder()
-    model.norm = nn.Identity()
+    model.net.norm = nn.Identity()
     assert not any(feature.norm for feature in choose(model, ["mean"], [0, 3], "all"))
 
 
@@ -82,7 +84,7 @@ def test_registers_are_no_patches(images: Tensor) -> None:
 def test_an_encoder_without_class_token_has_the_other_features(images: Tensor) -> None:
     model = encoder(class_token=False, global_pool="avg", fc_norm=False)
     assert torch.equal(one(model, images, "patch"), model.forward_features(images))
-    with pytest.raises(UserError, match="has no class token: give mean or patch"):
+    with pytest.raises(UserError, match="has no class token: give own, mean or patch"):
         choose(model, ["mean", "cls"])
 
 
@@ -125,3 +127,33 @@ def test_an_encoder_with_relative_positions_only_has_them_in_its_features(images
     assert torch.equal(one(model, images, "cls"), tokens[:, 0])
     nn.init.normal_(model.blocks[0].attn.rel_bias)
     assert not torch.equal(one(model, images, "cls"), tokens[:, 0])
+
+
+def test_own_is_how_the_encoder_pools_for_its_head(images: Tensor) -> None:
+    assert torch.equal(one(encoder(), images, "own"), one(encoder(), images, "cls"))
+    with pytest.raises(UserError, match="--features own: the encoder pools its last output"):
+        choose(encoder(), ["own"], [1])
+
+
+ANY = {
+    "vit_base_patch16_siglip_224": {"depth": 2, "embed_dim": 32, "num_heads": 2},
+    "swin_tiny_patch4_window7_224": {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2)},
+}
+
+
+@pytest.mark.parametrize("name", ANY)
+@torch.no_grad()
+def test_features_of_other_nets_are_timms(name: str) -> None:
+    model = Encoder(timm.create_model(name, num_classes=0, **ANY[name]).eval(), MAE, arch=name)
+    images = torch.randn(1, 3, *model.img_size)
+    final = model.net.forward_features(images)
+    kinds = ["own", "mean", "patch"]
+    own, mean, patches = image_features(model, images, choose(model, kinds))
+    torch.testing.assert_close(own, model.net.forward_head(final, pre_logits=True))
+    assert patches.shape[1:] == choose(model, ["patch"])[0].shape
+    torch.testing.assert_close(mean, patches.mean(dim=1))
+    inner = choose(model, ["patch", "mean"], [0])
+    found = image_features(model, images, inner)
+    assert [f.shape[1:] for f in found] == [f.shape for f in inner]
+    first = model.net.forward_intermediates(images, indices=[0], intermediates_only=True)[0]
+    torch.testing.assert_close(found[0], first.flatten(2).transpose(1, 2))
