@@ -176,6 +176,7 @@ def overfit(run_dir: Path, steps: int) -> FitResult:
     counts = ("pretrain_count", "train_count", "val_count", "scene_train_count", "scene_val_count")
     keys = [f"data.options.{count}=8" for count in counts]
     keys += ["segmentation.val_images=images/training", "segmentation.val_maps=annotations/training"]
+    keys += ["data.allow=[val_in_train]"]
     keys += ["train.batch_size=4"]
     keys += [
         "train.workers=0",
