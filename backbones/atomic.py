@@ -31,7 +31,7 @@ def check_writable(path: Path, where: str | None = None) -> None:
         raise UserError(f"{where} is a folder: give a file in it")
     if not path.parent.is_dir():
         raise UserError(f"{where}: no folder {path.parent}: make it first")
-    _refuse_special(path, where)
+    refuse_special(path, where)
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{where}: {path.parent} is not writable: give another folder")
 
@@ -49,7 +49,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Raises:
         UserError: `path` is a device, a FIFO or a socket, which renaming would replace.
     """
-    _refuse_special(path, str(path))
+    refuse_special(path)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
     try:
@@ -85,9 +85,12 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _refuse_special(path: Path, where: str) -> None:
+def refuse_special(path: Path, where: str | None = None) -> None:
+    """A UserError where a device, a FIFO or a socket lies in the place of a file: writing to it waits, or replaces it."""
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"{where} is a device, a FIFO or a socket: give a file (without --out it goes to stdout)")
+        raise UserError(
+            f"{where or path} is a device, a FIFO or a socket: give a file (without --out it goes to stdout)"
+        )
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:

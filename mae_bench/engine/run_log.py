@@ -11,7 +11,7 @@ import rich.progress
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from backbones.atomic import json_text, write_text
+from backbones.atomic import json_text, refuse_special, write_text
 from backbones.plain_files import parse_json, read_plain
 from mae_bench.common.console import console, say
 from mae_bench.common.disk import writing
@@ -51,6 +51,7 @@ class RunLog:
         self._path = self.run_dir / "log.jsonl"
         with writing(self._path):
             _cut(self._path, progress)
+            refuse_special(self._path)
             self._jsonl = open(self._path, "a", buffering=1)  # noqa: SIM115 (closed in close)
             self._tensorboard = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=progress.step)
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from backbones.errors import UserError
 from mae_bench import api
+from mae_bench.cli import main as cli_main
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda s: s.name)
@@ -27,3 +29,39 @@ def test_the_handlers_go_with_the_command(cli: Callable[..., Any]) -> None:
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
     assert cli("list", "suites").code == 0
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == before
+
+
+def test_a_signal_that_an_import_made_another_error_of_still_asks_for_the_same_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def importing() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException as e:
+            raise ImportError("cannot import name 'x'") from e
+
+    monkeypatch.setattr(cli_main, "app", importing)
+    with pytest.raises(SystemExit) as left:
+        cli_main.main()
+    assert left.value.code == 75
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "x.json"), "error: x.json: No space left on device\n"),
+        (MemoryError(), "error: this machine's memory is too small"),
+        (UserError("\x1b[2J\n::error::x"), "error: \\x1b[2J\\n::error::x\n"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    def failing() -> None:
+        raise error
+
+    monkeypatch.setattr(cli_main, "app", failing)
+    with pytest.raises(SystemExit):
+        cli_main.main()
+    assert capsys.readouterr().err.startswith(said)
