@@ -128,7 +128,12 @@ class Encoder(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) -> what the net gives: tokens (N, T, C), or a map (N, C, h, w) or (N, h, w, C)."""
-        return self.net.forward_features(images)
+        found = self.net.forward_features(images)
+        if not isinstance(found, Tensor):
+            raise UserError(
+                f"{self.arch} gives several features for an image (CrossViT does): such nets are not measured"
+            )
+        return found
 
     def maps(self, images: Tensor, stages: Sequence[int] | None = None, *, norm: bool = False) -> list[Tensor]:
         """A map (N, C, h, w) of each of `stages` (indices, negative ones from the end; default all).

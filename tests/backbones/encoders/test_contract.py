@@ -89,3 +89,12 @@ def test_stages_of_a_vit_and_of_a_net_with_stages(tmp_path: Path) -> None:
     assert net.stages == [Stage(8, 4), Stage(16, 8), Stage(24, 16), Stage(32, 32)]
     assert net.hierarchical
     assert net.plain is None
+
+
+def test_a_net_of_several_features_is_refused() -> None:
+    from backbones.encoders.timm_models import registered
+
+    model = registered("crossvit_tiny_240")
+    encoder = Encoder(model.create(), model.preprocessing(), arch=model.arch)
+    with pytest.raises(UserError, match="several features"):
+        encoder(torch.zeros(1, 3, 240, 240))
