@@ -71,7 +71,6 @@ FINETUNE = ["run", "--scratch", "vit_micro_patch4", "--tasks", "finetune", *SMAL
         (["run", "--scratch", "vit_micr_patch8", "--tasks", "finetune"], ["vit_micr_patch8", "vit_micro_patch8"]),
         (["run", "--tasks", "finetune"], ["--checkpoint", "--scratch"]),
         (["run", "--suite", "quikstart"], ['unknown suite "quikstart"', '"quickstart"']),
-        (["run", "--scratch", "vit_base_patch16", "--tasks", "lvis"], ["--data lvis=DIR"]),
         (["run", "--scratch", "vit_micro_patch8", "--tasks", "linear", "--seeds", "0,x"], ["--seeds 0,x"]),
         (["run", "--checkpoint", "/nowhere.pth", "--tasks", "linear"], ["/nowhere.pth", "no such checkpoint"]),
     ],
