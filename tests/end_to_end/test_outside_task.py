@@ -61,7 +61,7 @@ def test_from_run_to_report(cli: Cli, tmp_path: Path) -> None:
     out, baseline = tmp_path / "runs", tmp_path / "baseline.yaml"
     done = run(cli, out)
     assert done.code == 0, done.err
-    assert "Depth of drawn rooms" in done.out  # the table of the runs, found by the recipe
+    assert f"mae-bench table depth --runs {out}" in done.out  # the table of the runs, found by the recipe
     (path,) = records(out)
     raw = json.loads(path.read_text())
     assert (raw["task"], raw["protocol"], raw["primary_metric"], raw["warnings"]) == ("depth", "depth", "rmse", [])
