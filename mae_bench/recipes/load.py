@@ -295,6 +295,8 @@ def recipe_hash(recipe: Recipe) -> str:
     if recipe.protocol == recipe.implied_protocol():
         content.pop("protocol")
     content["data"].pop("root")
+    if content.get("select_on") == "val":
+        content.pop("select_on")
     for key in _LATER:
         section, _, name = key.partition(".")
         if content[section][name] == getattr(type(getattr(recipe, section))(), name):

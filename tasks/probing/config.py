@@ -67,6 +67,9 @@ class ProbingRecipe(Recipe):
 
     task: str = "probing"
     method: str = "knn"  # knn | probe
+    # What the best head of a probe is chosen by: val, the validation set itself, or train_split, a tenth of the training images
+    # that is held out (by the seed), as DINOv3's and CAPI's evaluations have it.
+    select_on: str = "val"
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)

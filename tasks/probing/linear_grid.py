@@ -96,33 +96,44 @@ def _linear(width: int, classes: int, std: float, seed: int, name: str) -> nn.Li
 
 
 class GridEvaluator(Evaluator):
-    """Top-1 and top-5 of every head; the best head is chosen by top-1 on these very images, and called so."""
+    """Top-1 and top-5 of every head on the validation images; the best head is chosen by top-1, on what its name says.
+
+    That is the validation images themselves, or, where batches say of some rows that they were held out of training
+    (`tasks.probing.rows.BothRows`), those, which count for nothing else.
+    """
 
     def __init__(self, grid: Sequence[Head], classes: int) -> None:
         self.grid, self.top = list(grid), min(5, classes)
-        self.hits: Tensor | None = None  # (heads, 3): top-1, top-5, predictions that are no numbers
-        self.images = 0
+        # Validation, then held-out images: (2, heads, 4) of images, top-1, top-5, predictions that are no numbers.
+        self.counts: Tensor | None = None
 
     def update(self, model: nn.Module, batch: Any) -> None:
-        logits = model(batch)
+        logits = model(batch[:2])
         targets = batch[1]
+        held_out = batch[2] if len(batch) > 2 else torch.zeros_like(targets, dtype=torch.bool)
         hits = logits.topk(self.top, dim=2).indices == targets.view(1, -1, 1)
-        broken = ~logits.isfinite().all(dim=2)
-        sums = torch.stack([hits[..., 0].sum(1), hits.sum((1, 2)), broken.sum(1)], dim=1)
-        self.hits = sums if self.hits is None else self.hits + sums
-        self.images += len(targets)
+        each = torch.stack(
+            [torch.ones_like(hits[..., 0]), hits[..., 0], hits.any(2), ~logits.isfinite().all(dim=2)], dim=2
+        ).long()
+        sums = torch.stack([each[:, ~held_out].sum(1), each[:, held_out].sum(1)])
+        self.counts = sums if self.counts is None else self.counts + sums
 
     def results(self) -> list[Any]:
-        return [] if self.hits is None else [(self.images, self.hits.tolist())]
+        return [] if self.counts is None else [self.counts.tolist()]
 
     def metrics(self, results: list[Any]) -> dict[str, float]:
-        images = sum(count for count, _ in results)
+        val, held_out = torch.tensor(results).sum(0).tolist()
         found: dict[str, float] = {}
-        for i, head in enumerate(self.grid):
-            top1, top5, broken = (sum(hits[i][j] for _, hits in results) for j in range(3))
+        for head, (images, top1, top5, broken) in zip(self.grid, val, strict=True):
             found[f"top1_{head.name}"] = math.nan if broken else 100 * top1 / images
             found[f"top5_{head.name}"] = math.nan if broken else 100 * top5 / images
-        names = [head.name for head in self.grid if not math.isnan(found[f"top1_{head.name}"])]
-        best = max(names, key=lambda name: found[f"top1_{name}"], default=None)
-        chosen = {f"{top}_best_on_val": found[f"{top}_{best}"] if best else math.nan for top in ("top1", "top5")}
-        return {**chosen, **found, "images": images}
+        chosen_by, split = {name.removeprefix("top1_"): v for name, v in found.items() if name[:5] == "top1_"}, "val"
+        if held_out[0][0]:
+            split = "train_split"
+            for head, (images, top1, _, broken) in zip(self.grid, held_out, strict=True):
+                chosen_by[head.name] = math.nan if broken else 100 * top1 / images
+            found |= {f"held_out_top1_{name}": value for name, value in chosen_by.items()}
+        usable = [name for name, value in chosen_by.items() if not math.isnan(value)]
+        best = max(usable, key=lambda name: chosen_by[name], default=None)
+        chosen = {f"{top}_best_on_{split}": found[f"{top}_{best}"] if best else math.nan for top in ("top1", "top5")}
+        return {**chosen, **found, "images": val[0][0]}

@@ -11,6 +11,8 @@ SPEC = TaskSpec(
         Metric("knn*_top1"),
         Metric("knn*_top5"),
         Metric("top1_best_on_val", headline=True),
+        Metric("top1_best_on_train_split", headline=True),
+        Metric("held_out_top1_*"),  # of each head, where it is chosen so
         Metric("top1_*"),  # of each head
         Metric("top5_*"),
         Metric("images", unit="images", better="", decimals=0),

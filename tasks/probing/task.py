@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -28,29 +28,12 @@ from tasks.probing.evaluation import KnnEvaluator
 from tasks.probing.kept import Source, kept_features
 from tasks.probing.knn import NearestNeighbours
 from tasks.probing.linear_grid import GridEvaluator, Head, ProbeHeads
+from tasks.probing.rows import HELD_OUT, BothRows, KeptRows, split
 
 METHODS = ("knn", "probe")
+SELECTIONS = ("val", "train_split")
 # As recipes of classification call them -> `backbones.encoders.features.KINDS`.
 POOLS = {"token": "cls", "avg": "mean", "own": "own"}
-
-
-class KeptRows(Dataset[Any]):
-    """Kept features with their labels: ``([(D,) tensor a feature], class index)``, many rows at once by `take`."""
-
-    def __init__(self, arrays: Sequence[NDArray[Any]], labels: Sequence[int]) -> None:
-        self.arrays, self.labels = list(arrays), np.asarray(labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> tuple[list[Tensor], int]:
-        features, labels = self.take([i])
-        return [rows[0] for rows in features], int(labels[0])
-
-    def take(self, indices: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-        """A batch: an (n, D) tensor a feature, as stored, and labels (n,)."""
-        rows = np.asarray(indices)
-        return [torch.from_numpy(array[rows]) for array in self.arrays], torch.from_numpy(self.labels[rows])
 
 
 class Neighbourhood(nn.Module):
@@ -67,12 +50,16 @@ class ProbingTask(Task[ProbingRecipe]):
     Both see images under the evaluation transform, so the probe's heads, unlike Table 10's, meet no augmentation.
     """
 
+    train_rows: NDArray[np.int64] | None = None  # None: all of them
+    held_out: NDArray[np.int64] | None = None
     parts_may_diverge = True  # each head by itself: it gets no figures then
 
     def __init__(self, recipe: ProbingRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
         if recipe.method not in METHODS:
             raise unknown("method", recipe.method, METHODS, where="method")
+        if recipe.select_on not in SELECTIONS:
+            raise unknown("split", recipe.select_on, SELECTIONS, where="select_on")
         self._open_data()
         config = recipe.encoder
         encoder = open_encoder(replace(config, drop_path=0.0), checkpoint, positions="resample")
@@ -118,6 +105,10 @@ class ProbingTask(Task[ProbingRecipe]):
             raise UserError(f"k-NN compares one feature, features.pools x features.layers are {len(self.points)}")
         if not self.recipe.evaluate_only:
             raise UserError("k-NN trains nothing: give schedule.iterations=0")
+        if self.recipe.select_on != "val":
+            raise UserError(
+                "select_on is for what chooses among heads, k-NN reports every k: give --set probe:select_on=train_split"
+            )
         # Told before the features are made, which may take hours; `NearestNeighbours` says the same of itself.
         NearestNeighbours(np.empty((count, 0), np.float16), [], self.data.classes, ks, self.recipe.knn.temperature)
         self.primary_metric = f"knn{20 if 20 in ks else min(ks)}_top1"
@@ -139,8 +130,13 @@ class ProbingTask(Task[ProbingRecipe]):
             criterion=nn.CrossEntropyLoss(label_smoothing=probe.label_smoothing),
             seed=self.recipe.seed,
         )
-        self.primary_metric = "top1_best_on_val"
-        self.selection = f"last epoch; the best of {len(self.grid)} heads by top-1 on the validation set itself"
+        by = "the validation set itself"
+        if self.recipe.select_on == "train_split":
+            self.train_rows, self.held_out = split(len(self.train_images), self.recipe.seed)
+            by = f"{len(self.held_out)} training images held out ({HELD_OUT:.0%}, seed {self.recipe.seed})"
+            self.data.notes.append(f"{len(self.held_out)} training images held out, by which the head is chosen")
+        self.primary_metric = f"top1_best_on_{self.recipe.select_on}"
+        self.selection = f"last epoch; the best of {len(self.grid)} heads by top-1 on {by}"
 
     def prepare(self) -> None:
         """Features of both splits, from the cache folder or made anew."""
@@ -150,14 +146,15 @@ class ProbingTask(Task[ProbingRecipe]):
             arrays = [found[feature.name] for feature in wanted]
             self.kept[images.split] = [np.array(a) for a in arrays] if self.recipe.train.cache_images else arrays
 
-    def _rows(self, images: ImageSet) -> KeptRows:
-        return KeptRows(self.kept[images.split], images.labels)
+    def _rows(self, images: ImageSet, rows: NDArray[np.int64] | None = None) -> KeptRows:
+        return KeptRows(self.kept[images.split], images.labels, rows)
 
     def train_dataset(self) -> Dataset[Any]:
-        return self._rows(self.train_images)
+        return self._rows(self.train_images, self.train_rows)
 
     def val_dataset(self) -> Dataset[Any]:
-        return self._rows(self.val_images)
+        val = self._rows(self.val_images)
+        return val if self.held_out is None else BothRows(val, self._rows(self.train_images, self.held_out))
 
     def collate(self) -> Callable[[Any], Any]:
         """Batches come whole from `KeptRows.take`."""

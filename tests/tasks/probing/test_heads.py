@@ -172,6 +172,22 @@ def test_metrics_by_hand_over_two_processes() -> None:
     assert found["top5_best_on_val"] == found["top5_lr0.1_avg_l11"]
 
 
+def test_held_out_images_choose_the_head_and_count_for_nothing_else() -> None:
+    grid = [Head(0.1, "avg", 11, "a"), Head(0.2, "avg", 11, "a")]
+    targets = torch.tensor([0, 0, 1, 1])
+    right, wrong = nn.functional.one_hot(targets, 2).float(), nn.functional.one_hot(1 - targets, 2).float()
+    held_out = torch.tensor([False, False, True, True])
+    first = torch.where(held_out[:, None], wrong, right)  # right where it is looked at, wrong where it is chosen
+    second = torch.where(held_out[:, None] | (torch.arange(4) == 0)[:, None], right, wrong)
+    evaluator = GridEvaluator(grid, 2)
+    evaluator.update(Fixed(), (torch.stack([first, second]), targets, held_out))
+    found = evaluator.metrics(evaluator.results())
+    assert (found["top1_lr0.1_avg_l11"], found["top1_lr0.2_avg_l11"], found["images"]) == (100, 50, 2)
+    assert (found["held_out_top1_lr0.1_avg_l11"], found["held_out_top1_lr0.2_avg_l11"]) == (0, 100)
+    assert found["top1_best_on_train_split"] == 50
+    assert "top1_best_on_val" not in found
+
+
 def test_where_all_heads_diverge_there_is_no_best() -> None:
     evaluator = GridEvaluator([Head(0.1, "avg", 11, "a")], 2)
     evaluator.update(Fixed(), (torch.full((1, 3, 2), math.nan), torch.tensor([0, 1, 0])))

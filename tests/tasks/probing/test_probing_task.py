@@ -19,7 +19,7 @@ from mae_bench.engine.sampler import SeededDataset
 from mae_bench.recipes.load import load_recipe, recipe_names
 from tasks.datasets.loading import CollateOrFail
 from tasks.features import extract as features
-from tasks.probing.task import KeptRows
+from tasks.probing.rows import BothRows, KeptRows, split
 from tests.conftest import Result, data_folder
 from tests.encoders import scratch
 from tests.end_to_end.tiny import EMBEDDED, spawn
@@ -152,3 +152,30 @@ def test_cifar10_is_classified_by_its_neighbours(cli: Cli, tmp_path: Path) -> No
     record = json.loads(result.out)[0]
     assert (record["init"]["method"], record["data"]["classes"]) == ("scratch", 10)
     assert 12 < record["metrics"]["last"]["knn20_top1"] < 60
+
+
+def test_a_tenth_of_training_is_held_out_by_the_seed() -> None:
+    train, held_out = split(50, seed=0)
+    assert (len(train), len(held_out)) == (45, 5)
+    assert sorted([*train, *held_out]) == list(range(50))
+    assert [list(part) for part in split(50, 0)] == [list(train), list(held_out)]
+    assert list(split(50, 1)[1]) != list(held_out)
+    values = np.arange(50.0)[:, None]
+    labels = range(50)
+    both = BothRows(KeptRows([values[:3]], [7, 8, 9]), KeptRows([values], labels, held_out))
+    (rows,), found, flags = both.take([4, 0, 2])
+    assert flags.tolist() == [False, False, True]
+    assert (rows[:, 0].tolist(), found.tolist()) == ([0, 2, held_out[1]], [7, 9, held_out[1]])
+
+
+def test_a_probe_may_choose_its_head_without_the_validation_set(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    result = cli(*command(checkpoint, tmp_path, "probe"), "--set", "select_on=train_split")
+    assert result.code == 0, result.err
+    (probe,) = json.loads(result.out)
+    metrics = probe["metrics"]["last"]
+    assert probe["primary_metric"] == "top1_best_on_train_split"
+    assert (metrics["images"], "top1_best_on_val" in metrics) == (21, False)
+    assert "by top-1 on 8 training images held out (10%, seed 0)" in probe["metrics"]["selection"]
+    assert "8 training images held out, by which the head is chosen" in probe["data"]["notes"]
+    refused = cli(*command(checkpoint, tmp_path, "knn"), "--set", "select_on=train_split")
+    assert "give --set probe:select_on=train_split" in refused.err
