@@ -140,8 +140,12 @@ def _without_record(runs: Path) -> list[JobStatus]:
 
 
 def _tables(records: Sequence[Record], runs: Path) -> list[TableSection]:
-    """Every table; those with figures of ours first. A part of another table does not stand alone."""
-    built = [build(name, records, runs_dir=runs) for name in names()]
+    """Every table; those with figures of ours first. A part of another table does not stand alone.
+
+    Encoders side by side stand there where several that are no paper's were measured.
+    """
+    encoders = len({record.arch for record in records}) > 1
+    built = [build(name, records, runs_dir=runs) for name in names() if name != "encoders" or encoders]
     parts = {part.name for table in built for part in table.parts}
     shown = [_shown(table) for table in built if table.name not in parts]
     return sorted(shown, key=lambda table: not table.ours)

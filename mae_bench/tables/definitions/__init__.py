@@ -114,7 +114,7 @@ def definitions() -> tuple[Definition, ...]:
         UserError: an installed package's table cannot be loaded, is none, or has a name that is taken.
     """
     found = list(DEFINITIONS)
-    taken = {TABLE1, "table2", *(a.name for a in ABLATIONS), *(d.name for d in found)}
+    taken = {TABLE1, "table2", "encoders", *(a.name for a in ABLATIONS), *(d.name for d in found)}
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         where = f"entry point {point.name} of {ENTRY_POINTS} ({point.value})"
         loaded = load_entry_point(point, where)

@@ -23,6 +23,7 @@ from mae_bench.tables.fill import arrange as layout
 from mae_bench.tables.fill import notes
 from mae_bench.tables.fill.ablations import build_ablation
 from mae_bench.tables.fill.arrange import ColumnKey, Key, TableInputs
+from mae_bench.tables.fill.encoders import ENCODERS, build_encoders
 from mae_bench.tables.fill.wall_clock import build_table2
 from mae_bench.tables.table import Table
 
@@ -39,7 +40,13 @@ class Entry:
 
 def names() -> list[str]:
     """The tables that there are."""
-    return [TABLE1, *(a.name for a in ABLATIONS), "table2", *(definition.name for definition in definitions())]
+    return [
+        TABLE1,
+        *(a.name for a in ABLATIONS),
+        "table2",
+        *(definition.name for definition in definitions()),
+        ENCODERS,
+    ]
 
 
 def build(name: str, records: Iterable[Record], *, runs_dir: str | os.PathLike[str] | None = None) -> Table:
@@ -56,6 +63,8 @@ def build(name: str, records: Iterable[Record], *, runs_dir: str | os.PathLike[s
     if name not in names():
         raise unknown("table", name, names())
     records = list(records)
+    if name == ENCODERS:
+        return build_encoders(records, runs_dir)
     if name == "table2":
         return build_table2(records, runs_dir)
     ablations = [a for a in ABLATIONS if a.name == name or (name == TABLE1 and a.name.startswith(TABLE1))]
