@@ -167,9 +167,14 @@ class TimmModel:
         new.load_state_dict(state)
         return new
 
-    def as_config(self) -> dict[str, Any]:
-        """As `of_config` reads it: what our own files say of a model that is no plain ViT."""
-        config = {"architecture": self.name, "model_args": dict(self.args), "pretrained_cfg": self._cfg()}
+    def as_config(self, img_size: int | None = None) -> dict[str, Any]:
+        """As `of_config` reads it: what our own files say of a model that is no plain ViT, which was resized to `img_size`."""
+        args, cfg = dict(self.args), self._cfg()
+        if img_size is not None:
+            cfg["input_size"] = (3, img_size, img_size)
+            if self.cfg.get("fixed_input_size", False):
+                args["img_size"] = img_size
+        config = {"architecture": self.name, "model_args": args, "pretrained_cfg": cfg}
         return {**config, "label": self.label, "final_norm_eps": self.final_norm_eps}
 
     def _cfg(self) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def _export_metadata(job: PlannedJob, task: Task[Any]) -> dict[str, Any]:
     if (preprocessing := _own_preprocessing(job, task)) is not None:
         said["preprocessing"] = preprocessing.as_dict()
     if job.checkpoint is not None and isinstance(job.checkpoint.architecture, TimmModel):
-        said["timm"] = job.checkpoint.architecture.as_config()
+        said["timm"] = job.checkpoint.architecture.as_config(job.recipe.encoder.img_size)
     pretraining = job.known_pretraining()
     return said if pretraining is None else {**said, "pretraining": pretraining}
 

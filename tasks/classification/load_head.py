@@ -82,7 +82,8 @@ def load_head(model: Classifier, checkpoint: Checkpoint, data: str) -> None:
         UserError: no head there, of another class count, or on other features than the recipe's.
     """
     head = checkpoint.head
-    weight = head.get("head.weight", head.get("head.1.weight"))
+    name = model.classifier
+    weight = head.get(f"{name}.weight", head.get(f"{name}.1.weight"))
     if weight is None:
         raise UserError(
             f"{checkpoint.path} holds no classification head: evaluation alone (schedule.iterations=0) needs a fine-tuned "
@@ -94,21 +95,18 @@ def load_head(model: Classifier, checkpoint: Checkpoint, data: str) -> None:
             f"{checkpoint.path}: its head has {len(weight)} classes, {data} has {classes}: give the data set that it was "
             "fine-tuned on, or train a head on this one (schedule.epochs)"
         )
-    wanted = {k: v for k, v in model.timm_state().items() if _of_head(k)}
-    _check_features(checkpoint, head, wanted)
+    _check_features(checkpoint, head, model.head_state(), name)
     model.load_head(head)
 
 
-def _check_features(checkpoint: Checkpoint, head: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+def _check_features(checkpoint: Checkpoint, head: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> None:
     if head.keys() == wanted.keys():
         return
-    pool = next((pool for name, pool in _POOLING.items() if name in head), "token")
-    batch_norm = str("head.1.weight" in head).lower()
+    others = "token" if checkpoint.plain is not None else "own"
+    learnt = {**_POOLING, f"{name}.pooling.weight": "avg", f"{name}.pooling.latent": "attentive"}
+    pool = next((pool for tensor, pool in learnt.items() if tensor in head), others)
+    batch_norm = str(f"{name}.1.weight" in head).lower()
     raise UserError(
         f"{checkpoint.path}: its head is on other features than the recipe's: "
         f"give --set head.pool={pool} --set head.batch_norm={batch_norm}"
     )
-
-
-def _of_head(name: str) -> bool:
-    return name.startswith(("head.", "fc_norm.", "attn_pool."))

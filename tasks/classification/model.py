@@ -60,18 +60,39 @@ class Classifier(nn.Module):
             return logits
         return {"loss": self.criterion(logits, targets)}
 
+    @property
+    def classifier(self) -> str:
+        """The name that the linear layer is exported under."""
+        return self.encoder.classifier if isinstance(self.encoder, PooledEncoder) else "head"
+
     def timm_state(self) -> dict[str, Tensor]:
         """Tensors under timm's and the official names (``head.weight``); with BatchNorm, ``head.0.*`` and ``head.1.*``."""
-        head = self.head if isinstance(self.head[0], nn.BatchNorm1d) else self.head[1]
-        encoder = self.encoder.timm_state() if isinstance(self.encoder, PooledEncoder) else self.encoder.state_dict()
-        return {**encoder, **{f"head.{k}": v for k, v in head.state_dict().items()}}
+        encoder = self.encoder.encoder.net if isinstance(self.encoder, PooledEncoder) else self.encoder
+        return {**encoder.state_dict(), **self.head_state()}
+
+    def head_state(self) -> dict[str, Tensor]:
+        """What is not the pre-trained encoder's of `timm_state`: pooling, its norm, linear layer."""
+        layers = {f"{self.classifier}.{k}": v for k, v in self._linear().state_dict().items()}
+        if isinstance(self.encoder, PooledEncoder):
+            pooling = self.encoder.pooling.state_dict()
+            return {**{f"{self.classifier}.pooling.{k}": v for k, v in pooling.items()}, **layers}
+        own = self.encoder.state_dict()
+        return {**{k: v for k, v in own.items() if k.startswith(("fc_norm.", "attn_pool."))}, **layers}
 
     def load_head(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `timm_state` for what is not the encoder's own: pooling, its norm, linear layer."""
-        linear = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
-        (self.head if isinstance(self.head[0], nn.BatchNorm1d) else self.head[1]).load_state_dict(linear)
-        pooling = {k: v for k, v in state.items() if not k.startswith("head.")}
-        self.encoder.load_state_dict({**self.encoder.state_dict(), **pooling})
+        """The inverse of `head_state`."""
+        start = f"{self.classifier}."
+        inside = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+        pooling = {k.removeprefix("pooling."): v for k, v in inside.items() if k.startswith("pooling.")}
+        self._linear().load_state_dict({k: v for k, v in inside.items() if not k.startswith("pooling.")})
+        if isinstance(self.encoder, PooledEncoder):
+            self.encoder.pooling.load_state_dict(pooling)
+            return
+        outside = {k: v for k, v in state.items() if not k.startswith(start)}
+        self.encoder.load_state_dict({**self.encoder.state_dict(), **outside})
+
+    def _linear(self) -> nn.Module:
+        return self.head if isinstance(self.head[0], nn.BatchNorm1d) else self.head[1]
 
 
 def _set_pooling(encoder: VisionTransformer, pool: str) -> None:

@@ -66,7 +66,8 @@ class PooledEncoder(nn.Module):
             parameter.requires_grad or name.startswith(unused) for name, parameter in self.encoder.named_parameters()
         ):
             return [self]
-        return [*_wholly_trained(self.encoder), self.pooling]
+        learnt = [self.pooling] if any(p.requires_grad for p in self.pooling.parameters()) else []
+        return [*_wholly_trained(self.encoder), *learnt]
 
     def _last(self, tune_blocks: float) -> set[str]:
         count = self.encoder.head_layer - 1  # without the embeddings
@@ -78,10 +79,11 @@ class PooledEncoder(nn.Module):
         first = 0 if tune_blocks == count else self.encoder.head_layer - int(tune_blocks)
         return {name for name, layer in self.encoder.layer_of.items() if layer >= first}
 
-    def timm_state(self) -> dict[str, Tensor]:
-        """The encoder's tensors under its own names, a pooling that was learnt under ``pooling.``."""
-        pooling = {f"pooling.{k}": v for k, v in self.pooling.state_dict().items()}
-        return {**self.encoder.net.state_dict(), **pooling}
+    @property
+    def classifier(self) -> str:
+        """What timm calls the layer behind this net's features: heads are exported under that name, and found by it."""
+        names = (getattr(self.encoder.net, "pretrained_cfg", None) or {}).get("classifier") or "head"
+        return names if isinstance(names, str) else str(names[0])
 
 
 def _wholly_trained(module: nn.Module) -> list[nn.Module]:

@@ -145,7 +145,8 @@ def _check(config: SegmentationConfig, encoder: Encoder, classes: int) -> None:
         raise unknown("head", config.head, HEADS, where="segmentation.head")
     blocks, four = sorted(config.out_blocks), config.head == "upernet"
     fits = len(blocks) == 4 if four else blocks
-    if not fits or len(set(blocks)) != len(blocks) or blocks[0] < 0 or blocks[-1] != depth - 1:
+    repeated = len(set(blocks)) != len(blocks) and (depth >= 4 or windowed(encoder) is not None)
+    if not fits or repeated or blocks[0] < 0 or blocks[-1] != depth - 1:
         raise UserError(
             f"segmentation.out_blocks must be {'four ' if four else ''}blocks within 0..{depth - 1} that end with "
             f"{depth - 1} for this encoder, not {list(config.out_blocks)}"

@@ -131,8 +131,10 @@ def _notes(records: Sequence[Record], data: Sequence[_Data]) -> Iterator[str]:
             if len(values) > 1:
                 said = "; ".join(f"{value}: {', '.join(sorted(set(who)))}" for value, who in sorted(values.items()))
                 yield f"{each.protocol}, {each.name}: {key} differs ({said})"
-    sizes = {(r.init.method, r.arch): r.img_size for r in records}
-    yield "input in pixels: " + ", ".join(f"{method} {size}" for (method, _), size in sorted(sizes.items()))
+    sizes: dict[str, set[str]] = {}
+    for record in records:
+        sizes.setdefault(record.init.method, set()).add(f"{record.img_size} ({record.protocol})")
+    yield "input in pixels: " + "; ".join(f"{method} {', '.join(sorted(of))}" for method, of in sorted(sizes.items()))
     yield from notes.assumed_preprocessing(records)
     yield notes.recipes(records)
     yield from notes.left_out(records)
