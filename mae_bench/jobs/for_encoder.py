@@ -6,7 +6,8 @@ The net is looked at without its weights. What is found becomes a value of the r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,9 @@ from backbones.checkpoints.checkpoint import Checkpoint
 from backbones.encoders.contract import Encoder
 from backbones.encoders.maps import pyramid_stages, windowed
 from backbones.encoders.plugin import Plugin
+from backbones.encoders.preprocessing import family_default
 from backbones.encoders.timm_models import PREFIX, TimmModel, registered
+from mae_bench.jobs.job import PlannedJob
 from mae_bench.recipes.any_encoder import EncoderFacts, facts_of
 from mae_bench.recipes.load import recipe_for
 from tasks.recipe import Recipe
@@ -149,6 +152,27 @@ def _pooling(recipe: Any, *, class_token: bool, norm: bool) -> Iterator[str]:
         yield f"features.pools=[{','.join(pools)}]"
     if features.norm == "all" and not norm:
         yield "features.norm=last"
+
+
+def with_published_crop(job: PlannedJob) -> PlannedJob:
+    """A recipe that reproduces a published figure evaluates on the official crop (util/datasets.py), not on the encoder's own.
+
+    That is said in the recipe where it makes a difference, and so is part of the job's identity.
+    """
+    recipe: Any = job.recipe
+    section = getattr(recipe, "augmentation" if recipe.task == "classification" else "features", None)
+    if job.checkpoint is None or job.checkpoint.preprocessing.is_imagenet or not recipe.published or section is None:
+        return job
+    told = (recipe.encoder.interpolation, recipe.encoder.crop_pct, getattr(section, "eval_crop_ratio", 1.0))
+    if any(value is not None for value in told):
+        return job
+    official = family_default((recipe.encoder.img_size, recipe.encoder.img_size), "")
+    recipe = deepcopy(recipe)
+    recipe.encoder.interpolation = official.interpolation
+    getattr(
+        recipe, "augmentation" if recipe.task == "classification" else "features"
+    ).eval_crop_ratio = official.crop_pct
+    return replace(job, recipe=recipe)
 
 
 def check_arch(arch: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
-from mae_bench.jobs.for_encoder import check_arch
+from mae_bench.jobs.for_encoder import check_arch, with_published_crop
 from mae_bench.jobs.from_suite import SuiteFile, from_suite
 from mae_bench.jobs.from_tasks import from_tasks
 from mae_bench.jobs.job import JobPlan, PlannedJob
@@ -115,7 +115,7 @@ def _of_suite(name: str, sources: list[Checkpoint], options: Options) -> JobPlan
 def _checked(jobs: Sequence[PlannedJob], rest: JobPlan) -> JobPlan:
     """Each job once, however many suites have it; two different ones by one name are a mistake."""
     by_name: dict[str, PlannedJob] = {}
-    for job in jobs:
+    for job in map(with_published_crop, jobs):
         other = by_name.setdefault(job.name, job)
         if recipe_hash(other.recipe) != recipe_hash(job.recipe) or other.after != job.after:
             raise UserError(

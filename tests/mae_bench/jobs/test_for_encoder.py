@@ -11,8 +11,10 @@ import torch
 from timm.models import save_for_hf
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from mae_bench.jobs.for_encoder import EncoderAtHand
+from mae_bench.jobs.for_encoder import EncoderAtHand, with_published_crop
 from mae_bench.jobs.from_tasks import from_tasks
+from mae_bench.jobs.job import PlannedJob
+from mae_bench.recipes.load import load_recipe
 from mae_bench.recipes.options import Options
 from tasks import create_task
 
@@ -120,3 +122,17 @@ def test_a_net_that_takes_one_size_slides(tmp_path: Path) -> None:
     made = recipe(hiera, "segmentation")
     assert (made.segmentation.inference, made.segmentation.slide_stride) == ("slide", 42)
     assert recipe(hiera, "finetune").encoder.img_size == 192  # six of its largest strides
+
+
+def test_a_published_row_keeps_its_own_evaluation_crop(tmp_path: Path) -> None:
+    """AugReg's own crop is 0.9; the row's protocol has 224 / 256. Recipes that reproduce nothing take the encoder's."""
+    source = checkpoint(tmp_path, "AugReg")
+    assert source.preprocessing.crop_pct == 0.9
+    row: Any = load_recipe("finetune/vit_base_patch16_imagenet")
+    job = with_published_crop(PlannedJob("a", row, source))
+    made: Any = job.recipe
+    assert (made.augmentation.eval_crop_ratio, made.encoder.interpolation) == (224 / 256, "bicubic")
+    assert row.augmentation.eval_crop_ratio is None
+    own: Any = EncoderAtHand(source.arch, source).recipe("finetune", "imagenet")
+    assert with_published_crop(PlannedJob("b", own, source)).recipe.augmentation.eval_crop_ratio is None  # type: ignore[attr-defined]
+    assert with_published_crop(PlannedJob("c", row)).recipe is row
