@@ -38,8 +38,8 @@ import yaml
 from PIL import Image
 from pycocotools import mask as run_length
 
-from backbones.checkpoints.tensor_files import read_tensors, save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import read_tensors, save_tensors
 from backbones.vit.encoder import create_encoder
 from mae_bench.recipes.load import as_dict, load_recipe
 from mae_bench.records import record

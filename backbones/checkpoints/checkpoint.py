@@ -1,6 +1,6 @@
 """Checkpoints in and out: a file becomes an encoder, what else it holds, and what is known of it.
 
-Files are read by `backbones.checkpoints.tensor_files`, names by `backbones.checkpoints.read_layouts`, the
+Files are read by `backbones.files.tensor_files`, names by `backbones.checkpoints.read_layouts`, the
 architecture by `backbones.checkpoints.architecture`; other
 projects' layouts are written by `backbones.checkpoints.write_layouts`. Run-time state (optimiser, progress) is
 `mae_bench.engine`'s.
@@ -24,10 +24,8 @@ from torch import Tensor, nn
 
 from backbones.checkpoints import shipped, told
 from backbones.checkpoints.architecture import Architecture, fixed_positions, read_architecture, sizes
-from backbones.checkpoints.facts import check_config
 from backbones.checkpoints.hub import is_remote, resolve_remote
 from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, Named, block_count, read_names
-from backbones.checkpoints.tensor_files import TensorFile, read_tensors
 from backbones.encoders import huggingface, image_processor, published
 from backbones.encoders.contract import Encoder
 from backbones.encoders.plugin import PREFIX as MODULE
@@ -36,6 +34,8 @@ from backbones.encoders.preprocessing import Preprocessing, family_default
 from backbones.encoders.timm_models import PREFIX as TIMM
 from backbones.encoders.timm_models import TimmModel, fit, of_config, registered
 from backbones.errors import UserError
+from backbones.files.facts import check_config
+from backbones.files.tensor_files import TensorFile, read_tensors
 from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.targets import create_target
 from backbones.vit.dense import takes_windows

@@ -1,7 +1,7 @@
 """Whose names a checkpoint's tensors bear, and how those become ours (timm's `VisionTransformer`, official MAE decoder).
 
 A layout is data: how to recognise it, what each name becomes, what is left aside. Reading files is
-`backbones.checkpoints.tensor_files`'s;
+`backbones.files.tensor_files`'s;
 what the tensors amount to, `backbones.checkpoints.architecture`'s.
 """
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from backbones.checkpoints.architecture import Architecture
 from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, Named
-from backbones.checkpoints.tensor_files import TensorFile
 from backbones.encoders.preprocessing import FACTS, Preprocessing, family_default, not_told
 from backbones.errors import UserError
+from backbones.files.tensor_files import TensorFile
 from backbones.vit.arch import SIZES, parse_arch
 
 # Names of tensors that only one project's files have; the other layouts are several projects'.

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from backbones.atomic import write_json
-from backbones.checkpoints.array_pickle import save_arrays
 from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, REL_POS, block_count, rename
-from backbones.checkpoints.tensor_files import save_pickle, save_tensors
 from backbones.encoders import image_processor
 from backbones.errors import UserError, unknown
+from backbones.files.array_pickle import save_arrays
+from backbones.files.tensor_files import save_pickle, save_tensors
 from backbones.vit.arch import parse_arch
 from backbones.vit.relative import beit_of_tables
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.checkpoints.read_layouts import block_count
-from backbones.checkpoints.tensor_files import digest_file
+from backbones.files.tensor_files import digest_file
 from backbones.vit.arch import parse_arch
 from mae_bench.checkpoint_tools.guess_target import guess_pixel_target
 from mae_bench.tables.definitions import published

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from backbones.atomic import replacing, sweep
-from backbones.checkpoints.tensor_files import write_torch
-from backbones.checkpoints.torch_files import read_content
 from backbones.errors import RunFailed, UserError
+from backbones.files.tensor_files import write_torch
+from backbones.files.torch_files import read_content
 from mae_bench.common.disk import writing
 
 _MARK = b"\nsha256:"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.atomic import read_json, write_json, write_text
-from backbones.checkpoints.tensor_files import sha256_file
+from backbones.files.tensor_files import sha256_file
 from mae_bench.jobs.files import JOB_FILE, PLAN_FILE, note_file, planned_names
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.recipes.load import recipe_hash

@@ -19,10 +19,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from backbones.atomic import read_json
-from backbones.checkpoints.tensor_files import save_tensors, sha256_file
 from backbones.encoders.preprocessing import Preprocessing
 from backbones.encoders.timm_models import TimmModel
 from backbones.errors import Interrupted, UserError
+from backbones.files.tensor_files import save_tensors, sha256_file
 from mae_bench.common.console import say
 from mae_bench.common.disk import writing
 from mae_bench.common.signals import stop_signals

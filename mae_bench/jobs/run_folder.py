@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from backbones.atomic import read_json, sweep, write_json, write_text
-from backbones.checkpoints.tensor_files import sha256_file
 from backbones.errors import UserError
+from backbones.files.tensor_files import sha256_file
 from backbones.plain_files import JSON_LIMIT, read_plain
 from mae_bench.common.console import say
 from mae_bench.jobs.files import JOB_FILE

@@ -23,8 +23,8 @@ from detectron2.structures import BoxMode
 from PIL import ExifTags, ImageOps
 from torch.utils.data import Dataset
 
-from backbones.checkpoints.tensor_files import sha256_file
 from backbones.errors import UserError
+from backbones.files.tensor_files import sha256_file
 from tasks.datasets.decoding import WHITE, read_rgb
 from tasks.datasets.roots import fingerprint
 from tasks.detection.annotations import Content, read_content

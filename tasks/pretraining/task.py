@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from backbones.checkpoints.checkpoint import Checkpoint, open_encoder
-from backbones.checkpoints.tensor_files import sha256_file
 from backbones.encoders.contract import Encoder
 from backbones.errors import UserError, unknown
+from backbones.files.tensor_files import sha256_file
 from backbones.mae.masking import SAMPLINGS, grid_stride, visible_count
 from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.patches import patchify

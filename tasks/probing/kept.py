@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from backbones.atomic import read_json, write_json
-from backbones.checkpoints.tensor_files import sha256_file
 from backbones.encoders.contract import Encoder
 from backbones.encoders.features import Feature
 from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import UserError, unknown
+from backbones.files.tensor_files import sha256_file
 from tasks.datasets.cache_folder import default_cache_root
 from tasks.datasets.images import ImageSet, TransformedImages
 from tasks.datasets.transforms import eval_crop

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from backbones.atomic import check_writable, json_text, replacing, sweep, write_json, write_text
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 
 
 @pytest.mark.parametrize("durable", [False, True])

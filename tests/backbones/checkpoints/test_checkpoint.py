@@ -18,8 +18,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from backbones.checkpoints.checkpoint import Checkpoint, build_encoder, load_checkpoint
-from backbones.checkpoints.tensor_files import save_tensors, sha256_file
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors, sha256_file
 from backbones.mae.model import MaskedAutoencoder
 from backbones.vit.encoder import create_encoder
 from backbones.vit.pos_embed import resample_grid, sincos_2d

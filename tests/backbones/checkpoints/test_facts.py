@@ -11,8 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from backbones.checkpoints.tensor_files import read_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import read_tensors
 
 STATE = {"a": torch.ones(2)}
 

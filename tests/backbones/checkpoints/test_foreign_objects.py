@@ -19,10 +19,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones.checkpoints.inert_pickle import MalformedPickle
-from backbones.checkpoints.tensor_files import read_tensors
-from backbones.checkpoints.torch_files import read_content
 from backbones.errors import UserError
+from backbones.files.inert_pickle import MalformedPickle
+from backbones.files.tensor_files import read_tensors
+from backbones.files.torch_files import read_content
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.5, 2.5, 3.5], dtype=torch.float16)}
 

@@ -16,9 +16,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.checkpoints.write_layouts import save_as
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from backbones.mae.model import MaskedAutoencoder
 from backbones.vit.dense import DenseEncoder
 from backbones.vit.encoder import create_encoder

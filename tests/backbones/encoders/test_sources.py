@@ -169,7 +169,7 @@ def test_heads_of_a_standard_size_say_where_they_are_from(tmp_path: Path) -> Non
 
 def test_a_result_of_an_encoder_that_is_no_plain_vit_is_read_again(tmp_path: Path) -> None:
     """As `mae_bench.jobs.run` writes it: timm's configuration and the preprocessing that was used go along."""
-    from backbones.checkpoints.tensor_files import save_tensors
+    from backbones.files.tensor_files import save_tensors
 
     path, net = folder(tmp_path / "m", "vit_small_patch16_rope_224", TINY)
     source = load_checkpoint(path)

@@ -10,8 +10,8 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.patches import patchify, take
 from backbones.mae.targets import TARGETS, PCACoefficients, Target, TokenTarget, create_target, normalise_patches

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from backbones.mae.patches import patchify
 from backbones.mae.tokenizer import PatchCodebook, Tokenizer, load_tokenizer
 

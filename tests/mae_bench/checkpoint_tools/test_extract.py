@@ -20,8 +20,8 @@ from safetensors import safe_open
 
 import mae_bench
 from backbones.checkpoints.checkpoint import load_checkpoint
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.encoders.features import image_features
+from backbones.files.tensor_files import save_tensors
 from backbones.vit.encoder import create_encoder
 from tasks.datasets.transforms import eval_crop, normalise
 from tasks.features import extract as features

@@ -16,8 +16,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from backbones.checkpoints.checkpoint import load_checkpoint
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from backbones.mae.model import MaskedAutoencoder
 from backbones.vit.encoder import create_encoder
 from mae_bench.checkpoint_tools import inspect as inspection

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import mae_bench
 from backbones.checkpoints.checkpoint import load_checkpoint
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from backbones.mae.masking import draw_masking
 from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.patches import patchify, take, unpatchify

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backbones.checkpoints.tensor_files import sha256_file
 from backbones.errors import UserError
+from backbones.files.tensor_files import sha256_file
 from mae_bench.jobs.job import PlannedJob
 from mae_bench.jobs.run_folder import damaged_exports, is_finished, notes, reopen, say_where_data_changed, write_job
 from mae_bench.recipes.load import load_recipe

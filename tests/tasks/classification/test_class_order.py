@@ -11,8 +11,8 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from backbones.checkpoints.checkpoint import load_checkpoint
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from backbones.vit.encoder import create_encoder
 from mae_bench.api import run
 from tasks.classification.config import ClassificationRecipe, HeadConfig

@@ -17,9 +17,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from backbones.checkpoints.checkpoint import load_checkpoint, open_encoder
 from backbones.checkpoints.dense_heads import load_heads
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.checkpoints.write_layouts import save_as, vitdet_state
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from backbones.vit.encoder import create_encoder
 from tasks.detection.model import ENCODER_PREFIX, Detector, build_detector
 from tasks.recipe import EncoderConfig

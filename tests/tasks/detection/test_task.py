@@ -19,8 +19,8 @@ from PIL import Image
 
 import tasks
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from backbones.vit.encoder import create_encoder
 from mae_bench.recipes.load import load_recipe, recipe_names
 from tasks.detection.model import ENCODER_PREFIX

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from backbones.checkpoints.checkpoint import load_checkpoint
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from tasks.pretraining.config import CropConfig, MAEConfig, PretrainingRecipe
 from tasks.pretraining.task import PretrainingTask

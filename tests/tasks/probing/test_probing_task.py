@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch.utils.data import DataLoader
 
-from backbones.checkpoints.tensor_files import save_tensors
+from backbones.files.tensor_files import save_tensors
 from backbones.vit.encoder import create_encoder
 from mae_bench.engine.sampler import SeededDataset
 from mae_bench.recipes.load import load_recipe, recipe_names

@@ -13,8 +13,8 @@ pytest.importorskip("mmseg")
 
 from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.checkpoints.dense_heads import load_heads
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from backbones.vit.encoder import create_encoder
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.mm import MODELS

@@ -13,8 +13,8 @@ import torch
 pytest.importorskip("mmseg")
 
 from backbones.checkpoints.checkpoint import load_checkpoint
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from backbones.vit.encoder import create_encoder
 from mae_bench.engine.evaluate import evaluate
 from mae_bench.engine.loop import FitResult, create_accelerator, fit

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from backbones.atomic import replacing
-from backbones.checkpoints.facts import check_config, check_metadata
-from backbones.checkpoints.inert_pickle import Inert
-from backbones.checkpoints.torch_files import TensorReader, is_readable, what_it_is
 from backbones.errors import UserError
+from backbones.files.facts import check_config, check_metadata
+from backbones.files.inert_pickle import Inert
+from backbones.files.torch_files import TensorReader, is_readable, what_it_is
 from backbones.plain_files import load_json, open_plain, parse_json
 
 _METADATA = "mae_bench"

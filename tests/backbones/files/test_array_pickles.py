@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from backbones.checkpoints.checkpoint import load_checkpoint
-from backbones.checkpoints.tensor_files import read_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import read_tensors
 from backbones.vit.encoder import create_encoder
 
 ARRAYS = {

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backbones.checkpoints.inert_pickle import Array, Inert, MalformedPickle, TooMuchWork, read_pickle
+from backbones.files.inert_pickle import Array, Inert, MalformedPickle, TooMuchWork, read_pickle
 
 
 def read(content: bytes) -> Any:

@@ -5,7 +5,7 @@ functions that it lets in (numpy's frees a pointer of the file's choice). Here o
 (`pickletools.genops` reads them): containers, numbers and text become themselves, tensors and arrays become descriptions of
 where their bytes lie (`StoredTensor`, `Array`), and every other global an `Inert` placeholder. Work is bounded.
 
-What lies around a pickle in a file of ``torch.save``, and the bytes of the tensors, is `backbones.checkpoints.torch_files`'s.
+What lies around a pickle in a file of ``torch.save``, and the bytes of the tensors, is `backbones.files.torch_files`'s.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Files of ``torch.save`` (zip, and the older format) and bare pickles of arrays, as plain data with tensors still on disk.
 
-What is a tensor is decided from descriptions (`backbones.checkpoints.inert_pickle`); only those that are asked for are read.
+What is a tensor is decided from descriptions (`backbones.files.inert_pickle`); only those that are asked for are read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbones.checkpoints.inert_pickle import (
+from backbones.errors import UserError
+from backbones.files.inert_pickle import (
     STORAGE_DTYPES,
     Array,
     MalformedPickle,
@@ -26,7 +27,6 @@ from backbones.checkpoints.inert_pickle import (
     StoredTensor,
     read_pickle,
 )
-from backbones.errors import UserError
 from backbones.plain_files import open_plain
 
 # How torch.save begins a file that is no zip: a pickled magic number (torch/serialization.py, MAGIC_NUMBER).

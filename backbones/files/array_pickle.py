@@ -1,6 +1,6 @@
 """Pickles of numpy arrays, as detectron2's model zoo has its weights (``model_final_*.pkl``), written.
 
-They are read where all pickles are, in `backbones.checkpoints.torch_files`.
+They are read where all pickles are, in `backbones.files.torch_files`.
 """
 
 from __future__ import annotations
