@@ -12,8 +12,8 @@ from timm.models import save_for_hf
 from torch import nn
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from backbones.checkpoints.tensor_files import save_tensors
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from mae_bench.engine.loop import fit
 from tasks.classification.config import ClassificationRecipe, HeadConfig
 from tasks.classification.load_head import load_head
