@@ -123,7 +123,7 @@ def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
         (lambda: timm.create_model("beit_base_patch16_224", **SMALL), {"pretraining", "reconstruction"}),
         (lambda: timm.create_model("vit_small_patch14_reg4_dinov2", **SMALL), {"pretraining", "reconstruction"}),
         (lambda: VisionTransformer(**SMALL, global_pool="avg", num_classes=3), {"pretraining", "reconstruction"}),
-        (lambda: create_encoder("vit_tiny_patch14", img_size=28), {"detection", "reconstruction"}),
+        (lambda: create_encoder("vit_tiny_patch14", img_size=28), {"reconstruction"}),
         (lambda: create_encoder("vit_tiny_patch16", img_size=32), {"reconstruction"}),
     ],
 )
