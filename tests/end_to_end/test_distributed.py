@@ -13,10 +13,13 @@ from tests.conftest import Result
 from tests.end_to_end.tiny import EMBEDDED, FEW_STEPS, spawn
 
 RUN = ["run", "--scratch", "vit_micro_patch8", "--tasks", "finetune", *EMBEDDED, *FEW_STEPS, "--json"]
+PARTIAL = ("--set", "head.tune_blocks=0.5", "--set", "protocol=partial")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [(), ("--set", "head.tune_blocks=0.5")], ids=["all", "half a block"])
+@pytest.mark.parametrize(
+    "settings", [(), ("--set", "head.tune_blocks=0.5", "--set", "protocol=partial")], ids=["all", "half a block"]
+)
 def test_two_processes_train_and_evaluate_like_one(
     cli: Callable[..., Result], tmp_path: Path, settings: tuple[str, ...]
 ) -> None:

@@ -151,24 +151,31 @@ def test_a_signal_in_an_evaluation_leaves_between_batches(tmp_path: Path) -> Non
 
 
 def kill_in_the_middle_of_a_checkpoint() -> None:
-    write, calls = on_disk._Hashing.write, [0]
+    save = on_disk.write_torch
 
-    def faulty(self: Any, content: bytes) -> int:
-        calls[0] += 1
-        if calls[0] == 300:
-            self.file.flush()
-            send(signal.SIGKILL)()
-        return write(self, content)
+    def faulty(state: Any, write: Callable[[bytes], int]) -> None:
+        calls = [0]
 
-    on_disk._Hashing.write = faulty  # type: ignore
+        def counted(content: bytes) -> int:
+            calls[0] += 1
+            if calls[0] == 5:
+                send(signal.SIGKILL)()
+            return write(content)
+
+        save(state, counted)
+
+    on_disk.write_torch = faulty  # type: ignore
 
 
 def kill_before_old_checkpoints_go() -> None:
-    def faulty(folder: Path) -> None:
-        if len(on_disk.checkpoints(folder)) == 3:
-            send(signal.SIGKILL)()
+    look = on_disk.checkpoints
 
-    on_disk._sync = faulty
+    def faulty(folder: Path) -> list[Path]:
+        if len(look(folder)) == 3:
+            send(signal.SIGKILL)()
+        return look(folder)
+
+    on_disk.checkpoints = faulty
 
 
 KILLS: dict[str, Hook] = {

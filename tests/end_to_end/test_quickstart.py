@@ -55,5 +55,6 @@ def test_seeds_become_mean_and_deviation(cli: Cli, tmp_path: Path) -> None:
     short = ["--set", "schedule.epochs=1", "--set", "train.batch_size=8"]
     result = cli(*command, *short, "--seeds", "0,1", "--out", tmp_path)
     assert result.code == 0, result.err
-    assert "± " in result.out
-    assert "(n=2)" in result.out
+    figures = {record.metrics.last["top1"] for record in find(tmp_path)}
+    assert ("(n=2)" in result.out) == ("± " in result.out) == (len(figures) == 2)  # equal ones are one figure
+    assert len(find(tmp_path)) == 2

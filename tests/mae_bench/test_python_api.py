@@ -52,8 +52,9 @@ def test_an_argument_of_the_wrong_kind_is_named(tmp_path: Path, arguments: dict[
 def test_run_takes_overrides_and_data_as_the_command_line_does(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'unknown key "schedule\.epoch" in --set schedule\.epoch=1'):
         mae_bench.run(tmp_path, scratch="vit_micro_patch8", tasks=["finetune"], overrides=["schedule.epoch=1"])
-    with pytest.raises(UserError, match="--data"):
-        mae_bench.run(tmp_path, scratch="vit_micro_patch8", tasks=["finetune"], data={"embeded": tmp_path})
+    recipe = "finetune/vit_micro_patch8_embedded"
+    with pytest.raises(UserError, match='unknown data set "imagenet" in --data'):
+        mae_bench.run(tmp_path, scratch="vit_micro_patch8", tasks=[recipe], data={"imagenet": tmp_path})
 
 
 def test_a_table_of_no_folder_is_refused() -> None:
