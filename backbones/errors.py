@@ -34,3 +34,10 @@ def unknown(kind: str, name: str, options: Iterable[str], *, where: str = "") ->
     hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known) or 'none'}"
     place = f" in {where}" if where else ""
     return UserError(f'unknown {kind} "{name}"{place}: {hint}')
+
+
+def some(names: Iterable[str], most: int) -> str:
+    """The first `most` of the names and how many more there are: ``a, b and 3 more``; "nothing" where there are none."""
+    names = list(names)
+    rest = len(names) - most
+    return (", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")) or "nothing"

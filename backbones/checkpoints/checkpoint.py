@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,7 +33,7 @@ from backbones.encoders.plugin import Plugin, load_plugin, plugin_digest
 from backbones.encoders.preprocessing import Preprocessing, family_default
 from backbones.encoders.timm_models import PREFIX as TIMM
 from backbones.encoders.timm_models import TimmModel, fit, of_config, registered
-from backbones.errors import UserError
+from backbones.errors import UserError, some
 from backbones.files.facts import check_config
 from backbones.files.tensor_files import TensorFile, read_tensors
 from backbones.mae.model import MaskedAutoencoder
@@ -564,7 +564,9 @@ def _check(path: Path, state: dict[str, Tensor], architecture: Architecture) -> 
         wanted = {k: v.shape for k, v in architecture.build().state_dict().items()}
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or extra:
-        raise UserError(f"{path} is no whole {architecture.arch}: missing {_some(missing)}; unexpected {_some(extra)}")
+        raise UserError(
+            f"{path} is no whole {architecture.arch}: missing {some(missing, 5)}; unexpected {some(extra, 5)}"
+        )
     for name, tensor in state.items():
         if tensor.shape != wanted[name]:
             raise UserError(
@@ -577,8 +579,3 @@ def _check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"{path}: {name} holds NaN or Inf: the checkpoint is broken, take an earlier one")
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "nothing"

@@ -25,7 +25,7 @@ from timm.models import _builder
 from torch import Tensor, nn
 
 from backbones.encoders.preprocessing import Preprocessing
-from backbones.errors import UserError
+from backbones.errors import UserError, some
 from backbones.vit.pos_embed import resample_grid
 
 PREFIX = "timm:"
@@ -308,7 +308,7 @@ def _misfit(state: Tensors, wanted: Mapping[str, torch.Size]) -> str:
     """Why these tensors are not this model's; empty when they are."""
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or extra:
-        return f"missing {_some(missing)}; unexpected {_some(extra)}"
+        return f"missing {some(missing, 4)}; unexpected {some(extra, 4)}"
     for name, shape in wanted.items():
         if state[name].shape != shape:
             return f"{name} has shape {tuple(state[name].shape)}, it wants {tuple(shape)}"
@@ -335,10 +335,6 @@ def _takes(net: Any, img_size: tuple[int, int]) -> bool:
     finally:
         net.train(training)
     return True
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "nothing"
 
 
 def _first_line(error: Exception) -> str:
