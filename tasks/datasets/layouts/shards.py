@@ -13,35 +13,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from backbones.errors import UserError
 from backbones.plain_files import parse_json
 from tasks.datasets.account import Account
-from tasks.datasets.layouts.reader import Reader, class_indices, modified, numbered_names
-from tasks.datasets.layouts.tar_index import REASONS, TarIndex
+from tasks.datasets.layouts.reader import class_indices, numbered_names
+from tasks.datasets.layouts.tar_index import KIND, REASONS, ArchiveReader, TarIndex
 from tasks.datasets.options import LayoutOptions
 from tasks.datasets.suffixes import is_hidden, readable
 
 # The key ends at the first dot of the file's base name, as in webdataset (tariterators.base_plus_ext).
 _SAMPLE = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)")
 _SIDE_SHARE = 0.5  # of the images that have a file of the same key beside them: then labels are likely to be in it
-KIND = "members"
 
 Sample = dict[str, int]  # field, in small letters -> row of the index
 
 
-class ShardReader(Reader):
+class ShardReader(ArchiveReader):
     """Samples in the order of the shards; classes are the numbers from the first up to the greatest."""
 
     numbered = True
-    kind = KIND
     units = 2
 
     def __init__(self, shards: Sequence[Path], index: TarIndex, options: LayoutOptions = LayoutOptions()) -> None:  # noqa: B008
         self.root, self.account, self.notes = shards[0].parent, Account(), []
-        self.shards = list(shards)
         self._index_of_all = index
         images, labels = self._pairs(options)
         if not images:
@@ -124,19 +118,7 @@ class ShardReader(Reader):
         return _place(self._index_of_all, row)
 
     def name(self, i: int) -> str:
-        return f"{self.shards[self.index.tar[i]].name}/{self.index.names[i]}"
-
-    def encoded(self, i: int) -> bytes:
-        return self.index.read(i)
-
-    def sizes(self) -> NDArray[np.int64]:
-        return self.index.sizes
-
-    def places(self) -> NDArray[np.int64]:
-        return self.index.places()
-
-    def modified(self) -> str:
-        return modified(self.shards)
+        return f"{self.index.tars[self.index.tar[i]].name}/{self.index.names[i]}"
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.index.fingerprint().encode())

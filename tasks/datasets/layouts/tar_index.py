@@ -22,8 +22,11 @@ from backbones.atomic import replacing
 from backbones.errors import UserError
 from backbones.plain_files import open_plain
 from tasks.datasets.cache_folder import default_cache_root
+from tasks.datasets.layouts.reader import Reader, modified
 from tasks.datasets.manifest import place_of
 
+KIND = "members"
+"""What images of archives are called in the account."""
 LABEL_SUFFIX = ".cls"
 IMAGE, NO_NUMBER = -1, -2
 """Values of members that hold no class number: no label file, or one with something else in it."""
@@ -216,3 +219,22 @@ def _keep(index: TarIndex, place: Path) -> None:
     joined = "".join(f"{name}\0" for name in index.names).encode(errors="surrogateescape")
     with replacing(place) as partial:
         np.savez(partial, names=np.frombuffer(joined, np.uint8), **{c: getattr(index, c) for c in _COLUMNS})
+
+
+class ArchiveReader(Reader):
+    """Images that are members of tar files: what all layouts in tars read off their `index`."""
+
+    kind = KIND
+    index: TarIndex
+
+    def encoded(self, i: int) -> bytes:
+        return self.index.read(i)
+
+    def sizes(self) -> NDArray[np.int64]:
+        return self.index.sizes
+
+    def places(self) -> NDArray[np.int64]:
+        return self.index.places()
+
+    def modified(self) -> str:
+        return modified(self.index.tars)

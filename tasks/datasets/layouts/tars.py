@@ -13,17 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backbones.errors import UserError
 from tasks.datasets.account import Account
 from tasks.datasets.layouts.folders import SYNSET
-from tasks.datasets.layouts.reader import Reader, modified
-from tasks.datasets.layouts.tar_index import REASONS, TarIndex, index_tars
+from tasks.datasets.layouts.tar_index import KIND, REASONS, ArchiveReader, TarIndex, index_tars
 from tasks.datasets.listing import natural_key
 from tasks.datasets.suffixes import HEAD, Kind, is_hidden, kind_of
 
-KIND = "members"
 # An archive's own name for the folder that all of it lies in.
 _WRAPPERS = re.compile(r"(?i)(pretrain|train|training|val|valid|validation|test)|ILSVRC2012_img_\w+")
 _NUMBERED = re.compile(
@@ -31,18 +28,15 @@ _NUMBERED = re.compile(
 )
 
 
-class TarReader(Reader):
+class TarReader(ArchiveReader):
     """One tar, or a folder of tars whose names are the classes of the images that lie in no folder inside.
 
     Classes are the names of the first folders in plain order, as with class folders on disk.
     """
 
-    kind = KIND
-
     def __init__(self, path: Path, index: TarIndex | None = None) -> None:
         self.root, self.account, self.notes = path, Account(), []
-        self.tars = [path] if path.is_file() else sorted(path.glob("*.tar"))
-        index = index or index_tars(self.tars)
+        index = index or index_tars([path] if path.is_file() else sorted(path.glob("*.tar")))
         images = _latest(index, images_among(index, self.account), self.account)
         if not images:
             self.account.settle(path)
@@ -74,18 +68,6 @@ class TarReader(Reader):
     def name(self, i: int) -> str:
         return self.index.names[i]
 
-    def encoded(self, i: int) -> bytes:
-        return self.index.read(i)
-
-    def sizes(self) -> NDArray[np.int64]:
-        return self.index.sizes
-
-    def places(self) -> NDArray[np.int64]:
-        return self.index.places()
-
-    def modified(self) -> str:
-        return modified(self.tars)
-
     def fingerprint(self) -> str:
         classes = "\n".join(self.class_names).encode(errors="surrogateescape")
         labels = self.labels.astype("<i8").tobytes()
@@ -94,8 +76,8 @@ class TarReader(Reader):
     def empty_classes(self) -> list[str]:
         if not self.root.is_dir():
             return []
-        filled = {self.tars[t] for t in set(self.index.tar.tolist())}
-        return [path.stem for path in self.tars if path not in filled]
+        filled = {self.index.tars[t] for t in set(self.index.tar.tolist())}
+        return [path.stem for path in self.index.tars if path not in filled]
 
 
 def images_among(index: TarIndex, account: Account) -> list[int]:
