@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -17,18 +18,13 @@ OTHERS = (0.8, 150)
 
 def measure(arguments: list[str]) -> tuple[float, float]:
     """(seconds, MB of peak memory) of one process."""
-    code = (
-        "import resource, subprocess, sys;"
-        "done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL);"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024);"
-        "sys.exit(done.returncode)"
-    )
-    command = [sys.executable, "-m", "mae_bench", *arguments]
     started = time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    process = subprocess.Popen([sys.executable, "-m", "mae_bench", *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
-    found = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
-    return seconds, float(found.stdout)
+    if status:
+        raise RuntimeError(f"mae-bench {' '.join(arguments)} failed")
+    return seconds, usage.ru_maxrss / 1024
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
@@ -126,7 +125,6 @@ def _fill(
         wanted,
         TransformedImages(images, transform(used)),
         range(len(images)),
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         batch_size=batch_size,
         workers=workers,
         precision=precision,

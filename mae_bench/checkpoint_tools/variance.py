@@ -102,7 +102,6 @@ def token_variance(
         wanted,
         TransformedImages(found, transform(used)),
         range(len(found)),
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         batch_size=batch_size,
         workers=workers,
     )

@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 
 from backbones.errors import UserError
-from mae_bench.cli.common import Arch, print_json
+from mae_bench.cli.common import Arch, Json, print_json
 from mae_bench.common.text import visible
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint file, or a pre-training's run directory.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ImgSize = Annotated[
     str | None,
     typer.Option("--img-size", metavar="N|HxW", help="Pixels; default the checkpoint's. Positions are resampled."),

@@ -30,7 +30,7 @@ def feature_batches(
     images: Dataset[Any],
     rows: range,
     *,
-    device: torch.device,
+    device: torch.device | None = None,
     batch_size: int,
     workers: int,
     precision: str = "fp32",
@@ -40,11 +40,13 @@ def feature_batches(
     Memory holds a few batches at a time. `images` gives (uint8 (3, H, W), label), as `tasks.datasets.images.TransformedImages`.
 
     Args:
+        device: by default the GPU, where there is one.
         precision: of the encoder's autocast: fp32, bf16 or fp16.
 
     Raises:
         UserError: an image cannot be read.
     """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = DataLoader(
         SampleOrFailed(images),
         batch_size=batch_size,
