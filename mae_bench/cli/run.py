@@ -124,7 +124,7 @@ def run(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run tasks or a suite from checkpoints (or from scratch) and print the tables."""
+    """Run tasks or a suite from checkpoints (or from scratch) and print the results."""
     set_debug(debug)
     include(folders)
     if from_record is not None:
