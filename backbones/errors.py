@@ -28,10 +28,16 @@ class Interrupted(BaseException):
 
 
 def unknown(kind: str, name: str, options: Iterable[str], *, where: str = "") -> UserError:
-    """``unknown recipe "x": did you mean "y"?`` with the nearest of `options`, or all of them when none is near."""
+    """``unknown recipe "x": did you mean "y"?`` with the nearest of `options`, or all of them when none is near.
+
+    Of a name without its folder all that end so are named: the nearest by spelling may be another folder's.
+    """
     known = sorted(options)
+    folders = [f'"{option}"' for option in known if option.endswith(f"/{name}")] if name else []
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known) or 'none'}"
+    if folders:
+        hint = f"did you mean {' or '.join(folders)}?"
     place = f" in {where}" if where else ""
     return UserError(f'unknown {kind} "{name}"{place}: {hint}')
 

@@ -192,7 +192,7 @@ def open_split(
         known = " or ".join(f"{s}/, {s}.tar" for s in SPLITS[split])
         raise UserError(
             f"--data {name}={root}: no {split} split there: expected {known} with one folder a class, or another of the "
-            "layouts that the README lists"
+            f"layouts of docs/data.md{_meant(base, split)}"
         )
     reader.account.settle(reader.root, allow)
     if not len(reader):
@@ -304,3 +304,12 @@ def training_images(
     if decoder not in DECODERS:
         raise unknown("decoder", decoder, DECODERS, where="data.decoder")
     return TransformedImages(images, transform) if decoder == "pil" or crop is None else CroppedImages(images, crop)
+
+
+def _meant(base: Path, split: str) -> str:
+    """The folder beside `base` that was probably meant: one above it, or one in it, that has the split."""
+    below = sorted(path for path in base.iterdir() if path.is_dir())[:100] if base.is_dir() else []
+    for folder in (base.parent, base.parent.parent, *below):
+        if any((folder / name).is_dir() for name in SPLITS[split]):
+            return f"; {folder} has one: is that meant?"
+    return ""
