@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_PLAIN_SECONDS = 15.0  # between progress lines where stderr is no terminal
+console = Console(stderr=True, highlight=False)
+PLAIN_SECONDS = 60.0  # between progress lines where stderr is no terminal
 
 
 @contextmanager
 def progress(label: str, total: int, unit: str = "images", *, active: bool = True) -> Iterator[Callable[[int], None]]:
     """Gives a function that is told how many are done; now and then a line where stderr is no terminal."""
-    console = Console(stderr=True, highlight=False)
-    columns = (TextColumn(label), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(label), BarColumn(bar_width=16), MofNCompleteColumn(), TimeRemainingColumn())
     started = last = time.monotonic()
 
     def advance(done: int) -> None:
@@ -26,7 +26,7 @@ def progress(label: str, total: int, unit: str = "images", *, active: bool = Tru
             return
         if console.is_terminal:
             bar.update(task, completed=done)
-        elif now - last > _PLAIN_SECONDS:
+        elif now - last > PLAIN_SECONDS:
             last = now
             rate = f"{done / (now - started):.0f} {unit}/s"
             console.print(f"{label}  {done}/{total}  {rate}", markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ import typer
 
 from backbones import atomic
 from backbones.errors import UserError
-from mae_bench.cli.common import Debug, Json, Runs, print_json, print_rows, set_debug
+from mae_bench.cli.common import Json, Runs, print_json, print_rows
 
 
 def check(
@@ -26,10 +26,8 @@ def check(
         typer.Option("--github", help="Annotations for GitHub, on stderr (by itself where GITHUB_ACTIONS=true)."),
     ] = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Hold runs against a baseline. Exit codes: 0 holds, 1 regressed, 2 could not compare."""
-    set_debug(debug)
     from mae_bench.check import ci, show
     from mae_bench.check.baseline import load
     from mae_bench.check.baseline import update as write

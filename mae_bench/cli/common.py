@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from backbones.atomic import json_text
 from mae_bench.common.text import visible
@@ -29,20 +35,88 @@ Arch = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with errors.")]
+Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show tracebacks, and what libraries warn of.")]
+Quiet = Annotated[bool, typer.Option("--quiet", metavar="", help="No progress: results and errors only.")]
 
-
-_state = {"debug": False}
+_state = {"debug": False, "quiet": False}
 
 
 def set_debug(on: bool, *, reset: bool = False) -> None:
     """Turns tracebacks on, or off with `reset`; so the flag works before and after the verb."""
+    from mae_bench.common.library_warnings import show_library_warnings
+
     _state["debug"] = on or (_state["debug"] and not reset)
+    if _state["debug"]:
+        show_library_warnings()
 
 
 def debugging() -> bool:
     """Whether errors come with a traceback."""
     return _state["debug"]
+
+
+class _HelpWithoutType:
+    """``--help``, not ``--help <bool>``."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+class Verb(_HelpWithoutType, TyperCommand):
+    """A verb."""
+
+
+class Verbs(_HelpWithoutType, TyperGroup):
+    """The app, or a verb that has verbs of its own."""
+
+
+def add_verb(app: typer.Typer, function: Callable[..., None], *, name: str, example: str, slow: bool = False) -> None:
+    """Makes a function a verb of the command line, with what all verbs have: ``--debug``, ``--quiet`` and an example.
+
+    Args:
+        example: what follows ``mae-bench NAME`` in a command that runs; shown under the help text.
+        slow: it imports torch, which takes seconds, so a terminal is told at once that something goes on.
+    """
+    told = inspect.signature(function, eval_str=True)
+    common = [
+        inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug),
+        inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet),
+    ]
+
+    @functools.wraps(function)
+    def verb(*args: Any, debug: bool, quiet: bool, **kwargs: Any) -> None:
+        set_debug(debug)
+        set_quiet(quiet)
+        if slow and not _state["quiet"] and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+            print(f"mae-bench {name}: loading", file=sys.stderr, flush=True)
+        function(*args, **kwargs)
+
+    parameters = [*told.parameters.values(), *common]
+    for parameter in parameters:
+        _show_no_type_of_flags(parameter)
+    verb.__signature__ = told.replace(parameters=parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
+    prefix = "data " if app.info.name == "data" else ""
+    app.command(name, cls=Verb, epilog=f"Example: mae-bench {prefix}{name} {example}")(verb)
+
+
+def _show_no_type_of_flags(parameter: inspect.Parameter) -> None:
+    """``--json``, not ``--json <bool>``."""
+    declared, *options = get_args(parameter.annotation) or (None,)
+    if declared is bool:
+        for option in options:
+            option.metavar = ""
+
+
+def set_quiet(on: bool, *, reset: bool = False) -> None:
+    """Turns progress off, or on with `reset`."""
+    from tasks.progress import console
+
+    _state["quiet"] = on or (_state["quiet"] and not reset)
+    console.quiet = _state["quiet"]
 
 
 def include(folders: list[Path] | None) -> None:

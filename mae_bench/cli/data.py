@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from backbones.errors import UserError
-from mae_bench.cli.common import Json, Overrides, print_json
+from mae_bench.cli.common import Json, Overrides, Verbs, add_verb, print_json
 
 PROBLEMS = 1
 
-app = typer.Typer(no_args_is_help=True, help="Look at data sets on disk.")
+app = typer.Typer(name="data", cls=Verbs, no_args_is_help=True, help="Look at data sets on disk.")
 
 
 @app.callback()
@@ -23,7 +23,6 @@ def _group() -> None:
     """Keeps `verify` a subcommand although it is the only one."""
 
 
-@app.command()
 def verify(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="imagenet, inat2018, places365, coco, lvis, ade20k, … or your own.")
@@ -69,6 +68,9 @@ def verify(
             print(line)
     if report.problems:
         raise typer.Exit(PROBLEMS)
+
+
+add_verb(app, verify, name="verify", example="imagenet /data/imagenet", slow=True)
 
 
 # Whose folders, classes and options are meant where nobody says.

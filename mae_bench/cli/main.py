@@ -19,15 +19,16 @@ import typer
 
 from backbones.errors import Interrupted, RunFailed, UserError
 from mae_bench.cli import check, checkpoint, data, listing, report, run, speed, status, table
-from mae_bench.cli.common import debugging, set_debug
+from mae_bench.cli.common import Debug, Quiet, Verbs, add_verb, debugging, set_debug, set_quiet
 from mae_bench.common.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
+from mae_bench.common.library_warnings import library_warnings_kept
 from mae_bench.common.signals import stop_signals
 from mae_bench.common.text import visible
 
 app = typer.Typer(
     name="mae-bench",
+    cls=Verbs,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="From a ViT checkpoint to the tables of the MAE paper (He et al., CVPR 2022).",
     epilog="Exit codes: 0 done, 1 a job failed, 2 bad input, 75 interrupted (the same command goes on).",
@@ -45,27 +46,33 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with errors.")] = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool,
+        typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version and leave."),
     ] = False,
 ) -> None:
     set_debug(debug, reset=True)
+    set_quiet(quiet, reset=True)
 
 
-app.command("list")(listing.list_)
-app.command()(run.pretrain)
-app.command()(run.run)
-app.command()(status.status)
-app.command()(report.report)
-app.command()(check.check)
-app.command()(checkpoint.inspect)
-app.command()(checkpoint.convert)
-app.command()(checkpoint.reconstruct)
-app.command()(checkpoint.extract)
+_RUNS = "--runs runs/quickstart"
+add_verb(app, listing.list_, name="list", example="tasks")
+add_verb(app, run.pretrain, name="pretrain", example="pretrain/vit_micro_patch8_embedded --out runs/mae", slow=True)
+add_verb(app, run.run, name="run", example="--suite quickstart --out runs/quickstart", slow=True)
+add_verb(app, status.status, name="status", example="runs/quickstart")
+add_verb(app, report.report, name="report", example=f"{_RUNS} --out report.html", slow=True)
+add_verb(app, check.check, name="check", example=f"{_RUNS} --baseline baseline.yaml --update")
+add_verb(app, checkpoint.inspect, name="inspect", example="timm:vit_tiny_patch16_224", slow=True)
+add_verb(app, checkpoint.convert, name="convert", example="runs/mae --to timm --out encoder.safetensors", slow=True)
+add_verb(
+    app, checkpoint.reconstruct, name="reconstruct", example="runs/mae photo.jpg --out reconstruction.png", slow=True
+)
+add_verb(app, checkpoint.extract, name="extract", example="runs/mae --data photos --out features.npy", slow=True)
 app.add_typer(data.app, name="data")
-app.command()(table.table)
-app.command()(speed.speed)
+add_verb(app, table.table, name="table", example=f"table3 {_RUNS}")
+add_verb(app, speed.speed, name="speed", example="--arch vit_micro_patch8", slow=True)
 
 
 def main() -> None:
@@ -76,7 +83,10 @@ def main() -> None:
     _write_any_text()
     stop = None
     try:
-        with stop_signals() as stop:  # from the first import on: a job that is stopped early is asked for again, too
+        with (
+            library_warnings_kept(),
+            stop_signals() as stop,
+        ):  # from the first import on: a job that is stopped early is asked for again, too
             _run_app()
     except UserError as e:
         _leave(FAILED if isinstance(e, RunFailed) else BAD_INPUT, f"error: {e}")
@@ -107,7 +117,7 @@ def _write_any_text() -> None:
 def _run_app() -> None:
     """The app, and its results on their way: what cannot be written (a full disk behind stdout) is an error like any other."""
     try:
-        app()
+        app(prog_name="mae-bench")
     finally:
         try:
             sys.stdout.flush()

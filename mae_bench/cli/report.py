@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backbones.errors import UserError
-from mae_bench.cli.common import Debug, Runs, set_debug
+from mae_bench.cli.common import Runs
 
 
 def report(
@@ -18,10 +18,8 @@ def report(
         bool,
         typer.Option("--draw-data", help="Reconstruct pictures of the data folders that records name, too."),
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Write everything under DIR as one HTML file: results, tables, figures, curves, pictures, provenance."""
-    set_debug(debug)
     from mae_bench.report.page import summary, write_report
 
     if out.suffix.lower() not in (".html", ".htm"):

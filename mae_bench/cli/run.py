@@ -12,7 +12,6 @@ import typer
 from backbones.errors import UserError
 from mae_bench.cli.common import (
     Arch,
-    Debug,
     Include,
     Json,
     Overrides,
@@ -20,7 +19,6 @@ from mae_bench.cli.common import (
     is_main,
     print_json,
     print_rows,
-    set_debug,
 )
 from mae_bench.common.exit_codes import FAILED, INTERRUPTED
 
@@ -36,10 +34,8 @@ def pretrain(
     overrides: Overrides = None,
     folders: Include = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Pre-train a masked autoencoder by a recipe."""
-    set_debug(debug)
     include(folders)
     from mae_bench import api
     from mae_bench.recipes.options import named_path
@@ -122,10 +118,8 @@ def run(
     only: Annotated[str | None, typer.Option("--only", hidden=True, help="Run this job of the plan alone.")] = None,
     folders: Include = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Run tasks or a suite from checkpoints (or from scratch) and print the results."""
-    set_debug(debug)
     include(folders)
     if from_record is not None:
         if suite or tasks or checkpoint or arch or scratch or overrides or seeds:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mae_bench.cli.common import Debug, Json, print_json, set_debug
+from mae_bench.cli.common import Json, print_json
 
 
 def speed(
@@ -24,10 +24,8 @@ def speed(
     epochs: Annotated[float, typer.Option("--epochs", metavar="E", help="Schedule to compute the hours of.")] = 800,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for speed.json.")] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Measure pre-training steps on this machine: the paper's Table 2, with FLOPs."""
-    set_debug(debug)
     from mae_bench.speed import measure
     from mae_bench.tables import render
     from mae_bench.tables.fill.wall_clock import table2_of

@@ -9,7 +9,6 @@ import typer
 
 from backbones.atomic import check_writable, write_bytes
 from backbones.errors import UserError
-from mae_bench.cli.common import Debug, set_debug
 
 
 def table(
@@ -24,10 +23,8 @@ def table(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a file instead of printing.")] = None,
-    debug: Debug = False,
 ) -> None:
     """Print a table of the paper (published figure, own figure, difference), or draw a figure to a file."""
-    set_debug(debug)
     from mae_bench.records.record import find
     from mae_bench.tables import build
     from mae_bench.tables.formats.files import choose_format, contents

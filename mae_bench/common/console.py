@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextvars import ContextVar
 
 from accelerate import PartialState
-from rich.console import Console
 
 from mae_bench.common.rendezvous import join
 from mae_bench.common.text import visible
+from tasks.progress import console
 
-console = Console(stderr=True, highlight=False)
+__all__ = ["console", "place_in_plan", "processes", "say"]
+
+place_in_plan: ContextVar[str] = ContextVar("place_in_plan", default="")
+"""Such as "job 2/9": which of a plan's jobs runs; progress shows it."""
 
 
 _ACCELERATE = "ACCELERATE_"

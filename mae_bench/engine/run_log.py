@@ -9,15 +9,15 @@ from typing import Any
 
 import rich.progress
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from torch.utils.tensorboard import SummaryWriter
 
 from backbones.atomic import json_text, refuse_special, write_text
 from backbones.plain_files import parse_json, read_plain
-from mae_bench.common.console import console, say
+from mae_bench.common.console import console, place_in_plan, say
 from mae_bench.common.disk import writing
 from mae_bench.engine.progress import Progress
-
-_PLAIN_SECONDS = 15.0  # between progress lines where stderr is no terminal
+from tasks.progress import PLAIN_SECONDS
 
 
 class RunLog:
@@ -35,15 +35,20 @@ class RunLog:
             return
         self._open(progress)
         self._bar = rich.progress.Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.fields[place]}"),
+            BarColumn(bar_width=8),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[detail]}"),
             TimeRemainingColumn(),
+            # At 80 columns the ends of these two go, and nothing wraps.
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            TextColumn("{task.fields[detail]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=console,
+            expand=True,
             disable=not self._live,
         )
-        self._task: TaskID = self._bar.add_task(name, total=total, completed=progress.step, detail="")
+        self._task: TaskID = self._bar.add_task(
+            name, total=total, completed=progress.step, detail="", place=place_in_plan.get()
+        )
         self._evaluation: TaskID | None = None
         self._bar.start()
 
@@ -80,7 +85,7 @@ class RunLog:
         if not self._live:
             return self._line(f"{self.name}  evaluation  {done}/{total} images")
         if self._evaluation is None:
-            self._evaluation = self._bar.add_task("  evaluation", total=total, detail="images")
+            self._evaluation = self._bar.add_task("  evaluation", total=total, detail="images", place="")
         self._bar.update(self._evaluation, completed=done)
 
     def evaluation(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
@@ -119,7 +124,7 @@ class RunLog:
                 file.close()
 
     def _line(self, text: str) -> None:
-        if time.monotonic() - self._last_line > _PLAIN_SECONDS:
+        if time.monotonic() - self._last_line > PLAIN_SECONDS:
             self._last_line = time.monotonic()
             console.print(text, markup=False, soft_wrap=True)
 

@@ -25,6 +25,7 @@ from backbones.errors import Interrupted, UserError
 from backbones.files.tensor_files import save_tensors, sha256_file
 from mae_bench.common.console import say
 from mae_bench.common.disk import writing
+from mae_bench.common.library_warnings import written_to
 from mae_bench.common.signals import stop_signals
 from mae_bench.engine.flops import step_flops_per_image
 from mae_bench.engine.loop import FitResult, create_accelerator, fit
@@ -116,7 +117,7 @@ def _run(
         for line in _on_main(accelerator, task.look_at_data) or []:
             say(line)
         # Twice: torch may report a worker's death just while the first is leaving for another error of the same death.
-        with dead_workers_explained(), dead_workers_explained():
+        with dead_workers_explained(), dead_workers_explained(), written_to(run_dir):
             result = fit(task, run_dir, name=job.name, accelerator=accelerator, check_owner=check_owner)
     except BaseException as e:
         if accelerator.is_main_process:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
-from mae_bench.common.console import processes, say
+from mae_bench.common.console import place_in_plan, processes, say
 from mae_bench.jobs import ledger
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.jobs.plan import Request
@@ -22,7 +22,8 @@ def launch(_: Request, plan: JobPlan, out: Path, __: Settings) -> Outcome:
     """
     outcome = Outcome()
     made: dict[str, Path] = {}
-    for job in plan.jobs:
+    for number, job in enumerate(plan.jobs, 1):
+        place_in_plan.set(f"job {number}/{len(plan.jobs)}" if len(plan.jobs) > 1 else "")
         if not blocked(plan, job, outcome, out):
             _run(job, made, out, outcome)
     return outcome
