@@ -16,7 +16,7 @@ A suite (``configs/suites/NAME.yaml``) has these keys, all but `title` optional:
                its job gave (a checkpoint of the command line that has a classification head takes its place)
     speed      architectures to measure pre-training steps of (Table 2)
     tables     what to print at the end
-    missing    what a table has and this suite does not, a text each; said with the plan
+    notes      what to say with the plan and after the results, a text each: what a table has and this suite does not, …
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tasks.recipe import Recipe
 STARTS = ("scratch", "checkpoint")
 KEYS = (
     *("title", "include", "pretrain", "checkpoints", "pretrain_seeds", "base"),
-    *("set", "seeds", "jobs", "speed", "tables", "missing"),
+    *("set", "seeds", "jobs", "speed", "tables", "notes"),
 )
 
 
@@ -58,7 +58,7 @@ class Suite:
     files: list[SuiteFile] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     speed: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
 
     @property
@@ -77,7 +77,7 @@ class Suite:
             self.files + other.files,
             both(self.tables, other.tables),
             both(self.speed, other.speed),
-            both(self.missing, other.missing),
+            both(self.notes, other.notes),
             both(self.checkpoints, other.checkpoints),
         )
 
@@ -108,7 +108,7 @@ def _read(name: str, options: Options, *, pretrain: bool, seen: tuple[Path, ...]
         suite += _read(other, options, pretrain=pretrain, seen=(*seen, path))
     own = Suite(
         [_file(content, path, options, pretrain=pretrain)],
-        **{key: _strings(content, key, path) for key in ("tables", "speed", "missing")},
+        **{key: _strings(content, key, path) for key in ("tables", "speed", "notes")},
         checkpoints=_strings(content, "checkpoints", path) if pretrain else [],
     )
     return suite + own

@@ -109,7 +109,7 @@ def _of_suite(name: str, sources: list[Checkpoint], options: Options) -> JobPlan
         for arch in sorted(wanted - found)
     ]
     jobs = [job for file in suite.files for job in _of_file(file, sources)]
-    return _checked(jobs, JobPlan([], suite.tables, suite.speed, [*suite.missing, *left_out]))
+    return _checked(jobs, JobPlan([], suite.tables, suite.speed, [*suite.notes, *left_out]))
 
 
 def _checked(jobs: Sequence[PlannedJob], rest: JobPlan) -> JobPlan:

@@ -1,5 +1,7 @@
 """The user's own results in one table: a row a task and metric, a column a start, the gain over scratch, the published figure.
 
+The gain has a column of its own; of several starts it stands in brackets, so that the table fits a terminal.
+
 What `mae-bench run` prints at its end. The papers' tables, with every published row, are `mae-bench table`'s.
 """
 
@@ -44,7 +46,7 @@ def own_results(records: Iterable[Record], runs_dir: str | os.PathLike[str] | No
         mine = [r for r in done if r.recipe_name == recipe]
         for key in _headlines(mine[0]):
             by_start = {s: measured([r for r in mine if columns[r.job_id] == s], key, runs_dir) for s in starts}
-            rows.append({**_name(mine[0], key, done), **_cells(mine, key, by_start)})
+            rows.append({**_name(mine[0], key, done), **_cells(mine[0], key, by_start)})
     across = _filled(rows)
     return _by_start(rows, starts) if _width(across) > _WIDTH and len(starts) > 1 else across
 
@@ -100,27 +102,33 @@ def _name(record: Record, key: str, records: Sequence[Record]) -> dict[str, str]
     return {"task": name, "metric": key}
 
 
-def _cells(records: Sequence[Record], key: str, by_start: dict[str, Measured | None]) -> dict[str, str]:
-    declared = metric(records[0].task, key)
-    cells = {start: text_grid.measured(ours, declared.decimals) for start, ours in by_start.items()}
-    before = by_start.get(SCRATCH)
-    for start, ours in by_start.items():
-        if before and ours and start != SCRATCH:
-            gain = in_decimals(ours.mean - before.mean, declared.decimals, signed=True)
-            spread = math.hypot(ours.std or 0, before.std or 0)
-            shown = (
-                f" ± {in_decimals(spread, declared.decimals)}"
-                if ours.std is not None and before.std is not None
-                else ""
-            )
-            cells[f"{start} - {SCRATCH}"] = f"{gain}{shown}"
-    published = _published(records[0], key)
+def _cells(record: Record, key: str, by_start: dict[str, Measured | None]) -> dict[str, str]:
+    decimals = metric(record.task, key).decimals
+    cells = {start: text_grid.measured(ours, decimals) for start, ours in by_start.items()}
+    gains = _gains(by_start, decimals)
+    if len(by_start) > 2:
+        cells |= {start: f"{cells[start]} ({gain})" for start, gain in gains.items()}
+    else:
+        cells |= {f"{start} - {SCRATCH}": gain for start, gain in gains.items()}
+    published = _published(record, key)
     if published is not None:
-        cells["published"] = in_decimals(published, declared.decimals)
+        cells["published"] = in_decimals(published, decimals)
         for start, ours in by_start.items():
             if ours and start != SCRATCH:
-                cells[f"{start} - published"] = in_decimals(ours.mean - published, declared.decimals, signed=True)
+                cells[f"{start} - published"] = in_decimals(ours.mean - published, decimals, signed=True)
     return cells
+
+
+def _gains(by_start: dict[str, Measured | None], decimals: int | None) -> dict[str, str]:
+    """Start -> difference from scratch, with the deviation of the difference where both have a spread."""
+    before = by_start.get(SCRATCH)
+    found = {}
+    for start, ours in by_start.items():
+        if before and ours and start != SCRATCH:
+            found[start] = in_decimals(ours.mean - before.mean, decimals, signed=True)
+            if ours.std is not None and before.std is not None:
+                found[start] += f" ± {in_decimals(math.hypot(ours.std, before.std), decimals)}"
+    return found
 
 
 def _published(record: Record, key: str) -> float | None:

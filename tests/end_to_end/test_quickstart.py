@@ -15,6 +15,7 @@ from tests.end_to_end.tiny import EMBEDDED
 Cli = Callable[..., Result]
 SHORT = [
     *("--set", "train.batch_size=4", "--set", "pretrain:schedule.epochs=0.2", "--set", "linear:schedule.epochs=1"),
+    *("--set", "knn:knn.k=[5]"),
     *("--set", "finetune:schedule.epochs=1", "--set", "detection:schedule.iterations=2"),
     *("--set", "segmentation:schedule.iterations=2"),
 ]
@@ -26,27 +27,27 @@ def test_every_task_runs_from_scratch_and_pre_trained_and_fills_the_tables(cli: 
     first = cli(*QUICKSTART, "--out", tmp_path)
     assert first.code == 0, first.err
     heading = first.out.splitlines()[0].split("  ")
-    assert [word.strip() for word in heading if word] == ["task", "metric", "scratch", "MAE", "MAE - scratch"]
+    assert [word.strip() for word in heading if word] == ["task", "metric", "scratch", "MAE", "MAE, shipped"]
     assert first.out.splitlines()[-1].startswith(f"  mae-bench report --runs {tmp_path}")
     assert max(map(len, first.out.splitlines())) < 80 + len(str(tmp_path)) * 2
 
     records = find(tmp_path)
     done = {(r.protocol, r.init.method) for r in records}
-    tasks = ("linear", "finetune", "detection", "segmentation")
-    assert done == {("pretrain", "scratch")} | {(t, m) for t in tasks for m in ("scratch", "MAE")}
-    encoders = {r.init.sha256 for r in records if r.init.method == "MAE"}
-    assert len(encoders) == 1
+    tasks = ("knn", "linear", "finetune", "detection", "segmentation")
+    starts = ("scratch", "MAE", "MAE, shipped")
+    assert done == {("pretrain", "scratch")} | {(t, m) for t in tasks for m in starts}
+    assert len({(r.init.method, r.init.sha256) for r in records if r.init.sha256}) == 2  # one encoder a method
 
     table = json.loads(cli("table", "table4", "--runs", tmp_path, "--format", "json").out)
     ours = {row["method"] for row in table["rows"] if any(c["ours_mean"] is not None for c in row["cells"].values())}
-    assert ours == {"scratch", "MAE"}
+    assert ours == {"scratch", "MAE", "MAE, shipped"}
 
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != "plan.json"}
     again = cli(*QUICKSTART, "--out", tmp_path)
     assert again.out == first.out
-    assert again.err.count("done already") == 9
+    assert again.err.count("done already") == 16
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert cli("status", tmp_path).out.splitlines()[-1] == "9 done"
+    assert cli("status", tmp_path).out.splitlines()[-1] == "16 done"
 
 
 @pytest.mark.slow

@@ -72,8 +72,8 @@ def test_jobs_are_named_after_their_pretraining_where_there_are_several(tmp_path
 def test_the_only_pretraining_is_not_in_the_names_of_its_jobs() -> None:
     assert [step.name for step in make_plan(Request(suite="quickstart")).jobs][:3] == [
         "pretrain/vit_micro_patch8_embedded-scratch-s0",
+        "knn/vit_micro_patch8_embedded-scratch-s0",
         "linear/vit_micro_patch8_embedded-scratch-s0",
-        "finetune/vit_micro_patch8_embedded-scratch-s0",
     ]
 
 

@@ -50,5 +50,12 @@ def test_two_checkpoints_of_one_method_get_columns_of_their_own() -> None:
     assert {row["MAE"], row["MAE #2"]} == {"70.0", "60.0"}
 
 
+def test_of_several_starts_the_gain_stands_in_brackets() -> None:
+    shipped = replace(run("MAE, shipped", 85.4), init=Init(method="MAE, shipped", sha256="b" * 64))
+    (row,) = own_results([run("MAE", 75.2), run("scratch", 54.1), shipped])
+    assert set(row) == {"task", "metric", "scratch", "MAE", "MAE, shipped"}
+    assert (row["scratch"], row["MAE"], row["MAE, shipped"]) == ("54.1", "75.2 (+21.1)", "85.4 (+31.3)")
+
+
 def test_nothing_done_is_no_table() -> None:
     assert own_results([]) == []
