@@ -17,6 +17,8 @@ import jsonschema
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from backbones import atomic
 from backbones.errors import UserError
@@ -291,9 +293,25 @@ def _flow_list(items: list[int]) -> CommentedSeq:
     return made
 
 
+class _Representer(RoundTripRepresenter):
+    """Text that holds line separators or control characters is written with escapes.
+
+    In single quotes ruamel.yaml folds U+0085 into white space: the name would be another one when it is read.
+    """
+
+    def represent_str(self, data: str) -> ScalarNode:
+        style = None if data.isprintable() else '"'
+        node: ScalarNode = self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+        return node
+
+
+_Representer.add_representer(str, _Representer.represent_str)
+
+
 def _yaml() -> YAML:
     """Reads and writes with comments; its round-trip loader makes plain values only, as the safe one does."""
     yaml = YAML(typ="rt")
+    yaml.Representer = _Representer
     yaml.width = 10_000  # a metric stays on a line, whatever its comment
     yaml.allow_duplicate_keys = False
     return yaml

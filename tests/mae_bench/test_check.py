@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mae_bench.check import ci, show
@@ -102,6 +102,11 @@ def test_what_a_baseline_was_taken_from_holds_against_it(
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1, max_size=200))
+@example("0\x85")  # NEL, which YAML takes for the end of a line
+@example("it's \x85: # a b")
+@example("\u2028 \u2029")
+@example("\x7f\x9f\ufeff\x1b[2J")
+@example("two\nlines")
 def test_a_name_may_be_any_text(tmp_path_factory: pytest.TempPathFactory, method: str) -> None:
     cells = group_runs(seeds(68.0, method=method))
     path = tmp_path_factory.mktemp("named") / "b.yaml"
