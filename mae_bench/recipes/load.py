@@ -218,7 +218,7 @@ def _typed(task: str, values: Mapping[str, Any], name: str, layers: Sequence[Lay
         raise UserError(f"{name}: {e.full_key} has no value: give it in the recipe or by --set") from e
     except OmegaConfBaseException as e:
         _refuse(task, layers)
-        raise UserError(f"{name}: {_first_line(e)} ({e.full_key})") from e
+        raise UserError(f"{name}: {_plainly(e)}") from e
     check_ranges(recipe)
     return recipe
 
@@ -234,7 +234,7 @@ def _refuse(task: str, layers: Sequence[Layer]) -> None:
         except (ConfigKeyError, ConfigAttributeError) as e:
             raise unknown("key", _one_line(str(e.full_key or e.key)), _keys(_schema(task)), where=layer.where) from e
         except OmegaConfBaseException as e:
-            raise UserError(f"{layer.where}: {_first_line(e)} ({e.full_key})") from e
+            raise UserError(f"{layer.where}: {_plainly(e)}") from e
 
 
 @lru_cache(maxsize=16)
@@ -263,8 +263,26 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+# What OmegaConf says of its own classes -> what the user is to give.
+_PLAIN = (
+    (
+        r".* is not a ListConfig, list or tuple.*|Cannot merge DictConfig with ListConfig",
+        "takes a list, such as [1, 2]",
+    ),
+    (r".* is not a subclass of \w+Config\b.*", "is a group of keys: set one of its keys"),
+    (r"Value '(.*)' of type '\w+' could not be converted to Float", r"takes a number, not \1"),
+    (r"Value '(.*)' of type '\w+' could not be converted to Integer", r"takes a whole number, not \1"),
+    (r"Value '(.*)' is not a valid bool.*", r"takes true or false, not \1"),
+    (r"Cannot convert '\w+' to string: '(.*)'", r"takes a text, not \1"),
+)
+
+
+def _plainly(error: Any) -> str:
+    """The first line of an OmegaConf error in the user's words, with the key that it is about."""
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    for pattern, words in _PLAIN:
+        said = re.sub(rf"^(?:{pattern})$", words, said)
+    return f"{said} ({error.full_key})" if error.full_key else said
 
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:

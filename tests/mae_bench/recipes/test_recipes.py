@@ -92,7 +92,10 @@ def test_later_overrides_win() -> None:
         ("segmentation.channels=3", ["unknown key"]),  # another task's section
         ("optimizer.lr=fast", ["optimizer.lr", "fast"]),
         ("train.cache_images=5x", ["train.cache_images"]),
-        ("encoder=5", ["encoder"]),
+        ("encoder=5", ["encoder", "group of keys"]),
+        ("optimizer.betas=0.9", ["takes a list, such as", "optimizer.betas"]),
+        ("data.limit_train=1.5", ["takes a whole number, not 1.5"]),
+        ("train.compile=maybe", ["takes true or false, not maybe"]),
         ("encoder.img_size.x=5", ["encoder.img_size"]),
         ("optimizer.lr", ["give key=value"]),
         ("=3", ["give key=value"]),
