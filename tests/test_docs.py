@@ -1,11 +1,19 @@
-"""Links and paths in README, CONTRIBUTING, docs and docstrings lead somewhere."""
+"""Links, paths and imports in README, CONTRIBUTING, docs and docstrings lead somewhere."""
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from mae_bench.cli.main import app
+from mae_bench.recipes.load import suite_names
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -13,6 +21,8 @@ PAGES = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which tells o
 # `tasks/detection/task.py`, `mae_bench/engine/`, `backbones.vit.encoder`
 PATH = re.compile(r"`((?:mae_bench|tasks|backbones|configs|tests|benchmarks|docs)/[\w./-]*)`")
 MODULE = re.compile(r"(?<!`)`((?:mae_bench|tasks|backbones)\.(?!py`)[a-z_]\w*(?:\.\w+)*)`(?!`)")
+PYTHON = re.compile(r"^```python$(.*?)^```$", re.S | re.M)
+OURS = ("mae_bench", "tasks", "backbones")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -41,6 +51,44 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
     missing += [path for path in PATH.findall(words(text)) if not (ROOT / path).exists()]
     missing += [name for name in MODULE.findall(words(text)) if not module_exists(name)]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_in_python_import_what_is_there(page: Path) -> None:
+    for block in PYTHON.findall(page.read_text("utf-8")):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in OURS:
+                module = import_module(node.module or "")
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+
+
+BLOCK = re.compile(r"^```(?:sh|bash|console)?$(.*?)^```$", re.S | re.M)
+COMMAND = re.compile(r"mae-bench ([^#`\n]+)")
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Arguments of the command lines on a page, in blocks and in the text; not of those with gaps (``…``, ``[--json]``)."""
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    found = [*map(str.strip, BLOCK.findall(text)), *re.findall(r"`(mae-bench [^`\n]+)`", text)]
+    lines = [line for block in found for line in COMMAND.findall(block) if not re.search(r"…|\[-|&&|\|", line)]
+    return [words for line in lines if not (words := shlex.split(line))[0].startswith("--")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_have_the_verbs_flags_and_suites_that_the_page_gives_them(page: Path) -> None:
+    for words in commands(page):
+        command: Any = typer.main.get_command(app)
+        context, rest = typer.Context(command, info_name="mae-bench"), words
+        while hasattr(command, "resolve_command"):
+            name, command, rest = command.resolve_command(context, rest)
+            context = typer.Context(command, info_name=name, parent=context)
+        try:
+            command.parse_args(context, list(rest))
+        except Exception as e:  # by name: typer brings a click of its own
+            if type(e).__name__ not in ("MissingParameter", "BadOptionUsage"):  # a text may name a verb by itself
+                raise
+        if "--suite" in rest and not (suite := rest[rest.index("--suite") + 1]).endswith(".yaml"):
+            assert suite in suite_names()
 
 
 def test_modules_that_docstrings_and_comments_name_are_there() -> None:
