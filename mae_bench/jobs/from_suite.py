@@ -13,7 +13,8 @@ A suite (``configs/suites/NAME.yaml``) has these keys, all but `title` optional:
     seeds      seeds of each job; --seeds comes before it
     jobs       pairs of recipe and starts; a recipe may be a pattern (``robustness/vit_base_*``), here and in `pretrain`.
                A start is ``scratch``, ``checkpoint``, or a recipe of the suite: the model that
-               its job gave (a checkpoint of the command line that has a classification head takes its place)
+               its job gave (a checkpoint of the command line that has a classification head takes its place).
+               ``after: [RECIPE]`` in a pair: of the suite's pre-trainings only these
     speed      architectures to measure pre-training steps of (Table 2)
     tables     what to print at the end
     notes      what to say with the plan and after the results, a text each: what a table has and this suite does not, …
@@ -118,32 +119,39 @@ def _file(content: Mapping[str, Any], path: Path, options: Options, *, pretrain:
     items = list(_jobs(content, path))
     rows = _rows(content, path) if pretrain else []
     options = replace(options, preset=_strings(content, "set", path))
-    recipes = load_recipes([r for r, _ in items], options)
+    recipes = load_recipes([r for r, *_ in items], options)
     seeds = options.seeds if options.seeds is not None else _seeds(content, "seeds", path)
     pretrain_seeds = (
         options.pretrain_seeds if options.pretrain_seeds is not None else _seeds(content, "pretrain_seeds", path)
     )
     return SuiteFile(
-        jobs=[e for r, start in items for e in seeded(r, recipes[r][0], start, seeds)],
+        jobs=[
+            replace(e, only_after=after) for r, start, after in items for e in seeded(r, recipes[r][0], start, seeds)
+        ],
         pretrainings=_pretrainings(rows, options, pretrain_seeds),
     )
 
 
-def _jobs(content: Mapping[str, Any], path: Path) -> Sequence[tuple[str, str]]:
-    """(recipe, start) of every job."""
+def _jobs(content: Mapping[str, Any], path: Path) -> Sequence[tuple[str, str, tuple[str, ...]]]:
+    """(recipe, start, the pre-trainings that it is for) of every job."""
     jobs = content.get("jobs") or []
     well_formed = isinstance(jobs, list) and all(
-        isinstance(j, dict) and j.keys() == {"recipe", "init"} and isinstance(j["recipe"], str) for j in jobs
+        isinstance(j, dict) and j.keys() - {"after"} == {"recipe", "init"} and isinstance(j["recipe"], str)
+        for j in jobs
     )
     if not well_formed:
         raise UserError(f"{path}: jobs: give a list of {{recipe: NAME, init: [scratch, checkpoint]}}")
     names: list[str] = []
-    items: list[tuple[str, str]] = []
+    items: list[tuple[str, str, tuple[str, ...]]] = []
+    rows = [name for name, _ in _rows(content, path)]
     for job in jobs:
         named = _named(job["recipe"], path, names)
         names += named
-        items += [(name, start) for name in named for start in _strings(job, "init", path)]
-    for _, start in items:
+        after = tuple(_strings(job, "after", path))
+        if other := next((name for name in after if name not in rows), None):
+            raise unknown("after", other, rows, where=str(path))
+        items += [(name, start, after) for name in named for start in _strings(job, "init", path)]
+    for _, start, _ in items:
         if start not in (*STARTS, *names):
             raise unknown("init", start, (*STARTS, *names), where=str(path))
     return items

@@ -27,6 +27,7 @@ class PlannedJob:
     variant: str = ""  # which pre-training it starts from, where a run has several
     after: str | None = None
     start: str = "scratch"  # as a suite says it: scratch | checkpoint | a recipe of the suite
+    only_after: tuple[str, ...] = ()  # pre-trainings of the suite that it is for, by recipe; none means all
     method_of_result: str = ""  # the method of what `after` makes
 
     @property

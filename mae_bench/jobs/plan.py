@@ -149,7 +149,8 @@ def _of_file(file: SuiteFile, sources: Sequence[Checkpoint]) -> Iterator[Planned
         yield before
         yield from scratch if i == 0 else []
         made = Encoder(before.recipe.encoder.arch, "MAE", labels[i][1], after=before.name)
-        yield from _downstream(file.jobs, made)
+        wanted = [job for job in file.jobs if not job.only_after or pretraining.recipe_name in job.only_after]
+        yield from _downstream(wanted, made)
     if not file.pretrainings:
         yield from scratch
     for source in sources:

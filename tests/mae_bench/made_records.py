@@ -44,7 +44,10 @@ def make(method: str = "MAE", protocol: str = "finetune", seed: int = 0, **chang
         "primary_metric": next(iter(metrics)) if isinstance(metrics, dict) else "top1",
         "seed": seed,
         "data": EMBEDDED,
-        "recipe": {"task": task, "train": {"batch_size": 64}},
+        "recipe": {
+            "task": task,
+            **({"train": {"batch_size": 64}} if changes.get("data", EMBEDDED) is EMBEDDED else {}),
+        },
         "recipe_name": f"{protocol}/vit_micro",
         "recipe_hash": recipe_hash,
         "software": {"python": "3.11.7", "torch": "2.14.1"},

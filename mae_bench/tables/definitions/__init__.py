@@ -35,7 +35,7 @@ from mae_bench.tables.definitions.schema import (
     TableMetric,
 )
 from mae_bench.tables.definitions.segmentation import SEGMENTATION_FROZEN, TABLE5
-from mae_bench.tables.definitions.subjects import all_labels, pretraining_target
+from mae_bench.tables.definitions.subjects import all_labels, paper_recipe, pretraining_target
 from tasks import load_entry_point
 
 _KINDS = {"classification": "fine-tuning", "detection": "detection", "segmentation": "segmentation"}
@@ -52,6 +52,13 @@ def _compared(record: Record) -> str | None:
     if record.task == "detection":
         return "" if with_fpn(record) else None
     return all_labels(record)
+
+
+def _fine_tuning(record: Record) -> str | None:
+    """Table 9's recipe, the default of the paper's ablations; normalised pixels have Table 3's figures, and so its recipe."""
+    if record.task != "classification":
+        return None
+    return paper_recipe(record) + ("" if pretraining_target(record) == _TARGETS[1].label else "_table9")
 
 
 def _table7_columns() -> Iterable[PaperColumn]:
@@ -86,6 +93,7 @@ TABLE7 = Definition(
     subjects=Subjects("", _compared, ONE),
     method=pretraining_target,
     kind=lambda record: _KINDS[record.task],
+    recipe_of=_fine_tuning,
     never_compared={"dVAE token": "ids of a tokenizer trained here, not of DALL-E's dVAE"},
     delta=Delta(_TARGETS[3], _TARGETS[2].label, _TARGETS[1].label),
     notes=("ours: runs from pre-trainings of ours; a checkpoint from elsewhere does not say what its target was",),

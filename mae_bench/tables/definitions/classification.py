@@ -23,6 +23,7 @@ from mae_bench.tables.definitions.subjects import (
     all_labels,
     label_share,
     millions,
+    paper_recipe,
     test_set,
     told_share,
     tuned_blocks,
@@ -201,6 +202,7 @@ TABLE3 = Definition(
         Method("BEiT", "BEiT"),
         Method("MAE", "MAE"),
     ),
+    recipe_of=paper_recipe,
 )
 TABLE12 = Definition(
     name="table12",
@@ -219,6 +221,7 @@ TABLE12 = Definition(
     methods=(Method("scratch"), Method("iGPT", "iGPT"), Method("BEiT", "BEiT"), Method("MAE", "MAE")),
     published=(Published("mae_t12", long=("model", "acc")),),
     subjects=Subjects("", all_labels, ONE),
+    recipe_of=paper_recipe,
 )
 FIGURE8 = Definition(
     name="fig8",
@@ -245,4 +248,5 @@ FIGURE8 = Definition(
         "figures nobody here has read in their source",
     ),
     chart=Chart("encoder parameters (millions)", "top-1 accuracy (%)", "steps"),
+    recipe_of=paper_recipe,
 )

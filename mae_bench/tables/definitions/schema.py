@@ -137,6 +137,8 @@ class Definition:
     # Row -> why its records are never set against the published figures.
     never_compared: Mapping[str, str] = field(default_factory=dict)
     delta: Delta | None = None
+    # The shipped recipe that a record's cell of the paper stands for; None where any recipe of the protocol may fill it.
+    recipe_of: Callable[[Record], str | None] = lambda record: None
 
     @property
     def by_arch(self) -> bool:

@@ -76,6 +76,12 @@ def millions(record: Record) -> float | None:
     return round((depth * block + (3 * patch**2 + 4) * width) / 1e6, 2)  # patches with bias, class token, last norm
 
 
+def paper_recipe(record: Record) -> str:
+    """The recipe of the paper's figure for a record's protocol, architecture and input size, where one ships."""
+    size = f"_{record.img_size}" if record.img_size != 224 else ""
+    return f"{record.protocol}/{record.arch}_{IMAGENET.name}{size}"
+
+
 _TARGETS = {"pixels": "pixel (w/o norm)", "pixels_norm": "pixel (w/ norm)", "tokens": "dVAE token"}
 
 

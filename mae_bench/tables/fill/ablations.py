@@ -16,9 +16,15 @@ from typing import Any, NamedTuple
 from mae_bench.records.groups import once, place
 from mae_bench.records.record import Record
 from mae_bench.tables.definitions import published
-from mae_bench.tables.definitions.ablations import PAPER_IMG_SIZE, Ablation, AblationColumn, AblationRow
+from mae_bench.tables.definitions.ablations import (
+    PAPER_IMG_SIZE,
+    PAPER_RECIPES,
+    Ablation,
+    AblationColumn,
+    AblationRow,
+)
 from mae_bench.tables.definitions.data_sets import IMAGENET, is_whole, is_whole_count
-from mae_bench.tables.fill import notes
+from mae_bench.tables.fill import expected_recipe, notes
 from mae_bench.tables.fill.counting import measured
 from mae_bench.tables.table import Cell, Column, Measured, Row, Table
 
@@ -32,6 +38,7 @@ class ColumnKey(NamedTuple):
     img_size: int
     fingerprint: str  # of the data that are evaluated on
     default: str  # the pre-training's settings that the ablation leaves alone, as JSON
+    recipe: str = ""  # of runs that are the paper's in all else
 
 
 def _papers(ablation: Ablation) -> ColumnKey:
@@ -60,11 +67,15 @@ def build_ablation(ablation: Ablation, records: Sequence[Record], *, runs_dir: F
     entries = sorted((e for e in candidates if id(e.record) in done), key=lambda e: (e.record.started, e.record.seed))
     papers = _papers(ablation)
     own = sorted({e.setting for e in entries} - {papers})
-    numbers = {setting: f" {i}" if len(own) > 1 else "" for i, setting in enumerate(own, 1)}
+    others = [setting for setting in own if not setting.recipe]
+    numbers = {setting: f" {i}" if len(others) > 1 else "" for i, setting in enumerate(others, 1)}
+    numbers |= {setting: f", recipe {setting.recipe}" for setting in own if setting.recipe}
     columns = [_column(c, c.heading, f"ViT-L, {IMAGENET.title}", in_paper=True) for c in ablation.columns]
     for s in own:
         title = f"ours{numbers[s]}: {s.arch}, {next(e.record.data.name for e in entries if e.setting == s)}"
-        columns += [_column(c, f"our {c.heading}{numbers[s]}", title, in_paper=False) for c in ablation.columns]
+        columns += [
+            _column(c, f"our {c.heading}{numbers[s]}", title, in_paper=False) for c in _columns(ablation, s, entries)
+        ]
     rows = tuple(row for value in ablation.rows for row in _rows(ablation, value, entries, [papers, *own], runs_dir))
     unfinished = [e.record for e in candidates if e.record.status != "done"]
     return Table(
@@ -139,8 +150,19 @@ def _setting(ablation: Ablation, row: AblationRow, record: Record) -> ColumnKey:
         and not row.apart
     )
     if as_paper:
-        return _papers(ablation)
+        other = expected_recipe.differences(record, _paper_recipe(ablation, record.protocol))
+        return _papers(ablation)._replace(recipe=expected_recipe.label(record) if other else "")
     return ColumnKey(record.arch, record.img_size, record.data.fingerprint, json.dumps(rest, sort_keys=True))
+
+
+def _paper_recipe(ablation: Ablation, protocol: str) -> str:
+    return PAPER_RECIPES[protocol].format(arch=ablation.arch)
+
+
+def _columns(ablation: Ablation, setting: ColumnKey, entries: Sequence[Entry]) -> list[AblationColumn]:
+    """The columns of a setting; one that stands apart for its recipe has those of its protocol alone."""
+    protocols = {e.record.protocol for e in entries if e.setting == setting}
+    return [column for column in ablation.columns if not setting.recipe or column.protocol in protocols]
 
 
 def _rows(
@@ -154,7 +176,7 @@ def _rows(
         cells = []
         for setting in settings:
             group = variants[setting][i] if i < len(variants[setting]) else []
-            for column in ablation.columns:
+            for column in _columns(ablation, setting, entries):
                 ours = _figure(column, group, entries, runs_dir)
                 figure = figures.get(column.published) if setting == _papers(ablation) else None
                 if figure is None or (i and ours is None):
@@ -201,6 +223,7 @@ def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[ColumnKey,
     records = [e.record for e in entries]
     yield notes.selection(records)
     yield notes.recipes(records)
+    yield from _recipe_notes(ablation, entries, own)
     yield from notes.left_out(records)
     yield from notes.absent_classes(records)
     yield from notes.assumed_preprocessing(records)
@@ -210,6 +233,8 @@ def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[ColumnKey,
             "of those without mask tokens in the encoder"
         )
     for setting, heading in own.items():
+        if setting.recipe:
+            continue
         these = [e for e in entries if e.setting == setting]
         yield notes.own_setting(IMAGENET, heading, [e.record for e in these])
         unchanged = [e.pretraining["settings"] for e in these if not e.pretraining["changed"]]
@@ -221,7 +246,22 @@ def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[ColumnKey,
         mine = [e for e in entries if e.row is value]
         if mine and value.apart:
             yield f"{value.label}, ours: {value.apart}"
+        if value.note and any(e.setting == _papers(ablation) and e.record.protocol == "finetune" for e in mine):
+            yield f"{value.label}: {value.note}"
         for setting in dict.fromkeys(e.setting for e in mine):
             variants = _variants([e for e in mine if e.setting == setting])
             if len(variants) > 1:
                 yield notes.variants(value.label, own.get(setting, "paper"), [[e.record for e in v] for v in variants])
+
+
+def _recipe_notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[ColumnKey, str]) -> Iterable[str]:
+    """Which recipes the paper's columns stand for, and the columns of others."""
+    papers = [e.record for e in entries if e.setting == _papers(ablation)]
+    if papers:
+        which = sorted({_paper_recipe(ablation, record.protocol) for record in papers})
+        yield f"the paper's columns hold runs of {' and '.join(which)} alone"
+    for setting, heading in own.items():
+        if setting.recipe:
+            one = next(e.record for e in entries if e.setting == setting)
+            expected = _paper_recipe(ablation, one.protocol)
+            yield expected_recipe.note(heading, expected, expected_recipe.differences(one, expected))

@@ -21,7 +21,8 @@ PublishedValues = dict[tuple[str, str, str], PublishedValue]  # (subject, method
 class ColumnKey(NamedTuple):
     """What a column stands for; `data` is empty where it is the paper's own (arch, size, data set).
 
-    `arch` is empty where architectures are the table's subjects; `kind` says what else tells columns apart.
+    `arch` is empty where architectures are the table's subjects; `kind` says what else tells columns apart; `recipe` is that of
+    runs that are the paper's in all but it.
     """
 
     arch: str
@@ -29,6 +30,7 @@ class ColumnKey(NamedTuple):
     data: str = ""
     fingerprint: str = ""
     kind: str = ""
+    recipe: str = ""
 
 
 class Key(NamedTuple):

@@ -20,7 +20,7 @@ from mae_bench.tables.definitions.ablations import ABLATIONS, TABLE1
 from mae_bench.tables.definitions.data_sets import bare, is_whole
 from mae_bench.tables.definitions.schema import ANY, Definition, Subject
 from mae_bench.tables.fill import arrange as layout
-from mae_bench.tables.fill import notes
+from mae_bench.tables.fill import expected_recipe, notes
 from mae_bench.tables.fill.ablations import build_ablation
 from mae_bench.tables.fill.arrange import ColumnKey, Key, TableInputs
 from mae_bench.tables.fill.encoders import ENCODERS, build_encoders
@@ -149,7 +149,9 @@ def _setting(definition: Definition, key: Any, record: Record) -> ColumnKey:
     data = [subject.data or paper for subject in definition.subjects.known if subject.key == key]
     whole = any(is_whole(one, record) for one in data or [paper])
     if in_paper and whole and _label(definition, record) not in definition.never_compared:
-        return shape
+        if not expected_recipe.differences(record, definition.recipe_of(record)):
+            return shape
+        return shape._replace(data=record.data.name, recipe=expected_recipe.label(record))
     if not definition.own_columns_by:
         return shape._replace(data="whole" if whole else "part")
     return shape._replace(data=record.data.name, fingerprint=_images(definition, record))
@@ -163,6 +165,8 @@ def _own(definition: Definition, entries: Sequence[Entry]) -> dict[ColumnKey, st
 
 def _heading(definition: Definition, setting: ColumnKey, own: Sequence[ColumnKey], entries: Sequence[Entry]) -> str:
     """``vit_micro_patch8, embedded``, with input size and data fingerprint where that is not enough."""
+    if setting.recipe:
+        return f"{setting.arch}, {setting.img_size} px, recipe {setting.recipe}".removeprefix(", ")
     if not definition.own_columns_by:
         part = ", part of the data" if setting.data == "part" and _has_column(definition, setting) else ""
         return f"{setting.arch}, {setting.img_size} px{part}"
@@ -255,12 +259,18 @@ def _run_notes(definition: Definition, entries: Sequence[Entry], filling: TableI
         return
     yield notes.selection([e.record for e in entries])
     yield notes.recipes(e.record for e in entries)
+    papers = [e.record for e in entries if not e.setting.data]
+    if which := sorted({name for record in papers if (name := definition.recipe_of(record))}):
+        yield f"the paper's columns hold runs of {', '.join(which)} alone"
     yield from notes.left_out(e.record for e in entries)
     yield from notes.absent_classes(e.record for e in entries)
     yield from notes.assumed_preprocessing(e.record for e in entries)
     for setting, heading in filling.own.items():
         these = [e.record for e in entries if e.setting == setting]
         named = " ".join(filter(None, (setting.kind, heading)))
+        if setting.recipe and (expected := definition.recipe_of(these[0])):
+            yield expected_recipe.note(named, expected, expected_recipe.differences(these[0], expected))
+            continue
         yield notes.own_setting(definition.paper_data(setting.kind), named, these)
     if definition.fallback_note and any(e.record.protocol not in definition.protocols for e in entries):
         yield definition.fallback_note
