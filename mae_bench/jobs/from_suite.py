@@ -14,7 +14,8 @@ A suite (``configs/suites/NAME.yaml``) has these keys, all but `title` optional:
     jobs       pairs of recipe and starts; a recipe may be a pattern (``robustness/vit_base_*``), here and in `pretrain`.
                A start is ``scratch``, ``checkpoint``, or a recipe of the suite: the model that
                its job gave (a checkpoint of the command line that has a classification head takes its place).
-               ``after: [RECIPE]`` in a pair: of the suite's pre-trainings only these
+               ``after: [RECIPE]`` in a pair: of the suite's pre-trainings only these. ``methods: [NAME]``: encoders
+               of these methods have it in place of the protocol's recipes that name none
     speed      architectures to measure pre-training steps of (Table 2)
     tables     what to print at the end
     notes      what to say with the plan and after the results, a text each: what a table has and this suite does not, …
@@ -26,7 +27,7 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from backbones.errors import UserError, unknown
 from mae_bench.common.yaml_file import read_yaml
@@ -119,30 +120,41 @@ def _file(content: Mapping[str, Any], path: Path, options: Options, *, pretrain:
     items = list(_jobs(content, path))
     rows = _rows(content, path) if pretrain else []
     options = replace(options, preset=_strings(content, "set", path))
-    recipes = load_recipes([r for r, *_ in items], options)
+    recipes = load_recipes([item.recipe for item in items], options)
     seeds = options.seeds if options.seeds is not None else _seeds(content, "seeds", path)
     pretrain_seeds = (
         options.pretrain_seeds if options.pretrain_seeds is not None else _seeds(content, "pretrain_seeds", path)
     )
     return SuiteFile(
         jobs=[
-            replace(e, only_after=after) for r, start, after in items for e in seeded(r, recipes[r][0], start, seeds)
+            replace(job, only_after=item.after, methods=item.methods)
+            for item in items
+            for job in seeded(item.recipe, recipes[item.recipe][0], item.start, seeds)
         ],
         pretrainings=_pretrainings(rows, options, pretrain_seeds),
     )
 
 
-def _jobs(content: Mapping[str, Any], path: Path) -> Sequence[tuple[str, str, tuple[str, ...]]]:
-    """(recipe, start, the pre-trainings that it is for) of every job."""
+class _Item(NamedTuple):
+    """A recipe with one start, and which pre-trainings and methods it is for (none: all)."""
+
+    recipe: str
+    start: str
+    after: tuple[str, ...]
+    methods: tuple[str, ...]
+
+
+def _jobs(content: Mapping[str, Any], path: Path) -> Sequence[_Item]:
+    """Every recipe of `jobs` with every start."""
     jobs = content.get("jobs") or []
     well_formed = isinstance(jobs, list) and all(
-        isinstance(j, dict) and j.keys() - {"after"} == {"recipe", "init"} and isinstance(j["recipe"], str)
+        isinstance(j, dict) and j.keys() - {"after", "methods"} == {"recipe", "init"} and isinstance(j["recipe"], str)
         for j in jobs
     )
     if not well_formed:
         raise UserError(f"{path}: jobs: give a list of {{recipe: NAME, init: [scratch, checkpoint]}}")
     names: list[str] = []
-    items: list[tuple[str, str, tuple[str, ...]]] = []
+    items: list[_Item] = []
     rows = [name for name, _ in _rows(content, path)]
     for job in jobs:
         named = _named(job["recipe"], path, names)
@@ -150,10 +162,11 @@ def _jobs(content: Mapping[str, Any], path: Path) -> Sequence[tuple[str, str, tu
         after = tuple(_strings(job, "after", path))
         if other := next((name for name in after if name not in rows), None):
             raise unknown("after", other, rows, where=str(path))
-        items += [(name, start, after) for name in named for start in _strings(job, "init", path)]
-    for _, start, _ in items:
-        if start not in (*STARTS, *names):
-            raise unknown("init", start, (*STARTS, *names), where=str(path))
+        methods = tuple(_strings(job, "methods", path))
+        items += [_Item(name, start, after, methods) for name in named for start in _strings(job, "init", path)]
+    for item in items:
+        if item.start not in (*STARTS, *names):
+            raise unknown("init", item.start, (*STARTS, *names), where=str(path))
     return items
 
 

@@ -28,6 +28,7 @@ class PlannedJob:
     after: str | None = None
     start: str = "scratch"  # as a suite says it: scratch | checkpoint | a recipe of the suite
     only_after: tuple[str, ...] = ()  # pre-trainings of the suite that it is for, by recipe; none means all
+    methods: tuple[str, ...] = ()  # methods whose encoders have it in place of the job that names none
     method_of_result: str = ""  # the method of what `after` makes
 
     @property

@@ -19,6 +19,7 @@ from mae_bench.jobs.from_tasks import from_tasks
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.recipes.load import recipe_hash, short_name
 from mae_bench.recipes.options import Options, named_path
+from mae_bench.tables.definitions.data_sets import bare
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ def _of_file(file: SuiteFile, sources: Sequence[Checkpoint]) -> Iterator[Planned
 def _downstream(jobs: Sequence[PlannedJob], encoder: Encoder) -> Iterator[PlannedJob]:
     """What starts from one encoder, first what starts from it itself, then what starts from the results of that."""
     fitting = [job for job in jobs if job.start != "scratch" and job.recipe.encoder.arch == encoder.arch]
+    fitting = _for_method(fitting, encoder.method)
     of_results = [job for job in fitting if job.start != "checkpoint"]
     source = encoder.source
     tuned = source is not None and bool(source.head)
@@ -175,6 +177,13 @@ def _downstream(jobs: Sequence[PlannedJob], encoder: Encoder) -> Iterator[Planne
                 yield encoder.start(job)
         elif name := results.get((job.start, job.recipe.seed)):
             yield replace(job, variant=encoder.variant, after=name, method_of_result=encoder.method)
+
+
+def _for_method(jobs: Sequence[PlannedJob], method: str) -> list[PlannedJob]:
+    """A method's own jobs, and those that name none where a protocol has none of its own."""
+    own = [job for job in jobs if bare(method) in map(bare, job.methods)]
+    protocols = {job.recipe.protocol for job in own}
+    return [job for job in jobs if job in own or (not job.methods and job.recipe.protocol not in protocols)]
 
 
 def _labels(pretrainings: Sequence[PlannedJob]) -> list[tuple[str, str]]:

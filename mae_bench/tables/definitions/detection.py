@@ -20,7 +20,7 @@ from mae_bench.tables.definitions.schema import (
     Subjects,
     TableMetric,
 )
-from mae_bench.tables.definitions.subjects import recipe_key
+from mae_bench.tables.definitions.subjects import paper_detector, recipe_key
 from mae_bench.tables.table import Chart
 
 DENSE_METHODS = (
@@ -142,6 +142,8 @@ DETECTION_DEFINITIONS = (
             "published: each figure is that of the best length of fine-tuning (Li et al. 2021); of ours every length is a row "
             "of its own, see also table4_schedule",
         ),
+        recipe_of=paper_detector,
+        recipe_leaves_open=("schedule.epochs", "schedule.iterations"),
     ),
     Definition(
         name="table4_schedule",

@@ -139,6 +139,7 @@ class Definition:
     delta: Delta | None = None
     # The shipped recipe that a record's cell of the paper stands for; None where any recipe of the protocol may fill it.
     recipe_of: Callable[[Record], str | None] = lambda record: None
+    recipe_leaves_open: tuple[str, ...] = ()  # keys of it that may be otherwise
 
     @property
     def by_arch(self) -> bool:

@@ -82,6 +82,14 @@ def paper_recipe(record: Record) -> str:
     return f"{record.protocol}/{record.arch}_{IMAGENET.name}{size}"
 
 
+def paper_detector(record: Record) -> str | None:
+    """The recipe of Table 4's figure for a record's method; a method without one of its own has the one of all others."""
+    if record.protocol != "detection_fpn" or not record.data.train_count:
+        return None
+    own = {"mocov3": "_moco_v3", "scratch": "_scratch"}
+    return f"detection_fpn/{record.arch}_coco{own.get(bare(record.init.method), '')}"
+
+
 _TARGETS = {"pixels": "pixel (w/o norm)", "pixels_norm": "pixel (w/ norm)", "tokens": "dVAE token"}
 
 

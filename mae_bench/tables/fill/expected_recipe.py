@@ -5,7 +5,7 @@ A record of another recipe of the same protocol never stands beside a published 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -22,8 +22,9 @@ _KEYS = ("encoder.drop_path", "train.batch_size", "train.ema")
 _MUCH = 6  # differences that are named
 
 
-def differences(record: Record, expected: str | None) -> tuple[str, ...]:
-    """``("augmentation.erasing 0.25 (0)", …)``: values of a record against those of the shipped recipe `expected`.
+def differences(record: Record, expected: str | None, leaves_open: Collection[str] = ()) -> tuple[str, ...]:
+    """``("augmentation.erasing 0.25 (0)", …)``: values of a record against those of the shipped recipe `expected`, but for the
+    keys that it `leaves_open`.
 
     Nothing where no such recipe ships or where nothing was trained. Keys that only one of them has are not compared: a
     record of an earlier version lacks some.
@@ -36,7 +37,7 @@ def differences(record: Record, expected: str | None) -> tuple[str, ...]:
     return tuple(
         f"{key} {_text(ours[key])} ({_text(value)})"
         for key, value in wanted.items()
-        if key in ours and ours[key] != value
+        if key in ours and ours[key] != value and key not in leaves_open
     )
 
 

@@ -149,12 +149,17 @@ def _setting(definition: Definition, key: Any, record: Record) -> ColumnKey:
     data = [subject.data or paper for subject in definition.subjects.known if subject.key == key]
     whole = any(is_whole(one, record) for one in data or [paper])
     if in_paper and whole and _label(definition, record) not in definition.never_compared:
-        if not expected_recipe.differences(record, definition.recipe_of(record)):
+        if not _other_recipe(definition, record):
             return shape
         return shape._replace(data=record.data.name, recipe=expected_recipe.label(record))
     if not definition.own_columns_by:
         return shape._replace(data="whole" if whole else "part")
     return shape._replace(data=record.data.name, fingerprint=_images(definition, record))
+
+
+def _other_recipe(definition: Definition, record: Record) -> tuple[str, ...]:
+    """In what a record's recipe differs from the one that its cell of the paper stands for."""
+    return expected_recipe.differences(record, definition.recipe_of(record), definition.recipe_leaves_open)
 
 
 def _own(definition: Definition, entries: Sequence[Entry]) -> dict[ColumnKey, str]:
@@ -269,7 +274,7 @@ def _run_notes(definition: Definition, entries: Sequence[Entry], filling: TableI
         these = [e.record for e in entries if e.setting == setting]
         named = " ".join(filter(None, (setting.kind, heading)))
         if setting.recipe and (expected := definition.recipe_of(these[0])):
-            yield expected_recipe.note(named, expected, expected_recipe.differences(these[0], expected))
+            yield expected_recipe.note(named, expected, _other_recipe(definition, these[0]))
             continue
         yield notes.own_setting(definition.paper_data(setting.kind), named, these)
     if definition.fallback_note and any(e.record.protocol not in definition.protocols for e in entries):

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from backbones.errors import UserError
+from mae_bench.jobs.from_suite import from_suite
 from mae_bench.jobs.job import JobPlan, PlannedJob
-from mae_bench.jobs.plan import Request, make_plan
+from mae_bench.jobs.plan import Encoder, Request, _downstream, make_plan
 from mae_bench.launchers.base import Settings
 from mae_bench.launchers.gpus import launch as launch_on_gpus
 from mae_bench.launchers.pool import choose
@@ -196,3 +197,29 @@ def test_a_request_says_itself_to_the_processes_of_a_launcher() -> None:
         *("--checkpoint", "MAE=x", "--data", "/d", "--data", "coco=/c", "--set", "a.b=1"),
         *("--tasks", "finetune,knn", "--seeds", "0,1", "--pretrain-seeds", "2"),
     ]
+
+
+def test_a_job_of_a_suite_may_be_for_some_of_its_pretrainings_alone(tmp_path: Path) -> None:
+    text = """
+base: pretrain/vit_micro_patch8_embedded_ablations
+pretrain: [pretrain/ablations/target_pixels_norm, pretrain/ablations/decoder_depth_1]
+jobs:
+  - {recipe: finetune/vit_micro_patch8_embedded, init: [checkpoint], after: pretrain/ablations/target_pixels_norm}
+  - {recipe: knn/vit_micro_patch8_embedded, init: [checkpoint]}
+"""
+    tuned = [name for name in names(write_suite(tmp_path, text)) if name.startswith("finetune/")]
+    assert tuned == ["finetune/vit_micro_patch8_embedded-MAE-target_pixels_norm-s0"]
+    wrong = text.replace("after: pretrain/ablations/target_pixels_norm", "after: pretrain/ablations/target_pixel_norm")
+    with pytest.raises(
+        UserError, match=r'unknown after .*target_pixel_norm.*did you mean "pretrain/ablations/target_pixels_norm'
+    ):
+        make_plan(Request(suite=write_suite(tmp_path, wrong)))
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe"), [("MAE", ""), ("BEiT", ""), ("MoCo v3", "_moco_v3"), ("moco_v3", "_moco_v3")]
+)
+def test_table_4s_suite_has_the_learning_rate_of_each_method(method: str, recipe: str) -> None:
+    jobs = from_suite("table4", Options(), pretrain=False).jobs
+    started = _downstream(jobs, Encoder("vit_base_patch16", method))
+    assert [job.recipe_name for job in started] == [f"detection_fpn/vit_base_patch16_coco{recipe}"]

@@ -41,4 +41,4 @@ def test_no_recipe_writes_a_figure_itself() -> None:
         for row in file.rows.values():
             text = row.values.get("published", "")
             assert cite(text) != text or not text, row.where
-    assert sum(bool(describe(name)["published"]) for name in recipe_names()) == 119
+    assert sum(bool(describe(name)["published"]) for name in recipe_names()) == 121

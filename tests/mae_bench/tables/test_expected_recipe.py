@@ -10,7 +10,7 @@ from mae_bench import tables
 from mae_bench.recipes.load import as_dict, load_recipe, recipe_hash
 from mae_bench.records.record import Init, Record
 from mae_bench.tables.definitions.ablations import PAPER
-from tests.mae_bench.made_records import IMAGENET, digest, make
+from tests.mae_bench.made_records import COCO, IMAGENET, digest, make
 
 TABLE9, FINETUNE = "finetune/vit_large_patch16_imagenet_table9", "finetune/vit_large_patch16_imagenet"
 
@@ -114,3 +114,31 @@ def test_a_changed_value_is_another_recipe_whatever_the_name(name: str, recipe: 
 def test_what_is_not_learnt_by_changes_no_cell(override: str) -> None:
     table = tables.build("table3", [run(85.9, FINETUNE, overrides=(override,))])
     assert any(cell.ours and cell.published for row in table.rows for cell in row.cells)
+
+
+def test_table_4_asks_for_moco_v3s_own_learning_rate_and_leaves_the_length_open() -> None:
+    def detector(recipe: str, method: str, box_ap: float, *overrides: str) -> Record:
+        loaded = load_recipe(recipe, list(overrides))
+        return make(
+            method,
+            "detection_fpn",
+            metrics={"box_ap": box_ap},
+            arch="vit_base_patch16",
+            img_size=1024,
+            data=COCO,
+            recipe=as_dict(loaded),
+            recipe_name=recipe,
+            recipe_hash=recipe_hash(loaded),
+        )
+
+    name = "detection_fpn/vit_base_patch16_coco"
+    records = [
+        detector(f"{name}_moco_v3", "MoCo v3", 47.9),
+        detector(name, "MoCo v3", 47.0),
+        detector(f"{name}_50ep", "BEiT", 49.8),
+        detector(name, "MAE", 50.3, "optimizer.lr=1.6e-4"),
+    ]
+    assert shown("table4", records, "MoCo v3")["box AP ViT-B"] == 47.9
+    assert shown("table4", records, "BEiT")["box AP ViT-B"] == 49.8
+    assert "box AP ViT-B" not in shown("table4", records, "MAE")
+    assert any("optimizer.lr 8e-05 (0.00016)" in note for note in tables.build("table4", records).notes)
