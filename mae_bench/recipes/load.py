@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from backbones.errors import UserError, unknown
 from mae_bench.common.yaml_file import parse_yaml, read_yaml, refuse_interpolation
-from mae_bench.recipes import any_encoder, protocol_files
+from mae_bench.recipes import any_encoder, originals, protocol_files
 from mae_bench.recipes.any_encoder import EncoderFacts
 from mae_bench.recipes.protocol_files import Layer, flat, folders, merged, places, row_names
 from mae_bench.recipes.published import cite
@@ -107,6 +107,8 @@ def explain(name: str, overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
     def where(key: str) -> str:
         if scaled and key in ("optimizer.lr", "schedule.iterations", "schedule.warmup_iterations") and key in found:
             return f"{found[key]}, {scaled}"
+        if key == "train.precision" and (other := originals.precision(recipe.task, recipe.train.precision)):
+            return f"{found.get(key, 'default of the task')}; {other}"
         above = next((found[k] for k in found if key.startswith(f"{k}.")), None)
         return found.get(key, above or "default of the task")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ POOLS = ("avg", "token", "attentive", "own")
 
 class Classifier(nn.Module):
     """Encoder and linear head; ``(images, targets)`` -> loss in training mode, logits (N, classes) in evaluation.
+
+    Whatever the recipe's precision, the loss and the logits of evaluation are float32: logits in bf16 tie at the top.
 
     Pooling follows the official code (models_vit.py): `avg` averages the patch tokens and normalises the mean, the encoder's
     own last norm being dropped; `token` takes the class token after that norm. `attentive` is timm's ``map`` pooling. `own` is
@@ -55,10 +58,11 @@ class Classifier(nn.Module):
     def forward(self, batch: Any) -> Any:
         """Training: ``{"loss": scalar}``; evaluation: logits. `batch` is (images (N, 3, H, W), targets)."""
         images, targets = batch
-        logits = self.head(self.encoder(images))
-        if not self.training:
-            return logits
-        return {"loss": self.criterion(logits, targets)}
+        features = self.encoder(images)
+        if self.training:
+            return {"loss": self.criterion(_full(self.head(features)), targets)}
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(_full(features))
 
     @property
     def classifier(self) -> str:
@@ -93,6 +97,10 @@ class Classifier(nn.Module):
 
     def _linear(self) -> nn.Module:
         return self.head if isinstance(self.head[0], nn.BatchNorm1d) else self.head[1]
+
+
+def _full(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _set_pooling(encoder: VisionTransformer, pool: str) -> None:

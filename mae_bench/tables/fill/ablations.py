@@ -224,6 +224,7 @@ def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[ColumnKey,
     yield notes.selection(records)
     yield notes.recipes(records)
     yield from _recipe_notes(ablation, entries, own)
+    yield from notes.precision(records)
     yield from notes.left_out(records)
     yield from notes.absent_classes(records)
     yield from notes.assumed_preprocessing(records)

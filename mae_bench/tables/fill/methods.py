@@ -267,6 +267,7 @@ def _run_notes(definition: Definition, entries: Sequence[Entry], filling: TableI
     papers = [e.record for e in entries if not e.setting.data]
     if which := sorted({name for record in papers if (name := definition.recipe_of(record))}):
         yield f"the paper's columns hold runs of {', '.join(which)} alone"
+    yield from notes.precision(e.record for e in entries)
     yield from notes.left_out(e.record for e in entries)
     yield from notes.absent_classes(e.record for e in entries)
     yield from notes.assumed_preprocessing(e.record for e in entries)

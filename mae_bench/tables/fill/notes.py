@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from backbones.encoders.preprocessing import ASSUMED
+from mae_bench.recipes import originals
 from mae_bench.records.groups import declared, gain
 from mae_bench.records.record import Data, Record
 from mae_bench.tables.definitions.data_sets import DataSet
@@ -98,6 +99,16 @@ def absent_classes(records: Iterable[Record]) -> Iterable[str]:
         if said:
             found[record.data.name] = f"of {record.data.classes} classes {', '.join(said)}"
     yield from (f"{name}: {text}" for name, text in sorted(found.items()))
+
+
+def precision(records: Iterable[Record]) -> Iterable[str]:
+    """Which runs were computed otherwise than by the code that their recipes follow."""
+    found = {record.protocol for record in records if originals.precision(record.task, record.precision)}
+    if found:
+        yield (
+            f"ours in bf16, the originals in fp16 with a loss scaler: {', '.join(sorted(found))}; logits of evaluation and "
+            "losses are fp32 (docs/recipes.md has what it changes)"
+        )
 
 
 def recipes(records: Iterable[Record]) -> str:

@@ -210,9 +210,7 @@ jobs:
     tuned = [name for name in names(write_suite(tmp_path, text)) if name.startswith("finetune/")]
     assert tuned == ["finetune/vit_micro_patch8_embedded-MAE-target_pixels_norm-s0"]
     wrong = text.replace("after: pretrain/ablations/target_pixels_norm", "after: pretrain/ablations/target_pixel_norm")
-    with pytest.raises(
-        UserError, match=r'unknown after .*did you mean "pretrain/ablations/target_pixels_norm'
-    ):
+    with pytest.raises(UserError, match=r'unknown after .*did you mean "pretrain/ablations/target_pixels_norm'):
         make_plan(Request(suite=write_suite(tmp_path, wrong)))
 
 

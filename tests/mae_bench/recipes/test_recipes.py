@@ -15,6 +15,7 @@ from mae_bench.engine import optimizer as optim
 from mae_bench.recipes.load import (
     as_dict,
     describe,
+    explain,
     find,
     from_record,
     load_recipe,
@@ -229,3 +230,24 @@ def test_written_configuration_gives_the_same_recipe_back(tmp_path: Path) -> Non
     path = tmp_path / "config.yaml"
     OmegaConf.save(OmegaConf.create(as_dict(recipe)), path)
     assert load_recipe(str(path)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("finetune/vit_base_patch16_imagenet", True),
+        ("linear/vit_large_patch16_imagenet", True),
+        ("robustness/vit_base_patch16_imagenet_a", True),
+        ("pretrain/vit_base_patch16_imagenet", True),
+        ("knn/vit_base_patch16_imagenet", False),  # fp32, as the original
+        ("detection/vit_base_patch16_coco", False),  # fp16, as the original
+        ("finetune/vit_micro_patch8_embedded", False),
+    ],
+)
+def test_the_page_of_a_recipe_says_where_the_original_has_another_precision(name: str, said: bool) -> None:
+    (line,) = (line for line in explain(name) if line["key"] == "train.precision")
+    assert ("the original: fp16 with a loss scaler" in line["where"]) == said
+    if said:
+        (other,) = (e for e in explain(name, ["train.precision=fp16"]) if e["key"] == "train.precision")
+        assert other["value"] == "fp16"
+        assert "original" not in other["where"]

@@ -142,3 +142,13 @@ def test_table_4_asks_for_moco_v3s_own_learning_rate_and_leaves_the_length_open(
     assert shown("table4", records, "BEiT")["box AP ViT-B"] == 49.8
     assert "box AP ViT-B" not in shown("table4", records, "MAE")
     assert any("optimizer.lr 8e-05 (0.00016)" in note for note in tables.build("table4", records).notes)
+
+
+def test_a_table_says_that_its_runs_were_in_bf16_and_the_originals_in_fp16() -> None:
+    run_of = {precision: make(precision=precision) for precision in ("bf16", "fp16", "fp32")}
+    said = {
+        p: any("bf16, the originals in fp16" in n for n in tables.build("table3", [r]).notes) for p, r in run_of.items()
+    }
+    assert said == {"bf16": True, "fp16": False, "fp32": False}
+    knn = make(protocol="knn", precision="bf16", metrics={"knn_top1": 50.0})
+    assert not any("fp16" in note for note in tables.build("knn", [knn]).notes)

@@ -240,3 +240,26 @@ def test_attentive_probe_is_timms_map_pooling_on_a_frozen_encoder() -> None:
         n for n, p in model.named_parameters() if p.requires_grad
     }
     assert not any(block.training for block in model.encoder.blocks)
+
+
+@pytest.mark.parametrize("head", [{"pool": "avg"}, {"pool": "token", "frozen_encoder": True, "batch_norm": True}])
+def test_logits_of_evaluation_are_fp32_under_bf16(head: dict[str, Any]) -> None:
+    model = build(classes=1000, init_std=0.5, **head).eval()
+    images, targets = batch(64, classes=1000)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features = model.encoder(images)
+        logits = model((images, targets))
+    with torch.no_grad():
+        assert torch.equal(logits, model.head(features.float()))
+    best, rounded = logits.topk(2).values, logits.bfloat16().topk(2).values
+    assert (best[:, 0] > best[:, 1]).all()
+    assert (rounded[:, 0] == rounded[:, 1]).any()  # which is what bf16 would have made of them
+
+
+def test_the_loss_is_taken_in_fp32_under_bf16() -> None:
+    model = build(classes=1000, init_std=0.5)
+    seen: list[Tensor] = []
+    model.criterion.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.train()(batch(4))["loss"]
+    assert seen[0].dtype == loss.dtype == torch.float32
