@@ -36,30 +36,30 @@ class Reason:
 REASONS: dict[str, Reason] = {
     # Said, and no more: nobody meant these to be images, or they are there once more.
     "hidden": Reason("hidden, or a tool's own", foreign=True),
-    "not_image": Reason("that are no images", foreign=True),
-    "not_a_file": Reason("that are neither files nor folders", foreign=True),
-    "link_loop": Reason("that lead back to a folder above", foreign=True),
+    "not_image": Reason("not images", foreign=True),
+    "not_a_file": Reason("neither files nor folders", foreign=True),
+    "link_loop": Reason("links back to a folder above", foreign=True),
     "replaced": Reason("replaced by a later one of the same name", foreign=True),
     "other_view": Reason("beside the image of their sample", foreign=True),
     "beside": Reason("beside image and label", foreign=True),
     "other_split": Reason("of other splits", foreign=True),
-    "not_chosen": Reason("that the recipe does not ask for", foreign=True),
+    "not_chosen": Reason("not asked for by the recipe", foreign=True),
     "crowd": Reason("of crowds", foreign=True),
     "empty_image": Reason("without objects"),
-    "absent": Reason("that nothing was labelled with", foreign=True),
+    "absent": Reason("without a labelled object or pixel", foreign=True),
     "no_mask": Reason("without a polygon of three points"),
     "unlisted": Reason("of images that are not listed"),
     # Doubtful: figures on what is left would be of another data set.
-    "unreadable": Reason("that cannot be read", True, "replace them"),
-    "unknown_format": Reason("in a format that is not read here", True, "convert them to JPEG or PNG"),
+    "unreadable": Reason("unreadable", True, "replace them"),
+    "unknown_format": Reason("in an unsupported format", True, "convert them to JPEG or PNG"),
     "no_label": Reason("without a label", True, "give them one"),
     "no_partner": Reason("without a partner", True, "complete the pairs"),
-    "duplicate": Reason("that are there twice", True, "remove one"),
+    "duplicate": Reason("found twice", True, "remove one"),
     "missing": Reason("named but not there", True, "complete the download"),
     "outside": Reason(
         "outside the data folder", True, "move them into it, read them with --set data.options.outside=true"
     ),
-    "broken": Reason("that make no sense", True, "mend the file"),
+    "broken": Reason("malformed", True, "mend the file"),
 }
 
 
@@ -174,7 +174,7 @@ class Account:
             but: reasons that need no note of their own.
         """
         return [
-            f"{split}: left out {_counted(entry.count, kind)} of {books.found:,} {REASONS[name].text}, {_examples(entry, 1)}"
+            f"{split}: left out {entry.count:,} of {books.found:,} {kind} ({REASONS[name].text}): {_examples(entry, 1)}"
             for kind, books in self.kinds.items()
             for name, entry in books.left_out.items()
             if name not in {*_NO_NEWS, *but}
@@ -259,16 +259,12 @@ def refusal(where: object, kind: str, name: str, entry: LeftOut, found: int) -> 
     reason = REASONS[name]
     place = f"{where}: " if str(where) else ""
     return (
-        f"{place}{_counted(entry.count, kind)} of {found:,} {reason.text}: {_examples(entry)}: {reason.remedy}, or leave "
+        f"{place}{entry.count:,} of {found:,} {kind} {reason.text}: {_examples(entry)}: {reason.remedy}, or leave "
         f"them out with --set data.allow=[{name}]"
     )
 
 
 _UNKNOWN = Reason("")  # of a record that another version wrote
-
-
-def _counted(count: int, kind: str) -> str:
-    return f"{count:,} {kind}"
 
 
 def _examples(entry: LeftOut, most: int = KEPT_EXAMPLES) -> str:

@@ -67,7 +67,7 @@ def look(content: Callable[[int], bytes], rows: Sequence[int], done: Callable[[i
 
 def three_lines(info: DataInfo, seen: Sequence[str]) -> list[str]:
     """What people read before the first step: what was seen, the account, all notes; `seen` joins ``info.looked``."""
-    notes = "; ".join([*info.looked, *info.notes]) or "nothing else to be said"
+    notes = "; ".join([*info.looked, *info.notes]) or "no problems found"
     info.looked += seen
     return [f"data {info.name}: {line}" for line in ("; ".join(seen), summary(info.account), notes)]
 

@@ -84,7 +84,7 @@ def class_notes(train: Used, val: Used) -> list[str]:
     names, notes = train.split.classes, []
     trained, judged = (class_counts(used.split, used.records) > 0 for used in (train, val))
     for which, said in (
-        (~trained & judged, "that validation judges have no training object"),
+        (~trained & judged, "scored in validation have no training object"),
         (~trained & ~judged, "have no object in training or validation"),
     ):
         if which.any():

@@ -30,7 +30,7 @@ def test_a_doubtful_reason_refuses_and_says_how_to_allow_it() -> None:
     with pytest.raises(UserError) as caught:
         books().settle("DIR/train")
     assert str(caught.value) == (
-        "DIR/train: 3 files of 10 without a label: train/0.jpg, train/1.jpg, train/2.jpg: give them one, or leave them out "
+        "DIR/train: 3 of 10 files without a label: train/0.jpg, train/1.jpg, train/2.jpg: give them one, or leave them out "
         "with --set data.allow=[no_label]"
     )
     books().settle("DIR/train", {"no_label"})
@@ -41,7 +41,7 @@ def test_other_reasons_are_only_said() -> None:
     account.found("files")
     account.leave_out("files", "hidden", ".git")
     account.settle("DIR")
-    assert account.notes("train") == ["train: left out 1 files of 1 hidden, or a tool's own, .git"]
+    assert account.notes("train") == ["train: left out 1 of 1 files (hidden, or a tool's own): .git"]
 
 
 def test_an_account_as_text_and_in_a_record() -> None:
@@ -59,7 +59,7 @@ def test_of_many_examples_the_first_are_kept() -> None:
     for k in range(5):
         account.leave_out("members", "duplicate", k)
     assert account.to_json()["members"]["left_out"]["duplicate"] == {"count": 5, "examples": ["0", "1", "2"]}
-    assert account.doubts()[0].startswith("5 members of 5 that are there twice: 0, 1, 2, …:")
+    assert account.doubts()[0].startswith("5 of 5 members found twice: 0, 1, 2, …:")
 
 
 def test_accounts_of_parts_make_one() -> None:

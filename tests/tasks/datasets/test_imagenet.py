@@ -74,7 +74,7 @@ def test_an_empty_folder_and_a_stray_image_are_named(tmp_path: Path) -> None:
     assert f"class '{imagenet.synsets()[7]}' has no images" in refusal(tmp_path)
     (tmp_path / imagenet.synsets()[7]).rmdir()
     save_picture(tmp_path / "0.jpg", 0)
-    assert "1 files of 2 without a label" in refusal(tmp_path)
+    assert "1 of 2 files without a label" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("inside", [".", "imagenetv2-matched-frequency-format-val"])

@@ -99,7 +99,7 @@ def test_listed_images_that_are_not_there_are_named_without_decoding(folders: Pa
         layouts.inaturalist(folders, tmp_path / "inat", split)
     (tmp_path / "inat/train_val2018/Animalia/bee/train_1.jpg").unlink()
     found = problems("inat2018", tmp_path / "inat", sample=0)
-    assert "train: 1 rows of 12 named but not there: image 25: train_val2018/Animalia/bee/train_1.jpg" in found
+    assert "train: 1 of 12 rows named but not there: image 25: train_val2018/Animalia/bee/train_1.jpg" in found
 
 
 def test_a_layout_that_is_damaged_is_a_problem_of_its_split(folders: Path, tmp_path: Path, cli: Cli) -> None:

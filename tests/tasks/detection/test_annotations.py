@@ -135,7 +135,7 @@ def test_annotations_of_images_that_are_not_listed_are_left_out_with_a_note(coco
     assert [a["id"] for a in content.annotations] == list(range(2, 11))
     (note,) = content.account.notes("train")
     assert note == (
-        "train: left out 1 annotations of 10 of images that are not listed, instances_train2017.json: annotation 1"
+        "train: left out 1 of 10 annotations (of images that are not listed): instances_train2017.json: annotation 1"
     )
 
 

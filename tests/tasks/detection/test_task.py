@@ -64,7 +64,7 @@ def test_groups_equal_detectron2s_for_vitdet(coco: Path) -> None:
 def test_data_is_counted_and_what_is_left_out_is_noted(coco: Path) -> None:
     data = DetectionTask(small_recipe(coco)).data
     assert (data.train_count, data.val_count, data.classes) == (5, 5, 3)
-    assert data.notes == ["train: left out 1 images of 6 without objects, 5.jpg"]
+    assert data.notes == ["train: left out 1 of 6 images (without objects): 5.jpg"]
     assert data.account["train"]["images"]["used"] == 5
     assert data.account["val"]["annotations"]["found"] == 8
     assert data.class_names == ["two", "seven", "ninety"]

@@ -55,7 +55,7 @@ def test_all_that_is_wrong_is_said_at_once(ade: Path, cli: Cli) -> None:
         "training_0.png is 5x5 pixels and its image 48x40",
         "training_1.png: a map in a lossy format",
         "training_2.jpg: unreadable image",
-        "1 images of 8 without a partner: ",
+        "1 of 8 images without a partner: ",
     ):
         assert said in problems
     books = report["splits"][0]["account"]["images"]

@@ -195,7 +195,7 @@ def test_a_sample_without_label_is_named(folders: Path, tmp_path: Path) -> None:
     shard = layouts.shards(folders, tmp_path / "w", "train", count=1)[0]
     layouts.write_tar(shard, [("a.cls", b"0"), ("a.jpg", b"x"), ("b.jpg", b"x")])
     message = refusal(tmp_path / "w")
-    assert "1 members of 3 without a label" in message
+    assert "1 of 3 members without a label" in message
     assert "train-000000.tar: b.jpg (no b.cls)" in message
 
 
