@@ -76,8 +76,8 @@ class EncoderConfig:
     RANGES: ClassVar[Ranges] = {
         "img_size": COUNT,
         "drop_path": Range(0, 0.99),
-        "mean": ANY,
-        "std": POSITIVE,
+        "mean": SHARE,
+        "std": Range(0, 1, above=True),
         "crop_pct": Range(0, 1, above=True),
     }
 

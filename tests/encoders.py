@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from backbones.checkpoints.checkpoint import open_encoder
 from backbones.encoders.contract import Encoder
 from backbones.encoders.preprocessing import Preprocessing, family_default
-from backbones.vit.encoder import arch_of
+from backbones.vit.arch import arch_name
 from tasks.recipe import EncoderConfig
 
 MAE = family_default((224, 224), "a test")
@@ -20,7 +20,8 @@ def scratch(arch: str, img_size: int = 224, drop_path: float = 0.0) -> Encoder:
 
 def of_vit(vit: VisionTransformer, told: Preprocessing = MAE) -> Encoder:
     """A plain ViT under the contract."""
-    return Encoder(vit, told, arch=arch_of(vit), plain=True, img_size=vit.patch_embed.img_size)
+    arch = arch_name(vit.embed_dim, len(vit.blocks), vit.blocks[0].attn.num_heads, vit.patch_embed.patch_size[0])
+    return Encoder(vit, told, arch=arch, plain=True, img_size=vit.patch_embed.img_size)
 
 
 def used(img_size: int, crop_ratio: float | None = None) -> Preprocessing:

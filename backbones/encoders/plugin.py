@@ -117,7 +117,7 @@ def wrap(
 
     Args:
         mean: RGB, of pixels in 0..1; `std` likewise.
-        img_size: pixels; one image of this size is put through the net to see what comes out.
+        img_size: pixels; two images of this size are put through the net to see what comes out.
         interpolation: ``bicubic``, ``bilinear``, ``lanczos`` or ``nearest``, of the evaluation transform.
         crop_pct: side of the evaluation crop as a share of the resized image.
         features: (net, images) -> tokens (N, T, C), a map (N, C, h, w), or a list of maps from fine to coarse. Default:
@@ -204,26 +204,26 @@ def _call(net: nn.Module, images: Tensor) -> Any:
 
 @torch.no_grad()
 def _measure(wrapped: WrappedNet, size: tuple[int, int], label: str) -> None:
-    """Widths and strides, by one random image."""
+    """Widths and strides, by two random images."""
     wrapped.eval()
-    image = torch.rand(1, 3, *size)
+    images = torch.rand(2, 3, *size)  # two, so that a net that mixes up images and tokens is seen
     try:
-        found = wrapped.features(wrapped.net, image)
+        found = wrapped.features(wrapped.net, images)
     except Exception as e:  # whatever the user's code raises
         reason = (str(e).splitlines() or [""])[0][:200]
-        raise UserError(f"{label}: one image of {size[0]} x {size[1]} px: {type(e).__name__}: {reason}") from e
+        raise UserError(f"{label}: two images of {size[0]} x {size[1]} px: {type(e).__name__}: {reason}") from e
     outputs = list(found) if isinstance(found, (list, tuple)) else [found]
     wanted = (4,) if isinstance(found, (list, tuple)) else (3, 4)
     for each in outputs:
-        if not isinstance(each, Tensor) or each.ndim not in wanted or each.shape[0] != 1:
+        if not isinstance(each, Tensor) or each.ndim not in wanted or len(each) != len(images):
             got = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
             raise UserError(
-                f"{label}: features gave {got}: give tokens (N, T, C), a map (N, C, h, w) or a list of maps"
+                f"{label}: features of two images gave {got}: give tokens (N, T, C), a map (N, C, h, w) or a list of maps"
             )
     if outputs[0].ndim == 3 and outputs[0].shape[1] <= wrapped.num_prefix_tokens:
         raise UserError(f"{label}: {outputs[0].shape[1]} tokens, {wrapped.num_prefix_tokens} of them prefix tokens")
     try:
-        maps = [wrapped._as_map(each, image) for each in outputs]
+        maps = [wrapped._as_map(each, images) for each in outputs]
     except RuntimeError as e:
         count = outputs[0].shape[1] - wrapped.num_prefix_tokens
         raise UserError(

@@ -41,10 +41,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if values is not None and (len(values) != 3 or (name == "std" and min(values) <= 0)):
-                raise UserError(
-                    f"encoder.{name}={list(values)}: give three numbers (RGB)" + " above 0" * (name == "std")
-                )
+            if values is not None and (len(values) != 3 or not all(0 <= v <= 1 for v in values)):
+                raise UserError(f"encoder.{name}={list(values)}: give three numbers (RGB) of pixels in 0..1")
+        if self.std is not None and min(self.std) == 0:
+            raise UserError(f"encoder.std={list(self.std)}: give three numbers above 0")
         if self.interpolation not in INTERPOLATIONS:
             raise unknown("interpolation", self.interpolation, INTERPOLATIONS, where="encoder.interpolation")
         if not 0 < self.crop_pct <= 1:

@@ -12,15 +12,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from backbones.errors import UserError
-from backbones.vit.arch import arch_name, parse_arch
+from backbones.vit.arch import parse_arch
 from backbones.vit.pos_embed import sincos_2d
 from backbones.vit.relative import add_relative_attention
-
-
-def arch_of(encoder: VisionTransformer) -> str:
-    """The architecture name of an encoder made by `create_encoder`."""
-    heads: int = encoder.blocks[0].attn.num_heads
-    return arch_name(encoder.embed_dim, len(encoder.blocks), heads, encoder.patch_embed.patch_size[0])
 
 
 def create_encoder(

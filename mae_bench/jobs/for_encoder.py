@@ -5,7 +5,7 @@ The net is looked at without its weights. What is found becomes a value of the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -53,6 +53,22 @@ class EncoderAtHand:
         made = recipe_for(protocol, data, self.facts)
         fitted = [*self._of_plain(made)] if self._plain else [*self._of_any(made)]
         return recipe_for(protocol, data, self.facts, [*fitted, *overrides])
+
+    def notes(self, made: Iterable[Recipe]) -> list[str]:
+        """What people have to know of recipes that `recipe` has made."""
+        without = [r.protocol for r in made if self._without_layer_decay(r)]
+        if not without:
+            return []
+        plugin = self.source is not None and isinstance(self.source.architecture, Plugin)
+        reason = (
+            "does not say its layers in order (layers of Encoder.wrap)" if plugin else "has no layers that timm groups"
+        )
+        return [f"{self.arch} {reason}: {', '.join(dict.fromkeys(without))} without layer-wise learning-rate decay"]
+
+    def _without_layer_decay(self, recipe: Recipe) -> bool:
+        if self._plain or self._outline.layer_count > 1 or recipe.optimizer.layer_decay is not None:
+            return False
+        return recipe_for(recipe.protocol, recipe.data.name, self.facts).optimizer.layer_decay is not None
 
     @property
     def _plain(self) -> bool:
@@ -109,6 +125,8 @@ class EncoderAtHand:
         native = max(net.preprocessing.img_size)
         if recipe.task in ("classification", "probing"):
             yield from _pooling(recipe, class_token=net.class_token, norm=False)
+        if recipe.optimizer.layer_decay is not None and net.layer_count == 1:
+            yield "optimizer.layer_decay=null"
         if recipe.task != "detection" and not self._takes(recipe.encoder.img_size):
             yield f"encoder.img_size={native}"
         if recipe.task == "detection":

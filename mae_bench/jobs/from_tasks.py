@@ -29,18 +29,20 @@ def from_tasks(tasks: Sequence[str], arch: str, source: Checkpoint | None, optio
     """
     encoder = EncoderAtHand(arch, source)
     loaded: Loaded = {}
+    fitted: Loaded = {}
     for task in tasks:
         if _is_recipe(task):
             find("recipe", task)
             loaded |= load_recipes([task], options)
         else:
             for data in _data_sets(task, arch, options.data):
-                loaded |= _load(task, data, encoder, options)
+                fitted |= _load(task, data, encoder, options)
+                loaded |= fitted
     check_used(options, [recipe for recipe, _ in loaded.values()])
     start = "checkpoint" if source else "scratch"
     jobs = [replace(job, checkpoint=source) for n in loaded for job in seeded(n, loaded[n][0], start, options.seeds)]
     tables = dict.fromkeys(table for job in jobs if (table := table_of(job.recipe)))
-    return JobPlan(jobs, list(tables))
+    return JobPlan(jobs, list(tables), notes=encoder.notes(recipe for recipe, _ in fitted.values()))
 
 
 def _is_recipe(task: str) -> bool:

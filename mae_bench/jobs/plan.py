@@ -67,7 +67,8 @@ def make_plan(request: Request) -> JobPlan:
         plans = [from_tasks(request.tasks, source.arch, source, request.options) for source in sources]
     compared = ["encoders"] if len({source.arch for source in sources}) > 1 else []
     tables = dict.fromkeys([*(table for each in plans for table in each.tables), *compared])
-    return _checked([job for each in plans for job in each.jobs], JobPlan([], list(tables)))
+    notes = dict.fromkeys(note for each in plans for note in each.notes)
+    return _checked([job for each in plans for job in each.jobs], JobPlan([], list(tables), notes=list(notes)))
 
 
 @lru_cache(maxsize=32)

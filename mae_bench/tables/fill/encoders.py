@@ -20,7 +20,8 @@ from tasks import metric, spec
 
 ENCODERS = "encoders"
 TITLE = "Encoders: what each gives under the same protocols on the same data"
-_ALIKE = ("schedule.epochs", "schedule.iterations", "train.batch_size")  # said below the table where they differ
+# Said below the table where they differ.
+_ALIKE = ("schedule.epochs", "schedule.iterations", "train.batch_size", "optimizer.layer_decay")
 
 
 class _Data(NamedTuple):

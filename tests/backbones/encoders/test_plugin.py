@@ -69,8 +69,14 @@ BAD = f"""
     def wrong_shape():
         return mae_bench.Encoder.wrap(NET, features=lambda net, x: net(x).mean((2, 3)), {WRAP})
 
+    def of_255():
+        return mae_bench.Encoder.wrap(NET, **{{**dict({WRAP}), "mean": [123.7, 116.3, 103.5]}})
+
+    def one_for_all():
+        return mae_bench.Encoder.wrap(NET, features=lambda net, x: torch.zeros(1, 16, 8), {WRAP})
+
     def no_grid():
-        return mae_bench.Encoder.wrap(NET, features=lambda net, x: torch.zeros(1, 7, 8), {WRAP})
+        return mae_bench.Encoder.wrap(NET, features=lambda net, x: torch.zeros(len(x), 7, 8), {WRAP})
 
     def forward_raises():
         return mae_bench.Encoder.wrap(nn.Linear(3, 4), {WRAP})
@@ -136,9 +142,11 @@ def test_a_module_of_stages(plugin: Plugin) -> None:
         ("no_preprocessing", "does not say its preprocessing"),
         ("half_said", "img_size"),
         ("two_means", "give three numbers"),
-        ("wrong_shape", r"features gave \(1, 8\)"),
+        ("of_255", r"three numbers \(RGB\) of pixels in 0\.\.1"),
+        ("wrong_shape", r"features of two images gave \(2, 8\)"),
+        ("one_for_all", r"features of two images gave \(1, 16, 8\)"),
         ("no_grid", "7 patch tokens make no grid"),
-        ("forward_raises", "one image of 32 x 32 px"),
+        ("forward_raises", "two images of 32 x 32 px"),
         ("not_finite", "finite"),
         ("no_such_layer", "no such submodules"),
         ("nothing", "has no attribute 'nothing'"),

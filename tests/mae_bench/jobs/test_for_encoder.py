@@ -117,6 +117,17 @@ def test_patches_of_14_are_resampled_and_a_bias_of_its_own_is_kept(tmp_path: Pat
     assert not recipe(beit, "detection").detection.rel_pos
 
 
+def test_a_net_without_layers_in_order_learns_at_one_rate_and_the_plan_says_so() -> None:
+    plan = from_tasks(["linear", "finetune", "segmentation"], "timm:poolformerv2_s12", None, Options())
+    assert {job.recipe.optimizer.layer_decay for job in plan.jobs} == {None}
+    assert plan.notes == [
+        "timm:poolformerv2_s12 has no layers that timm groups: finetune, segmentation without layer-wise learning-rate decay"
+    ]
+    assert from_tasks(["finetune"], "timm:resnet18", None, Options()).notes == []
+    asked = Options(overrides=["optimizer.layer_decay=0.75"])  # what cannot be is refused when the job starts
+    assert from_tasks(["finetune"], "timm:poolformerv2_s12", None, asked).jobs[0].recipe.optimizer.layer_decay == 0.75
+
+
 def test_a_net_that_takes_one_size_slides(tmp_path: Path) -> None:
     hiera = checkpoint(tmp_path, "Hiera")
     made = recipe(hiera, "segmentation")
