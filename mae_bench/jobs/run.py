@@ -103,6 +103,17 @@ def _on_main(accelerator: Accelerator, do: Callable[[], T]) -> T | None:
     return result
 
 
+_said: set[str] = set()
+
+
+def _say_once(lines: list[str]) -> None:
+    """Says what was seen of the data; the jobs of a run that share them, and so the lines, say it once."""
+    for line in lines:
+        if line not in _said or not _said.issuperset(lines):
+            say(line)
+    _said.update(lines)
+
+
 def _run(
     job: PlannedJob,
     task: Task[Any],
@@ -114,8 +125,7 @@ def _run(
     job = _with_counts(job, task)  # before the model is compiled or wrapped
     started = _now()
     try:
-        for line in _on_main(accelerator, task.look_at_data) or []:
-            say(line)
+        _say_once(_on_main(accelerator, task.look_at_data) or [])
         # Twice: torch may report a worker's death just while the first is leaving for another error of the same death.
         with dead_workers_explained(), dead_workers_explained(), written_to(run_dir):
             result = fit(task, run_dir, name=job.name, accelerator=accelerator, check_owner=check_owner)

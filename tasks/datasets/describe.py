@@ -10,7 +10,7 @@ import numpy as np
 from tasks.base import DataInfo
 from tasks.datasets.account import printable
 from tasks.datasets.images import ImageSet
-from tasks.datasets.look import look, spread, three_lines
+from tasks.datasets.look import between, look, spread, three_lines
 from tasks.datasets.manifest import check_alone, check_pair, copies
 from tasks.recipe import DataConfig
 
@@ -83,7 +83,11 @@ def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
             raise images.unreadable(row, ValueError(why))
         counts = np.bincount(images.labels, minlength=images.classes)
         few, many = counts[counts > 0].min(initial=len(images)), counts.max(initial=0)
-        balance = f", {few:,} to {many:,} of each of {np.count_nonzero(counts):,} classes" if images.classes > 1 else ""
+        balance = (
+            f", {between(f'{few:,}', f'{many:,}')} of each of {np.count_nonzero(counts):,} classes"
+            if images.classes > 1
+            else ""
+        )
         told.append(f"{name}: {len(images):,} images{balance}, {seen.sizes()} ({seen.images:,} looked at)")
     if len(splits) == 2 and info.class_names:
         info.looked += copies(splits["train"].manifest(), splits["val"].manifest())

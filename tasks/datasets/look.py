@@ -47,7 +47,7 @@ class Looked:
         if self.smallest is None or self.largest is None:
             return ""
         low, high = ("x".join(map(str, size)) for size in (self.smallest, self.largest))
-        return f"{low} pixels" if low == high else f"{low} to {high} pixels"
+        return f"{between(low, high)} pixels"
 
 
 def look(content: Callable[[int], bytes], rows: Sequence[int], done: Callable[[int], None] = lambda _: None) -> Looked:
@@ -63,6 +63,11 @@ def look(content: Callable[[int], bytes], rows: Sequence[int], done: Callable[[i
         if looked.images % _BLOCK == 0 or looked.images == len(rows):
             done(looked.images)
     return looked
+
+
+def between(low: object, high: object) -> str:
+    """``83 to 118``; one of them where they are the same."""
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def three_lines(info: DataInfo, seen: Sequence[str]) -> list[str]:

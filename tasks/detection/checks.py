@@ -14,7 +14,7 @@ import numpy as np
 from tasks.base import DataInfo
 from tasks.datasets.account import Account, printable
 from tasks.datasets.decoding import WHITE, black_images
-from tasks.datasets.look import spread, three_lines
+from tasks.datasets.look import between, spread, three_lines
 from tasks.datasets.manifest import Manifest, place_of
 from tasks.detection.data import CocoSplit, Record, read_pixels
 
@@ -112,8 +112,6 @@ def _seen(used: Used, info: DataInfo, white: int) -> str:
     sizes = sorted((r["width"] * r["height"], f"{r['width']}x{r['height']}") for r in used.records)
     objects = class_counts(used.split, used.records)
     present = objects[objects > 0] if objects.any() else objects
-    images = (
-        f"{used.name}: {len(used.records):,} images of {sizes[0][1]} to {sizes[-1][1]} pixels ({len(chosen)} decoded)"
-    )
+    images = f"{used.name}: {len(used.records):,} images of {between(sizes[0][1], sizes[-1][1])} pixels ({len(chosen)} decoded)"
     classes = f"{objects.sum():,} objects of {np.count_nonzero(objects)} of {len(objects)} classes"
-    return f"{images}, {classes}, {present.min():,} to {present.max():,} of each"
+    return f"{images}, {classes}, {between(f'{present.min():,}', f'{present.max():,}')} of each"

@@ -15,7 +15,7 @@ from backbones.errors import UserError
 from tasks.base import DataInfo
 from tasks.datasets.account import Account, printable
 from tasks.datasets.decoding import WHITE, black_images
-from tasks.datasets.look import spread, three_lines
+from tasks.datasets.look import between, spread, three_lines
 from tasks.datasets.manifest import Manifest, check_pair
 from tasks.segmentation.folders import IGNORE, Pair, Pairs
 from tasks.segmentation.reading import read_image, read_labels, to_classes
@@ -171,9 +171,9 @@ def _seen(used: Used, labels: Labels, info: DataInfo, white: int) -> str:
     info.notes += black_images(used.name, chosen, white)
     counts = labels.counts[labels.counts > 0] if labels.counts.any() else labels.counts
     low, high = (f"{width}x{height}" for _, width, height in (sizes[0], sizes[-1]))
-    images = f"{used.name}: {len(pairs):,} images of {low} to {high} pixels ({len(chosen)} decoded)"
+    images = f"{used.name}: {len(pairs):,} images of {between(low, high)} pixels ({len(chosen)} decoded)"
     classes = f"{np.count_nonzero(labels.counts)} of {len(labels.counts)} classes"
-    return f"{images}; {classes}, each in {counts.min():,} to {counts.max():,} of {labels.maps:,} maps"
+    return f"{images}; {classes}, each in {between(f'{counts.min():,}', f'{counts.max():,}')} of {labels.maps:,} maps"
 
 
 def _size(path: Path) -> tuple[int, int, int]:

@@ -91,10 +91,10 @@ def test_before_the_first_step_three_lines_say_what_is_there(coco: Path) -> None
     edit_json(coco, "val", lambda content: [a.update(category_id=2) for a in content["annotations"]])
     task = DetectionTask(small_recipe(coco))
     lines = task.look_at_data()
-    seen = "5 images of 48x40 to 48x40 pixels (5 decoded)"
+    seen = "5 images of 48x40 pixels (5 decoded)"
     assert lines[0] == (
         f"data coco: train: {seen}, 10 objects of 3 of 3 classes, 3 to 4 of each; "
-        f"val: {seen}, 8 objects of 1 of 3 classes, 8 to 8 of each"
+        f"val: {seen}, 8 objects of 1 of 3 classes, 8 of each"
     )
     assert lines[1].startswith(
         "data coco: train 10 annotations = 10 used + 0 left out, 6 images = 5 used + 1 left out (1 empty_image), 3 classes = "

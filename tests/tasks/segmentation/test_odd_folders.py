@@ -74,7 +74,7 @@ def test_classes_that_no_map_holds_are_noted_and_counted(tmp_path: Path, recipe:
     assert books == {"found": 4, "used": 2, "left_out": {"absent": {"count": 2, "examples": ["road", "tree"]}}}
     assert len(lines) == 3
     assert lines[0].startswith(
-        "data small: train: 3 images of 48x40 to 48x40 pixels (3 decoded); 2 of 4 classes, each in 3 to 3 of 3 maps"
+        "data small: train: 3 images of 48x40 pixels (3 decoded); 2 of 4 classes, each in 3 of 3 maps"
     )
 
 
@@ -175,7 +175,7 @@ def test_what_has_no_partner_is_refused_or_left_out(tmp_path: Path, recipe: Reci
     folder, suffix = ("images", "jpg") if what == "images" else ("annotations", "png")
     (root / folder / "training" / f"training_1.{suffix}").unlink()
     with pytest.raises(
-        UserError, match=rf"1 {lone} of 3 without a partner: .*training_1.* has no .*data.allow=\[no_partner\]"
+        UserError, match=rf"1 of 3 {lone} without a partner: .*training_1.* has no .*data.allow=\[no_partner\]"
     ):
         SegmentationTask(recipe(root))
     task = SegmentationTask(recipe(root, "data.allow=[no_partner]"))
