@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from mae_bench.records.record import Command, Device, Git, Host
 if TYPE_CHECKING:
     import torch
 
+UNKNOWN = "unknown version"
 # Import name -> the distributions that bring it; users may hold upstream's or the kept-up release.
 _DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "mae_bench": ("mae-bench",),
@@ -73,12 +75,20 @@ def _version(module: str, distributions: tuple[str, ...]) -> str | None:
             continue
         return version if name == distributions[0] else f"{version} ({name})"
     try:
-        found = importlib.util.find_spec(module) is not None  # a checkout on the path has no metadata
+        found = importlib.util.find_spec(module)  # a checkout on the path has no metadata
     except (ImportError, ValueError):
-        found = False
-    if not found:
-        return None
-    return str(getattr(sys.modules.get(module), "__version__", "unknown version"))
+        found = None
+    return None if found is None else _written_version(found.origin)
+
+
+def _written_version(file: str | None) -> str:
+    """The ``__version__`` of a package's first file, read without importing it: the same whether a run used it or not."""
+    try:
+        text = Path(file or "").read_text("utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"""^__version__\s*=\s*["']([^"']+)["']""", text, re.MULTILINE)
+    return found[1] if found else UNKNOWN
 
 
 def git(root: Path | None = None) -> Git | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mae_bench.jobs.status import JobStatus
 from mae_bench.records.groups import RunGroup, declared, gain
+from mae_bench.records.provenance import UNKNOWN
 from mae_bench.records.record import Record
 from tasks.spec import PERCENT
 
@@ -129,7 +130,7 @@ def _mixed(records: Sequence[Record]) -> Iterable[Caution]:
     packages = sorted({name for record in records for name in record.software})
     mixed = []
     for package in packages:
-        versions = sorted({record.software[package] for record in records if package in record.software})
+        versions = sorted({record.software.get(package, UNKNOWN) for record in records} - {UNKNOWN})
         if len(versions) > 1:
             mixed.append(f"{package} {_join(versions)}")
     if mixed:

@@ -15,15 +15,18 @@ from mae_bench.common.text import plain
 from mae_bench.jobs.status import JobStatus, collect
 from mae_bench.records.groups import LOSS, RunGroup, group_runs, place
 from mae_bench.records.record import FILE_NAME, Record, find
-from mae_bench.report import curves
+from mae_bench.report.bars import BarGroup, bar_groups, colours_of
 from mae_bench.report.caution import Caution, cautions
+from mae_bench.report.overlays import Overlay, overlays
+from mae_bench.report.own_tables import is_earnest, own_tables
 from mae_bench.report.pictures import Album, Picture, of_run
-from mae_bench.tables import Table, build, names
-from mae_bench.tables.formats import charts as figures
+from mae_bench.tables import Table
+from mae_bench.tables.formats import charts
 from mae_bench.tables.formats.html import html
+from mae_bench.tables.own import own_figures, start_of
 from tasks.spec import in_decimals
 
-_CHARTS = 60  # drawings of training curves
+_CURVES = 60  # groups of runs whose training curves are drawn
 _RUNS = 300  # runs whose provenance is given in full
 _SHEETS = 4  # pre-trainings whose reconstructions are drawn
 _SMALLEST = 0.75  # pixels a point of matplotlib's drawings
@@ -33,22 +36,10 @@ _SMALLEST = 0.75  # pixels a point of matplotlib's drawings
 class TableSection:
     """A table of the paper as the page holds it; `svg` where it is drawn, too."""
 
-    name: str
     title: str
     html: str
     svg: str
-    ours: int  # cells with figures of ours
-    published: int  # cells with published figures
-    compared: int  # cells with both
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Training curves of one cell."""
-
-    title: str
-    drawings: tuple[str, ...]
-    seeds: tuple[int, ...]
+    earnest: bool  # shown open
 
 
 @dataclass(frozen=True)
@@ -69,8 +60,9 @@ class Contents:
     cells: dict[str, RunGroup]
     jobs: tuple[JobStatus, ...]  # without a record
     cautions: tuple[Caution, ...]
+    bars: tuple[BarGroup, ...]
+    overlays: tuple[Overlay, ...]
     tables: tuple[TableSection, ...]
-    charts: tuple[Chart, ...]
     reconstructions: tuple[Gallery, ...]
     galleries: tuple[Gallery, ...]
     recipes: dict[str, str]  # "name (hash)" -> YAML
@@ -95,10 +87,12 @@ def collect_contents(runs: Path, *, draw_data: bool = False) -> Contents:
         )
     cells = group_runs(records)
     album, left_out = Album(), []
+    figures = own_figures(records, runs)
+    colours = colours_of(start for row in figures for start in row.figures)
     sheets = _reconstructions(records, album, draw_data)
     galleries = _galleries(cells, album)
-    if len(cells) > _CHARTS:
-        left_out.append(f"training curves of {len(cells) - _CHARTS} of {len(cells)} groups of runs")
+    if len(cells) > _CURVES:
+        left_out.append(f"training curves of {len(cells) - _CURVES} of {len(cells)} groups of runs")
     if len(records) > _RUNS:
         left_out.append(f"the provenance of {len(records) - _RUNS} of {len(records)} runs (their record.json has it)")
     if album.left_out:
@@ -113,8 +107,9 @@ def collect_contents(runs: Path, *, draw_data: bool = False) -> Contents:
         cells=cells,
         jobs=tuple(jobs),
         cautions=tuple(cautions(records, cells, jobs, unreadable)),
-        tables=tuple(_tables(records, runs)),
-        charts=tuple(chart for cell in list(cells.values())[:_CHARTS] if (chart := _chart(cell)).drawings),
+        bars=tuple(bar_groups(figures, colours)),
+        overlays=tuple(overlays(dict(list(cells.items())[:_CURVES]), colours)),
+        tables=tuple(_shown(table) for table in own_tables(records, runs)),
         reconstructions=sheets,
         galleries=galleries,
         recipes={recipe_key(r): yaml.safe_dump(r.recipe, sort_keys=False, allow_unicode=True) for r in records[:_RUNS]},
@@ -139,28 +134,10 @@ def _without_record(runs: Path) -> list[JobStatus]:
         return []
 
 
-def _tables(records: Sequence[Record], runs: Path) -> list[TableSection]:
-    """Every table; those with figures of ours first. A part of another table does not stand alone.
-
-    Encoders side by side stand there where several that are no paper's were measured.
-    """
-    encoders = len({record.arch for record in records}) > 1
-    built = [build(name, records, runs_dir=runs) for name in names() if name != "encoders" or encoders]
-    parts = {part.name for table in built for part in table.parts}
-    shown = [_shown(table) for table in built if table.name not in parts]
-    return sorted(shown, key=lambda table: not table.ours)
-
-
 def _shown(table: Table) -> TableSection:
-    rows = [row for part in table.parts or (table,) for row in part.rows]
-    cells = [cell for row in rows for cell in row.cells]
-    ours = sum(cell.ours is not None for cell in cells)
-    published = sum(cell.published is not None for cell in cells)
-    drawn = ours + published and table.chart is not None
-    svg = figures.draw(table, "svg").decode() if drawn else ""
-    svg = _inline(svg) if svg else ""
-    compared = sum(cell.difference is not None for cell in cells)
-    return TableSection(table.name, table.title, html(table), svg, ours, published, compared)
+    earnest = is_earnest(table)
+    svg = _inline(charts.draw(table, "svg").decode()) if earnest and table.chart is not None else ""
+    return TableSection(table.title, html(table), svg, earnest)
 
 
 def _inline(svg: str) -> str:
@@ -168,33 +145,6 @@ def _inline(svg: str) -> str:
     svg = svg[svg.index("<svg") :]
     width = float(svg.partition('viewBox="')[2].split()[2])
     return svg.replace("<svg", f'<svg style="min-width: {_SMALLEST * width:.0f}px"', 1)
-
-
-def _chart(cell: RunGroup) -> Chart:
-    """Losses in training and, dashed, in validation; and the metric. A line a seed."""
-    logs = [(r, curves.read_log(r.path.parent / "log.jsonl")) for r in cell.records if r.path is not None]
-    loss, metric = [], []
-    for number, (record, log) in enumerate(logs):
-        label = f"seed {record.seed}"
-        loss.append(curves.Line(f"training loss, {label}", number, log.train.get("loss", [])))
-        loss.append(curves.Line(f"validation loss, {label}", number, log.val.get("loss", []), dashed=True))
-        if record.primary_metric:
-            metric.append(curves.Line(f"{cell.primary}, {label}", number, log.val.get(cell.primary, [])))
-    dashes = _legend([line for line in loss if line.dashed])
-    drawings = (
-        curves.draw(loss, x_label="epoch", y_label=f"loss{dashes}", title=f"Loss of {cell.name}"),
-        curves.draw(metric, x_label="epoch", y_label=cell.primary, title=f"{cell.primary} of {cell.name}")
-        if any(len(line.points) > 1 for line in metric)
-        else "",
-    )
-    seeds = tuple(record.seed for record, log in logs if log.train)
-    return Chart(cell.name, tuple(drawing for drawing in drawings if drawing), seeds)
-
-
-def _legend(validation: Sequence[curves.Line]) -> str:
-    """How validation looks: one evaluation is a ring, several are a dashed line."""
-    most = max((len(line.points) for line in validation), default=0)
-    return "" if not most else " (ring: validation)" if most == 1 else " (dashed: validation)"
 
 
 def _reconstructions(records: Sequence[Record], album: Album, draw_data: bool) -> tuple[Gallery, ...]:
@@ -240,24 +190,23 @@ def figure_text(cell: RunGroup, metric: str) -> str:
     return in_decimals(found.value, decimals) + spread
 
 
-def results(contents: Contents) -> list[dict[str, Any]]:
-    """A line a cell: what it is, its figure over the seeds, speed and cost."""
+def costs(contents: Contents) -> list[dict[str, Any]]:
+    """A line a cell: what it is, its figure over the seeds, speed and device hours."""
     lines = []
     for cell in contents.cells.values():
         first = cell.records[0]
         figure, speed = cell.figure(cell.primary), cell.figure("images_per_s")
         hours = sum(record.device_hours or 0.0 for record in cell.records)
-        method = f"{first.init.method} {first.variant}".strip()
         lines.append(
             {
                 "recipe": cell.name.partition(", ")[0],
-                "method": method,
+                "start": start_of(first),
                 "encoder": f"{first.arch}, {first.img_size} px",
                 "data": first.data.name,
                 "metric": "loss" if cell.primary == LOSS else cell.primary,
                 "figure": "several runs" if cell.problem else figure_text(cell, cell.primary),
                 "sort": figure.value if figure and not cell.problem and math.isfinite(figure.value) else "",
-                "seeds": ", ".join(map(str, cell.seeds)),
+                "seeds": f"seed{'' if len(cell.seeds) == 1 else 's'} {', '.join(map(str, cell.seeds))}",
                 "speed": f"{speed.value:,.0f}" if speed else "–",
                 "speed_sort": speed.value if speed else "",
                 "hours": f"{hours:.2f}",

@@ -49,9 +49,4 @@
     const caption = box.querySelector("caption");
     box.setAttribute("aria-label", caption ? caption.textContent : "Figure");
   }
-
-  // Paper has no triangles to click on: printing opens the tables and leaves provenance closed.
-  addEventListener("beforeprint", () => {
-    for (const details of document.querySelectorAll("#tables details")) details.open = true;
-  });
 })();

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from backbones import atomic
 from mae_bench.common.text import plain
 from mae_bench.records.record import Record
-from mae_bench.report.contents import Contents, collect_contents, recipe_key, results, run_name
+from mae_bench.report.contents import Contents, collect_contents, costs, recipe_key, run_name
 from tasks.datasets import account
 
 _HERE = Path(__file__).parent
@@ -44,37 +44,31 @@ def render(contents: Contents, runs: Path) -> str:
         style=(_HERE / "page.css").read_text("utf-8"),
         script=(_HERE / "page.js").read_text("utf-8"),
         facts=facts(contents),
-        results=results(contents),
+        notes=[caution for caution in contents.cautions if not caution.serious],
+        several_seeds=any(len(cell.seeds) > 1 for cell in contents.cells.values()),
+        any_published=any(group.published for group in contents.bars),
+        any_gain=any(bar.gain for group in contents.bars for bar in group.bars),
+        costs=costs(contents),
         runs=[{"id": f"run-{i}", **provenance(r, runs)} for i, r in enumerate(contents.records)],
     )
 
 
-def facts(contents: Contents) -> list[tuple[str, str]]:
-    """The summary's cards: (what, value)."""
+def facts(contents: Contents) -> list[str]:
+    """What the page is about, in a few words each: runs, data, devices, hours, days."""
     records = [record for record in contents.records if record.status == "done"]
     failed = sum(job.state == "failed" for job in contents.jobs) + sum(r.status == "failed" for r in contents.records)
     others = len(contents.jobs) + len(contents.records) - len(records) - failed
-    ours = [table for table in contents.tables if table.ours]
-    compared, published = (sum(getattr(t, what) for t in contents.tables) for what in ("compared", "published"))
     days = sorted({time[:10] for record in contents.records for time in (record.started, record.finished)})
     hours = sum(record.device_hours or 0.0 for record in records)
-    jobs = (
-        f"{len(records)} done"
-        + (f", {failed} failed" if failed else "")
-        + (f", {others} not finished" if others else "")
-    )
-    found = [
-        ("Runs", jobs),
-        ("Groups of seeds", str(len(contents.cells))),
-        ("Tables and figures with own figures", f"{len(ours)} of {len(contents.tables)}"),
-        ("Published figures with ours beside them", f"{compared} of {published}"),
-        ("Protocols", _names({record.protocol for record in records})),
-        ("Data", _names({record.data.name for record in records})),
-        ("Devices", _names({f"{r.device.count} x {r.device.name}" for r in records})),
-        ("Device hours", f"{hours:.2f}"),
-        ("Days", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}" if days else ""),
+    return [
+        f"{len(records)} run{'' if len(records) == 1 else 's'} done",
+        *([f"{failed} failed"] if failed else []),
+        *([f"{others} not finished"] if others else []),
+        *([_names({record.data.name for record in records})] if records else []),
+        *([_names({f"{r.device.count} x {r.device.name}" for r in records})] if records else []),
+        *([f"{hours:.2f} device hours"] if records else []),
+        *([days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"] if days else []),
     ]
-    return [(what, value) for what, value in found if value]
 
 
 def provenance(record: Record, runs: Path) -> dict[str, Any]:
@@ -137,4 +131,4 @@ def _names(values: set[str]) -> str:
 
 def summary(contents: Contents) -> str:
     """A line for the command line."""
-    return ", ".join(f"{what.lower()}: {value}" for what, value in facts(contents)[:3])
+    return ", ".join(facts(contents))

@@ -12,6 +12,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from backbones.errors import UserError
@@ -23,7 +24,7 @@ from mae_bench.tables.fill.counting import measured
 from mae_bench.tables.formats import text_grid
 from mae_bench.tables.table import Measured
 from tasks import metric, spec
-from tasks.spec import MISSING, in_decimals
+from tasks.spec import MISSING, Metric, in_decimals
 
 SCRATCH = "scratch"
 _WIDTH = 80  # characters of a terminal; starts that need more side by side become rows
@@ -31,24 +32,54 @@ _WIDTH = 80  # characters of a terminal; starts that need more side by side beco
 _CITED = {"top-1": "top1", "box AP": "box_ap", "mask AP": "mask_ap", "mIoU": "mIoU", "mCE": "inc_mce"}
 
 
-def own_results(records: Iterable[Record], runs_dir: str | os.PathLike[str] | None = None) -> list[dict[str, str]]:
-    """Rows of plain cells by heading, empty columns left out; empty where no record has a metric.
+@dataclass(frozen=True)
+class OwnFigures:
+    """A metric of a recipe's runs: `figures` by start (None where it was not measured), scratch first."""
 
-    Runs that differ in the seed alone make one figure, ``75.2 ± 0.4 (n=3)``; several checkpoints of one method, or several
-    settings of one recipe, get columns of their own.
+    task: str  # the protocol, with the recipe's own name where several recipes ran it
+    metric: Metric
+    figures: dict[str, Measured | None]
+    published: float | None  # that the recipe reproduces
+
+    @property
+    def gains(self) -> dict[str, str]:
+        """Start -> difference from scratch, with the deviation of the difference where both have a spread."""
+        before, decimals = self.figures.get(SCRATCH), self.metric.decimals
+        found = {}
+        for start, ours in self.figures.items():
+            if before and ours and start != SCRATCH:
+                found[start] = in_decimals(ours.mean - before.mean, decimals, signed=True)
+                if ours.std is not None and before.std is not None:
+                    found[start] += f" ± {in_decimals(math.hypot(ours.std, before.std), decimals)}"
+        return found
+
+
+def own_figures(records: Iterable[Record], runs_dir: str | os.PathLike[str] | None = None) -> list[OwnFigures]:
+    """What was measured, a line a recipe and metric; empty where no record has a metric.
+
+    Runs that differ in the seed alone make one figure; several checkpoints of one method, or several settings of one
+    recipe, are starts of their own.
     """
     done = [r for r in once(list(records)) if r.status == "done" and r.metrics.last]
     columns = _columns(done)
     starts = list(dict.fromkeys(columns[r.job_id] for r in done))
     starts.sort(key=lambda start: start != SCRATCH)
-    rows = []
+    found = []
     for recipe in dict.fromkeys(r.recipe_name for r in done):
         mine = [r for r in done if r.recipe_name == recipe]
         for key in _headlines(mine[0]):
             by_start = {s: measured([r for r in mine if columns[r.job_id] == s], key, runs_dir) for s in starts}
-            rows.append({**_name(mine[0], key, done), **_cells(mine[0], key, by_start)})
-    across = _filled(rows)
-    return _by_start(rows, starts) if _width(across) > _WIDTH and len(starts) > 1 else across
+            known, published = metric(mine[0].task, key), _published(mine[0], key)
+            found.append(OwnFigures(_name(mine[0], done), known, by_start, published))
+    return found
+
+
+def own_results(records: Iterable[Record], runs_dir: str | os.PathLike[str] | None = None) -> list[dict[str, str]]:
+    """`own_figures` as rows of plain cells by heading, ``75.2 ± 0.4 (n=3)``; empty columns are left out."""
+    found = own_figures(records, runs_dir)
+    across = _filled([{"task": each.task, "metric": each.metric.key, **_cells(each)} for each in found])
+    several = bool(found) and len(found[0].figures) > 1
+    return _by_start(across, list(found[0].figures)) if _width(across) > _WIDTH and several else across
 
 
 def _width(rows: Sequence[dict[str, str]]) -> int:
@@ -80,12 +111,17 @@ def _headlines(record: Record) -> list[str]:
     return [key for key in known if key in record.metrics.last] or [record.primary_metric]
 
 
+def start_of(record: Record) -> str:
+    """What a run began from: method and variant."""
+    return "-".join(filter(None, (record.init.method, record.variant)))
+
+
 def _columns(records: Sequence[Record]) -> dict[str, str]:
     """Job id -> the start's name: method and variant, numbered where several checkpoints or settings share it."""
     kinds: dict[tuple[str, str], list[tuple[str, ...]]] = defaultdict(list)
     found = {}
     for record in records:
-        label = "-".join(filter(None, (record.init.method, record.variant)))
+        label = start_of(record)
         kind = (record.init.sha256 or "", record.recipe_hash, record.data.fingerprint)
         same = kinds[record.recipe_name, label]
         if kind not in same:
@@ -95,40 +131,25 @@ def _columns(records: Sequence[Record]) -> dict[str, str]:
     return found
 
 
-def _name(record: Record, key: str, records: Sequence[Record]) -> dict[str, str]:
-    """Protocol and metric; with the recipe's own name where a protocol was run by several."""
+def _name(record: Record, records: Sequence[Record]) -> str:
+    """The protocol; with the recipe's own name where a protocol was run by several."""
     several = len({r.recipe_name for r in records if r.protocol == record.protocol}) > 1
-    name = f"{record.protocol}/{short_name(record.recipe_name)}" if several else record.protocol
-    return {"task": name, "metric": key}
+    return f"{record.protocol}/{short_name(record.recipe_name)}" if several else record.protocol
 
 
-def _cells(record: Record, key: str, by_start: dict[str, Measured | None]) -> dict[str, str]:
-    decimals = metric(record.task, key).decimals
-    cells = {start: text_grid.measured(ours, decimals) for start, ours in by_start.items()}
-    gains = _gains(by_start, decimals)
-    if len(by_start) > 2:
+def _cells(row: OwnFigures) -> dict[str, str]:
+    decimals, gains = row.metric.decimals, row.gains
+    cells = {start: text_grid.measured(ours, decimals) for start, ours in row.figures.items()}
+    if len(row.figures) > 2:
         cells |= {start: f"{cells[start]} ({gain})" for start, gain in gains.items()}
     else:
         cells |= {f"{start} - {SCRATCH}": gain for start, gain in gains.items()}
-    published = _published(record, key)
-    if published is not None:
-        cells["published"] = in_decimals(published, decimals)
-        for start, ours in by_start.items():
+    if row.published is not None:
+        cells["published"] = in_decimals(row.published, decimals)
+        for start, ours in row.figures.items():
             if ours and start != SCRATCH:
-                cells[f"{start} - published"] = in_decimals(ours.mean - published, decimals, signed=True)
+                cells[f"{start} - published"] = in_decimals(ours.mean - row.published, decimals, signed=True)
     return cells
-
-
-def _gains(by_start: dict[str, Measured | None], decimals: int | None) -> dict[str, str]:
-    """Start -> difference from scratch, with the deviation of the difference where both have a spread."""
-    before = by_start.get(SCRATCH)
-    found = {}
-    for start, ours in by_start.items():
-        if before and ours and start != SCRATCH:
-            found[start] = in_decimals(ours.mean - before.mean, decimals, signed=True)
-            if ours.std is not None and before.std is not None:
-                found[start] += f" ± {in_decimals(math.hypot(ours.std, before.std), decimals)}"
-    return found
 
 
 def _published(record: Record, key: str) -> float | None:

@@ -96,13 +96,16 @@ def test_everything_is_in_one_file_that_asks_for_nothing(runs: Path) -> None:
 def test_it_says_what_ran_what_came_out_and_what_failed(runs: Path) -> None:
     page = page_of(runs)
     text = " ".join(Elements(page).text.split())
-    assert "4 done, 1 failed" in text
+    assert "4 runs done 1 failed" in text
     assert "68.0 ± 1.4" in text
     assert "1 job failed linear-MAE-seed0 (out of disk)" in text
     assert "Missing seeds" in text
     assert "mae-bench run --out 'a b'" in text
-    assert page.count('class="curve"') == 4  # loss and metric of two groups of runs
-    assert text.index("Table 3") < text.index("Without figures of these runs") < text.index("Table 13")
+    assert page.count('class="curve"') == 2  # metric and loss of fine-tuning: both starts, all seeds
+    assert "seeds 0, 1" in text
+    sections = [a["id"] for tag, a in Elements(page).tags if tag == "section" and "id" in a and "class" not in a]
+    assert sections == ["results", "curves", "pictures", "tables", "notes", "provenance"]
+    assert "scratch 58.0 MAE 68.0 ± 1.4 (n=2) +10.0" in text
     ids = [a["id"] for tag, a in Elements(page).tags if "id" in a and tag in ("section", "table", "details")]
     assert len(ids) == len(set(ids))
 
@@ -329,15 +332,15 @@ def test_a_table_is_sorted_from_the_keyboard(page: browser.Page, runs: Path) -> 
     out = runs.parent / "report.html"
     write_report(runs, out)
     page.open(out)
-    figures = "[...document.querySelectorAll('#results td.ours')].map((cell) => cell.textContent)"
+    figures = "[...document.querySelectorAll('#costs td .ours')].map((cell) => cell.textContent)"
     assert page.evaluate(figures) == ["31.5", "68.0 ± 1.4", "58.0"]
-    page.evaluate("document.querySelectorAll('#results thead button')[2].focus()")
+    page.evaluate("document.querySelectorAll('#costs thead button')[0].focus()")
     page.press("Tab", 9)  # on to the heading "figure"
     assert page.evaluate("document.activeElement.textContent") == "figure"
     states = []
     for key, code, text in (("Enter", 13, "\r"), (" ", 32, " ")):
         page.press(key, code, text)
-        heading = "document.querySelectorAll('#results thead th')[3].getAttribute('aria-sort')"
+        heading = "document.querySelectorAll('#costs thead th')[1].getAttribute('aria-sort')"
         states.append((page.evaluate(heading), page.evaluate(figures)))
     assert states == [
         ("ascending", ["31.5", "58.0", "68.0 ± 1.4"]),
