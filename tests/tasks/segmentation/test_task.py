@@ -196,7 +196,7 @@ def overfit(run_dir: Path, steps: int) -> FitResult:
 def test_eight_images_are_learnt_by_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads learn and the evaluator is joined up right: nothing but the right classes in the right places gets there."""
     monkeypatch.setenv("MAE_BENCH_CACHE", str(tmp_path / "cache"))
-    assert overfit(tmp_path, steps=200).progress.last["mIoU"] > 60
+    assert overfit(tmp_path, steps=100).progress.last["mIoU"] > 50
 
 
 def test_images_are_known_by_name_for_messages(ade: Path, recipe: RecipeMaker) -> None:
