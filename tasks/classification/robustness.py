@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,9 +132,14 @@ def _real(data: DataConfig) -> TestSet:
 def _corrupted(data: DataConfig) -> TestSet:
     folders = corruption_folders(data_root(data.name, data.root))
     images = [_open(data, str(path)) for _, _, path in folders]
+    by_place: dict[Path, Path] = {}
     for (_, _, path), part in zip(folders, images, strict=True):
         if len(part) != len(images[0]):
             raise UserError(f"{path}: {len(part)} images, {folders[0][2]} has {len(images[0])}: unpack it again")
+        if part.labels != images[0].labels:
+            raise UserError(f"{path}: other images of each class than in {folders[0][2]}: unpack it again")
+        if (other := by_place.setdefault(path.resolve(), path)) != path:
+            raise UserError(f"{path}: the very folder that {other} is: unpack its own")
     conditions = [(corruption, severity) for corruption, severity, _ in folders]
     each = len(images[0])
     return TestSet(images, lambda i: i // each, lambda told: CorruptionEvaluator(conditions, told))

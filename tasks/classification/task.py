@@ -20,7 +20,7 @@ from tasks.classification.model import Classifier
 from tasks.classification.pooled import PooledEncoder
 from tasks.classification.robustness import TestSet, open_test_set
 from tasks.classification.transforms import train_crop, train_transform
-from tasks.datasets.describe import allowed, describe, drop_unreadable, first_look
+from tasks.datasets.describe import allowed, describe, drop_unreadable, first_look, look_at_parts
 from tasks.datasets.embedded.root import embedded_root
 from tasks.datasets.images import ImageSet, TransformedImages, open_split, training_images
 from tasks.datasets.label_subset import choose_labels
@@ -108,7 +108,7 @@ class ClassificationTask(Task[ClassificationRecipe]):
         if self.test_set is None:
             return first_look(self.data, self._splits())
         parts = self.test_set.images  # ImageNet-C has 75, of the same images
-        return first_look(self.data, {"val": parts[0]}) if len(parts) == 1 else []
+        return first_look(self.data, {"val": parts[0]}) if len(parts) == 1 else look_at_parts(self.data, parts)
 
     def train_dataset(self) -> Dataset[Any]:
         assert self.train_images is not None

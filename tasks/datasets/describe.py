@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from tasks.base import DataInfo
 from tasks.datasets.account import printable
 from tasks.datasets.images import ImageSet
-from tasks.datasets.look import between, look, spread, three_lines
+from tasks.datasets.look import Looked, between, look, spread, three_lines
 from tasks.datasets.manifest import check_alone, check_pair, copies
 from tasks.recipe import DataConfig
 
@@ -75,12 +75,7 @@ def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
     """
     told = []
     for name, images in splits.items():
-        sizes = images.reader.sizes()
-        rows = sorted({*spread(len(images), LOOKED_AT), *_empty(images, sizes)})
-        seen = look(lambda i, images=images: images.reader.encoded(images.indices[i]), rows)  # type: ignore[misc]
-        if seen.broken:
-            row, why = seen.broken[0]
-            raise images.unreadable(row, ValueError(why))
+        seen = _look(images, LOOKED_AT)
         counts = np.bincount(images.labels, minlength=images.classes)
         few, many = counts[counts > 0].min(initial=len(images)), counts.max(initial=0)
         balance = (
@@ -92,6 +87,30 @@ def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
     if len(splits) == 2 and info.class_names:
         info.looked += copies(splits["train"].manifest(), splits["val"].manifest())
     return three_lines(info, told)
+
+
+def look_at_parts(info: DataInfo, parts: Sequence[ImageSet]) -> list[str]:
+    """`first_look` at a test set that has the same images in several conditions, some of each."""
+    seen = Looked()
+    for images in parts:
+        seen += _look(images, max(1, LOOKED_AT // len(parts)))
+    count = sum(map(len, parts))
+    told = f"val: {count:,} images in {len(parts)} folders, {seen.sizes()} ({seen.images:,} looked at)"
+    return three_lines(info, [told])
+
+
+def _look(images: ImageSet, most: int) -> Looked:
+    """What some of the images are, and all those that are known to be empty.
+
+    Raises:
+        UserError: one of them cannot be read, naming it.
+    """
+    rows = sorted({*spread(len(images), most), *_empty(images, images.reader.sizes())})
+    seen = look(lambda i: images.reader.encoded(images.indices[i]), rows)
+    if seen.broken:
+        row, why = seen.broken[0]
+        raise images.unreadable(row, ValueError(why))
+    return seen
 
 
 def _empty(images: ImageSet, sizes: Any) -> list[int]:

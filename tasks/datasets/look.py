@@ -42,6 +42,12 @@ class Looked:
         if self.largest is None or _area(seen) > _area(self.largest):
             self.largest = seen
 
+    def __add__(self, other: Looked) -> Looked:
+        """Of two lots of images; which rows are broken is said of one lot alone."""
+        both = [size for each in (self, other) for size in (each.smallest, each.largest) if size is not None]
+        smallest, largest = min(both, key=_area, default=None), max(both, key=_area, default=None)
+        return Looked(self.images + other.images, [*self.broken, *other.broken], smallest, largest)
+
     def sizes(self) -> str:
         """Such as ``32x32 to 640x480 pixels``; empty where nothing could be decoded."""
         if self.smallest is None or self.largest is None:

@@ -30,6 +30,7 @@ from tasks.datasets.manifest import place_of
 from tasks.datasets.options import LayoutOptions
 
 KIND = "rows"
+_MOST_STATS = 50_000  # images of a list whose sizes are looked up, some seconds on a network's disk
 # Where the images of a list lie, under the folder that the user gives; the first that holds the first image is taken.
 _PLACES365_TRAIN = ("data_256_standard", "data_256", "data_large_standard", "data_large", "train_256", "train_large")
 _PLACES205 = ("data/vision/torralba/deeplearning/images256", "images256", "data/images256", "data")
@@ -77,6 +78,7 @@ class ListReader(Reader):
         self.root, self.listing, self.account, self.notes = root, listing, Account(), []
         kept = self._present(rows, options.outside)
         self.paths = [path for _, path in kept]
+        self._sizes: NDArray[np.int64] | None = None
         self.labels = class_indices([rows[row][1] for row, _ in kept], names, options.first_label, listing)
         self.class_names = list(names) or numbered_names(self.labels, options.first_label)
 
@@ -112,6 +114,14 @@ class ListReader(Reader):
 
     def encoded(self, i: int) -> bytes:
         return read_plain(self.root / self.paths[i])
+
+    def sizes(self) -> NDArray[np.int64] | None:
+        """See `Reader`; a stat a file, where they are not too many."""
+        if len(self) > _MOST_STATS:
+            return None
+        if self._sizes is None:
+            self._sizes = np.array([_size(self.root / path) for path in self.paths], np.int64)
+        return self._sizes
 
     def places(self) -> NDArray[np.int64]:
         root = os.path.realpath(self.root)
@@ -169,6 +179,14 @@ class _Folders:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 where it cannot be told, which whoever reads it says."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _leaves(path: str) -> bool:

@@ -28,6 +28,7 @@ from tasks.datasets.roots import fingerprint
 
 KIND = "rows"
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.parquet")
+_SMALL = 1 << 28  # bytes of shards, up to which all are read to tell how large each image is
 _KEPT_GROUPS = 2  # decoded row groups a process keeps: about 11 MB each for ImageNet
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")  # CIFAR-100's published figures are of the fine one
@@ -76,6 +77,7 @@ class ParquetReader(Reader):
         self._paths = paths
         self._keep_labelled(labels)
         self._set_classes([label for label in labels if label is not None], names, options)
+        self._sizes: NDArray[np.int64] | None = None
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._files: dict[int, Any] = {}
         self._process = os.getpid()
@@ -140,6 +142,17 @@ class ParquetReader(Reader):
             [place_of(*files[shard], row - first[shard]) for row, shard in ((r, self.groups[g][0]) for r, g in rows)],
             np.int64,
         )
+
+    def sizes(self) -> NDArray[np.int64] | None:
+        """See `Reader`; reads the images' column, where the shards are small."""
+        if sum(shard.stat().st_size for shard in self.shards) > _SMALL:
+            return None
+        if self._sizes is None:
+            import pyarrow.compute as pc
+
+            lengths = [pc.fill_null(pc.binary_length(self._column(g)), 0) for g in range(len(self.groups))]
+            self._sizes = np.concatenate([np.asarray(column, np.int64) for column in lengths])[self.rows]
+        return self._sizes
 
     def modified(self) -> str:
         return modified(self.shards)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
+from tasks.base import DataInfo
 from tasks.classification.robustness import ALEXNET_ERROR, CorruptionEvaluator, open_test_set
+from tasks.datasets.describe import look_at_parts
 from tasks.datasets.imagenet import CORRUPTIONS, class_subset, synsets
 from tasks.datasets.transforms import eval_crop
 from tasks.recipe import DataConfig
@@ -220,3 +222,29 @@ def test_classes_that_are_not_the_sets_are_named(tmp_path: Path) -> None:
 
 def test_unknown_kind_is_named(tmp_path: Path) -> None:
     assert 'did you mean "imagenet_a"' in refused("imagenet_aa", tmp_path)
+
+
+def test_one_folder_for_two_corruptions_and_other_images_are_refused(tmp_path: Path) -> None:
+    corrupted(tmp_path, grouped=False)
+    fog = tmp_path / "fog" / "2"
+    fog.rename(tmp_path / "kept")
+    fog.symlink_to(tmp_path / "frost" / "2")
+    assert "fog/2: the very folder that" in refused("imagenet_c", tmp_path)
+    fog.unlink()
+    (tmp_path / "kept").rename(fog)
+    (fog / synsets()[0] / "140.png").rename(fog / synsets()[1] / "140.png")
+    assert "fog/2: other images of each class" in refused("imagenet_c", tmp_path)
+
+
+def test_some_images_of_each_corruption_are_looked_at_before_the_first(tmp_path: Path) -> None:
+    parts = open_test_set(
+        "imagenet_c", DataConfig(name="imagenet_c", root=str(corrupted(tmp_path, grouped=False)))
+    ).images
+    info = DataInfo("imagenet_c", str(tmp_path), 0, 300, 1000, "f")
+    first, *_ = look_at_parts(info, parts)
+    assert "300 images in 75 folders" in first
+    assert "75 looked at" in first
+    cut = tmp_path / "pixelate" / "5" / synsets()[0] / "140.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"pixelate/5/.*png"):
+        look_at_parts(info, parts)
