@@ -82,15 +82,26 @@ def load_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
 
 
 def parse_json(content: bytes | str, **options: Any) -> Any:
-    """`json.loads` that raises nothing but ValueError, also on what is nested too deeply."""
+    """`json.loads` that raises nothing but ValueError, also on what is nested too deeply, and on a key that is there twice.
+
+    Of two values `json` itself takes the last without a word: half of somebody's labels may be in the first.
+    """
     try:
-        parsed = json.loads(content, **options)
+        parsed = json.loads(content, object_pairs_hook=_unique, **options)
     except RecursionError as e:
         raise ValueError("nested too deeply") from e
     if len(content) <= JSON_LIMIT and _is_deeper(parsed, _DEPTH_LIMIT):
         # What is done with it (copies, comparisons, YAML) goes as deep as it does.
         raise ValueError("nested too deeply")
     return parsed
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"key {twice[:100]!r} is there twice in one object: which of the two is meant cannot be told")
+    return found
 
 
 def _is_deeper(content: Any, limit: int) -> bool:

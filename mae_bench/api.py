@@ -11,6 +11,7 @@ from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.encoders.contract import Encoder
 from backbones.errors import UserError
 from mae_bench.common.console import processes
+from mae_bench.common.rendezvous import wait_at_most
 from mae_bench.jobs import ledger
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.jobs.plan import Request, make_plan
@@ -41,6 +42,7 @@ def pretrain(recipe: str, out: str | Path, *, data: str | Path | None = None, ov
         raise UserError(f"recipe {recipe} is for {resolved.task}: use `mae-bench run --tasks {recipe}`")
     if data is not None:
         resolved.data.root = str(Path(data).expanduser().resolve())
+    wait_at_most(resolved.train.rendezvous_timeout)
     default = load_recipe(default_recipe_name(recipe), overrides)
     job = PlannedJob(recipe, resolved, pretraining=describe_pretraining(resolved, default))
     return run_job(job, lambda _: Path(out))
@@ -132,6 +134,7 @@ def make_request(
 def run_request(request: Request, out: Path, launcher: Launcher) -> Outcome:
     """As `run`."""
     plan = make_plan(request)
+    wait_at_most(max((job.recipe.train.rendezvous_timeout for job in plan.jobs), default=1800.0))
     for job in plan.jobs:
         require(job.recipe.task)
     make_folder(out)

@@ -190,6 +190,7 @@ class TrainConfig:
         "keep_checkpoints": COUNT,
         "max_skipped_steps": COUNT,
         "worker_timeout": NOT_NEGATIVE,
+        "rendezvous_timeout": POSITIVE,
         "log_every_steps": COUNT,
     }
 
@@ -209,6 +210,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     max_skipped_steps: int = 10  # in a row, for a loss or gradient that is not finite; then back to a checkpoint
     worker_timeout: float = 0.0  # seconds to wait for a batch before the run stops with a line; 0 waits for ever
+    rendezvous_timeout: float = 1800.0  # seconds that a process of several waits for the others at the start
     log_every_steps: int = 20
 
 

@@ -25,10 +25,15 @@ _STARTERS = (
     ("PMI_SIZE", "PMI_RANK"),
     ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
 )
-_LIMIT = "MAE_BENCH_RENDEZVOUS_SECONDS"
-_LIMIT_SECONDS = 1800
+_LIMIT = "train.rendezvous_timeout"
+_limit_seconds = [1800.0]  # what a recipe says, which is read before anybody is waited for
 _SAID_AFTER_SECONDS = 30.0
 _WAY_OUT = "start all processes by torchrun, or unset it for a single process"
+
+
+def wait_at_most(seconds: float) -> None:
+    """How long `join` waits for the other processes."""
+    _limit_seconds[0] = seconds
 
 
 def join() -> PartialState:
@@ -41,7 +46,7 @@ def join() -> PartialState:
     # Told of the CPU: else Accelerate takes processes without a GPU for single ones.
     if PartialState._shared_state != {} or torch.distributed.is_initialized() or not several_processes():
         return PartialState(cpu=cpu)
-    state = _wait(lambda: PartialState(cpu=cpu, timeout=timedelta(seconds=_limit())))
+    state = _wait(lambda: PartialState(cpu=cpu, timeout=timedelta(seconds=_limit_seconds[0])))
     if state.device.type == "cuda":
         torch.cuda.set_device(state.device)  # which holds for a thread, and the state was made in another
     return state
@@ -90,10 +95,6 @@ def _number(name: str) -> int | None:
     return int(text)
 
 
-def _limit() -> int:
-    return _number(_LIMIT) or _LIMIT_SECONDS
-
-
 def _wait(make: Callable[[], PartialState]) -> PartialState:
     """`make` in a thread, while this one hears signals and says after a while what it waits for."""
     made: list[PartialState] = []
@@ -113,7 +114,7 @@ def _wait(make: Callable[[], PartialState]) -> PartialState:
         if not said and time.monotonic() - began > _SAID_AFTER_SECONDS:
             said = True
             place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT', '29500')}"
-            text = f"waiting for the other processes at {place}, for {_limit()} s at most ({_LIMIT}): {_WAY_OUT}"
+            text = f"waiting for the other processes at {place}, for {_limit_seconds[0]:g} s at most ({_LIMIT}): {_WAY_OUT}"
             print(text, file=sys.stderr, flush=True)
     if failed:
         first = (str(failed[0]).strip().splitlines() or [type(failed[0]).__name__])[0][:200]

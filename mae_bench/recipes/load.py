@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # its import takes longer than listing all recipes
 _RUNTIME = (
     *("compile", "workers", "cache_images", "eval_batch_size", "micro_batch_size", "log_every_steps"),
     *("checkpoint_every_seconds", "checkpoint_every_steps", "keep_checkpoints"),
-    *("max_skipped_steps", "worker_timeout"),
+    *("max_skipped_steps", "worker_timeout", "rendezvous_timeout"),
 )
 # Keys that came later: with their default a recipe is the one that it was.
 _LATER = (

@@ -1,0 +1,31 @@
+"""JSON of strangers comes in by one door, which takes nothing for granted that `json` passes over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backbones.errors import UserError
+from backbones.plain_files import load_json, parse_json
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"images": [], "images": [1]}', "images"),
+        ('{"annotations": [{"id": 1, "bbox": [0, 0, 1, 1], "bbox": [0, 0, 2, 2]}]}', "bbox"),
+        ('[[{"a": 1, "b": {"c": 1, "c": 1}}]]', "c"),
+        ('{"\\u0061": 1, "a": 2}', "a"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(text: str, key: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"key '{key}' is there twice"):
+        parse_json(text)
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=rf"x\.json is not readable as JSON: key '{key}' is there twice"):
+        load_json(tmp_path / "x.json")
+
+
+def test_the_same_key_in_two_objects_is_none_of_that() -> None:
+    assert parse_json('[{"a": 1}, {"a": {"a": 2}}]') == [{"a": 1}, {"a": {"a": 2}}]
