@@ -71,6 +71,7 @@ class Task(ABC, Generic[RecipeT]):
         preprocessing: what images go through, for the record; of detection and segmentation mean and deviation alone.
         primary_metric: the metric that stands for a run, one that the `TaskSpec` declares; empty when there is no evaluation.
         selection: which model the final metrics describe (for the record).
+        not_rehearsed: what of a step looks at values, and so is left out of `rehearse_losses` and `rehearse_evaluation`.
         parts_may_diverge: the model is several that train side by side: one whose gradient is not finite holds up no other.
     """
 
@@ -80,6 +81,7 @@ class Task(ABC, Generic[RecipeT]):
     primary_metric: str = ""
     selection: str = "last epoch"
     parts_may_diverge: bool = False
+    not_rehearsed: str = ""
 
     def __init__(self, recipe: RecipeT) -> None:
         self.recipe = recipe
@@ -121,6 +123,23 @@ class Task(ABC, Generic[RecipeT]):
     def evaluator(self) -> Evaluator:
         """A fresh evaluator."""
         raise NotImplementedError(f"{type(self).__name__} has no evaluation")
+
+    def rehearsed_modules(self) -> list[nn.Module]:
+        """What a rehearsal moves to the fake device: the model, and an encoder that a task has beside it."""
+        return [self.model]
+
+    def rehearse_batch(self, count: int, *, train: bool) -> Any:
+        """A batch of `count` samples as the loader makes it, of one sample again and again."""
+        dataset: Any = self.train_dataset() if train else self.val_dataset()
+        return self.collate()([dataset[0]] * count)
+
+    def rehearse_losses(self, batch: Any) -> Any:
+        """What `model` gives for a training batch of fake tensors, which have no values (`mae_bench.rehearsal`)."""
+        return self.model(batch)
+
+    def rehearse_evaluation(self, batch: Any) -> None:
+        """A validation batch of fake tensors through model and evaluator."""
+        self.evaluator().update(self.model, batch)
 
     def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         """Files to write at the end: name without suffix -> tensors (written as safetensors)."""

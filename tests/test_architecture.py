@@ -20,7 +20,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["__main__"],
         ["cli", "__init__"],
         ["api"],
-        ["launchers", "check", "report", "speed"],
+        ["launchers", "check", "report", "speed", "rehearsal"],
         ["jobs", "checkpoint_tools"],
         ["tables", "engine"],
         ["records"],

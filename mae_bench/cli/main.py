@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from backbones.errors import Interrupted, RunFailed, UserError
-from mae_bench.cli import check, checkpoint, data, listing, report, run, speed, status, table
+from mae_bench.cli import check, checkpoint, data, listing, rehearse, report, run, speed, status, table
 from mae_bench.cli.common import Debug, Quiet, Verbs, add_verb, debugging, set_debug, set_quiet
 from mae_bench.common.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 from mae_bench.common.library_warnings import library_warnings_kept
@@ -61,6 +61,7 @@ _RUNS = "--runs runs/quickstart"
 add_verb(app, listing.list_, name="list", example="tasks")
 add_verb(app, run.pretrain, name="pretrain", example="pretrain/vit_micro_patch8_embedded --out runs/mae", slow=True)
 add_verb(app, run.run, name="run", example="--suite quickstart --out runs/quickstart", slow=True)
+add_verb(app, rehearse.rehearse, name="rehearse", example="pretrain/vit_large_patch16_imagenet", slow=True)
 add_verb(app, status.status, name="status", example="runs/quickstart")
 add_verb(app, report.report, name="report", example=f"{_RUNS} --out report.html", slow=True)
 add_verb(app, check.check, name="check", example=f"{_RUNS} --baseline baseline.yaml --update")

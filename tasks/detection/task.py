@@ -32,6 +32,7 @@ from tasks.detection.data import (
     splits_fingerprint,
 )
 from tasks.detection.evaluation import DetectionEvaluator
+from tasks.detection.fixed_proposals import prediction_outputs, training_outputs
 from tasks.detection.lvis import LvisEvaluator, check_lvis, image_counts, is_lvis
 from tasks.detection.model import Detector, build_detector, encoder_prefix
 from tasks.detection.sampling import RepeatedDataset, repeat_factors
@@ -46,6 +47,7 @@ class DetectionTask(Task[DetectionRecipe]):
 
     model: Detector
     primary_metric = "box_ap"
+    not_rehearsed = "matching and sampling of proposals, their losses, non-maximum suppression, pasting of masks"
 
     def __init__(self, recipe: DetectionRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
@@ -173,6 +175,14 @@ class DetectionTask(Task[DetectionRecipe]):
     def collate(self) -> Callable[[list[Record]], list[Record]]:
         """Images of different sizes stay a list; the model pads them."""
         return list
+
+    def rehearse_losses(self, batch: list[Record]) -> Any:
+        """See `Task`: on a fixed number of proposals."""
+        return training_outputs(self.model, batch, self.recipe.detection)
+
+    def rehearse_evaluation(self, batch: list[Record]) -> None:
+        """See `Task`: on a fixed number of proposals."""
+        prediction_outputs(self.model, batch, self.recipe.detection)
 
     def evaluator(self) -> DetectionEvaluator:
         kind = LvisEvaluator if is_lvis(self.val) else DetectionEvaluator

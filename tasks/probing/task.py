@@ -14,15 +14,15 @@ from torch.utils.data import Dataset
 
 from backbones.checkpoints.checkpoint import Checkpoint, open_encoder
 from backbones.encoders.contract import Encoder
-from backbones.encoders.features import Feature, choose
+from backbones.encoders.features import Feature, choose, image_features
 from backbones.errors import UserError, unknown
 from tasks.base import Evaluator, Task
 from tasks.datasets.describe import allowed, describe, drop_unreadable, first_look
 from tasks.datasets.embedded.root import embedded_root
-from tasks.datasets.images import ImageSet, open_split
+from tasks.datasets.images import ImageSet, TransformedImages, open_split
 from tasks.datasets.label_subset import choose_labels
 from tasks.datasets.options import layout_options
-from tasks.datasets.transforms import at_evaluation
+from tasks.datasets.transforms import at_evaluation, eval_crop, normalise
 from tasks.probing.config import FeaturesConfig, ProbingRecipe
 from tasks.probing.evaluation import KnnEvaluator
 from tasks.probing.kept import Source, kept_features
@@ -52,6 +52,7 @@ class ProbingTask(Task[ProbingRecipe]):
 
     train_rows: NDArray[np.int64] | None = None  # None: all of them
     held_out: NDArray[np.int64] | None = None
+    not_rehearsed = "what is computed on the features"
     parts_may_diverge = True  # each head by itself: it gets no figures then
 
     def __init__(self, recipe: ProbingRecipe, checkpoint: Checkpoint | None = None) -> None:
@@ -188,6 +189,23 @@ class ProbingTask(Task[ProbingRecipe]):
             device=next(self.model.parameters()).device,
         )
         return KnnEvaluator(neighbours, knn.query_chunk)
+
+    def rehearsed_modules(self) -> list[nn.Module]:
+        """See `Task`."""
+        return [self.model, self.source.encoder]
+
+    def rehearse_batch(self, count: int, *, train: bool) -> Any:
+        """Features to train on; images to evaluate, since making the features of them is what evaluation takes."""
+        if train:
+            features = [torch.zeros(count, *feature.shape) for _, feature in self.points]
+            return features, torch.zeros(count, dtype=torch.long)
+        images = TransformedImages(self.val_images, eval_crop(self.preprocessing))
+        return torch.stack([images[0][0]] * count)
+
+    def rehearse_evaluation(self, batch: Tensor) -> None:
+        """Makes the features."""
+        images = normalise(batch, self.preprocessing)
+        image_features(self.source.encoder, images, [feature for _, feature in self.points])
 
     def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         """The heads of a probe (``heads.safetensors``); k-NN has nothing to keep."""

@@ -40,6 +40,12 @@ class Segmenter(nn.Module):
         super().__init__()
         self.net = net
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Segmenter:
+        """Moves or casts everything; mmengine's preprocessor sends batches to a device that only its own `to` tells it of."""
+        super()._apply(fn, recurse)
+        self.net.data_preprocessor.to(next(self.parameters()).device)
+        return self
+
     def forward(self, batch: dict[str, Any]) -> Any:
         """Losses in training mode, predictions otherwise."""
         if self.training:
@@ -70,6 +76,19 @@ class Segmenter(nn.Module):
             for i, sample in zip(indices, self.net(**data, mode="predict"), strict=True):
                 predictions[i] = sample
         return predictions
+
+    def predict_windows(self, batch: dict[str, Any]) -> None:
+        """The layers of `forward` in evaluation, window by window, without what reads values (`mae_bench.rehearsal`)."""
+        net, first = self.net, batch["inputs"][0]
+        images = batch["inputs"] if isinstance(first, Tensor) else [view for views in batch["inputs"] for view in views]
+        whole = net.test_cfg.mode == "whole"
+        for image in images:
+            data = net.data_preprocessor({"inputs": [image]}, training=False)["inputs"]
+            height, width = data.shape[-2:]
+            crop, stride = (max(height, width), 1) if whole else (net.test_cfg.crop_size[0], net.test_cfg.stride[0])
+            rows, columns = (max(0, -(-(side - crop) // stride)) + 1 for side in (height, width))
+            for _ in range(rows * columns):
+                net.encode_decode(data[..., :crop, :crop], [{"img_shape": (min(crop, height), min(crop, width))}])
 
     def _merged_predictions(self, batch: dict[str, Any]) -> list[Any]:
         """One prediction an image from lists of its views: the class of the largest mean probability (mmseg's SegTTAModel)."""

@@ -21,8 +21,8 @@ from tasks.segmentation import checks, data, folders
 from tasks.segmentation.classes import class_names
 from tasks.segmentation.config import SegmentationRecipe
 from tasks.segmentation.evaluation import SegmentationEvaluator
-from tasks.segmentation.mm import pseudo_collate
-from tasks.segmentation.model import ENCODER_PREFIX, build_segmenter
+from tasks.segmentation.mm import pseudo_collate, without_values
+from tasks.segmentation.model import ENCODER_PREFIX, Segmenter, build_segmenter
 
 
 class SegmentationTask(Task[SegmentationRecipe]):
@@ -32,7 +32,9 @@ class SegmentationTask(Task[SegmentationRecipe]):
     training folders, and of a checkpoint all heads. Otherwise training starts from those heads that fit.
     """
 
+    model: Segmenter
     primary_metric = "mIoU"
+    not_rehearsed = "mmseg's pixel accuracy and class weights in each head, joining of windows, what the metric counts"
 
     def __init__(self, recipe: SegmentationRecipe, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(recipe)
@@ -144,6 +146,15 @@ class SegmentationTask(Task[SegmentationRecipe]):
             encoder_prefix=ENCODER_PREFIX,
             **self._layers,
         )
+
+    def rehearse_losses(self, batch: Any) -> Any:
+        """See `Task`."""
+        with without_values(self.model):
+            return self.model(batch)
+
+    def rehearse_evaluation(self, batch: Any) -> None:
+        """See `Task`: each window of each image through the network."""
+        self.model.predict_windows(batch)
 
     def evaluator(self) -> Evaluator:
         """mIoU over the classes of the data set, and pictures of images spread over the validation set."""

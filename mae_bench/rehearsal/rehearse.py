@@ -1,0 +1,285 @@
+"""A job rehearsed: its task is built as the real start builds it, and a step is taken on fake tensors."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from timm.utils import ModelEmaV3
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorDeviceMismatchError,
+    FakeTensorMode,
+)
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from backbones.checkpoints.checkpoint import Checkpoint
+from backbones.encoders.timm_models import PREFIX
+from backbones.errors import UserError
+from backbones.vit.attention import choose_attention
+from mae_bench.engine.optimizer import check, create_optimizer
+from mae_bench.engine.sampler import BatchPlan
+from mae_bench.jobs.job import PlannedJob
+from mae_bench.recipes.load import as_dict
+from mae_bench.rehearsal.fake_step import FusedAttention, Meter, autocast, backward
+from mae_bench.rehearsal.stand_in import checkpoint_for, data_for
+from tasks import create_task
+from tasks.base import Task
+from tasks.recipe import Recipe
+
+# What changes neither shapes nor operations: recipes that differ in nothing else share a rehearsal.
+_NO_MATTER = ("title", "published", "protocol", "seed", "cost", "schedule", "gpus")
+_NO_MATTER_OF = {
+    "optimizer": ("blr", "lr", "betas", "momentum", "weight_decay", "layer_decay", "clip_grad"),
+    "data": ("label_share", "label_list", "limit_train", "limit_val", "decoder"),
+    "train": (
+        "workers",
+        "eval_every_epochs",
+        "checkpoint_every_seconds",
+        "keep_checkpoints",
+        "log_every_steps",
+        "batch_size",
+    ),
+    "knn": ("k", "temperature"),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of one process takes. Bytes, but for the counts.
+
+    Attributes:
+        operations: of an image in training (forward and backward), as `torch.utils.flop_counter` counts them.
+        evaluation: operations of an image in evaluation.
+        activations: kept from the forward pass for the backward one, at `images`.
+        peak: the most that lives at once, at `images`; CUDA's own context and fragmentation are not in it.
+        per_image, fixed: ``peak`` of n images is about ``fixed + n * per_image``.
+        evaluation_peak: in evaluation, at the recipe's ``eval_batch_size``.
+    """
+
+    images: int
+    parameters: int
+    weights: int
+    trained: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    ema: int = 0
+    operations: float = 0.0
+    evaluation: float = 0.0
+    activations: int = 0
+    peak: int = 0
+    per_image: float = 0.0
+    fixed: float = 0.0
+    evaluation_peak: int = 0
+    train_count: int = 0
+    val_count: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Rehearsals:
+    """Rehearses jobs; what has been rehearsed is not rehearsed again."""
+
+    processes: int | None = None  # of a job; default: the recipe's own
+    done: dict[str, Step | str] = field(default_factory=dict)
+    _folder: tempfile.TemporaryDirectory[str] = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix="mae-bench-rehearsal-")
+    )
+
+    def step(self, job: PlannedJob) -> Step:
+        """The step of a job.
+
+        Raises:
+            UserError: whatever would stop the real start, or a step that cannot run on a device.
+        """
+        check(job.recipe)
+        world = self.processes or job.recipe.gpus
+        micro = BatchPlan.make(1, job.recipe.train.batch_size, job.recipe.train.micro_batch_size, 0, world, 0)
+        key = _key(job, micro.micro_batch_size)
+        if key not in self.done:
+            try:
+                self.done[key] = _rehearse(job, micro.micro_batch_size, Path(self._folder.name))
+            except UserError as e:
+                self.done[key] = str(e)
+            gc.collect()
+        found = self.done[key]
+        if isinstance(found, str):
+            raise UserError(found)
+        return found
+
+
+def _key(job: PlannedJob, micro: int) -> str:
+    values = {k: v for k, v in as_dict(job.recipe).items() if k not in _NO_MATTER}
+    for section, names in _NO_MATTER_OF.items():
+        if isinstance(values.get(section), dict):
+            values[section] = {k: v for k, v in values[section].items() if k not in names}
+    start = job.checkpoint.identity if job.checkpoint else job.start
+    return json.dumps([values, micro, job.recipe.evaluate_only, start], sort_keys=True, default=str)
+
+
+def _rehearse(job: PlannedJob, micro: int, root: Path) -> Step:
+    task, notes = _build(job, root)
+    if job.recipe.train.compile and not job.recipe.evaluate_only:
+        _check_graph(task)
+    if task.not_rehearsed:
+        notes.append(f"not rehearsed: {task.not_rehearsed}")
+    return replace(_steps(task, micro), notes=tuple(notes))
+
+
+def _build(job: PlannedJob, folder: Path) -> tuple[Task[Any], list[str]]:
+    """The task on the meta device, and what stands in for what was not given."""
+    recipe, checkpoint, notes = deepcopy(job.recipe), job.checkpoint, []
+    if recipe.data.root is None:
+        recipe.data = data_for(recipe, folder)
+        notes.append(f"data: a stand-in with the classes of {recipe.data.name}")
+    if checkpoint is None and _wants_checkpoint(job):
+        checkpoint = _stand_in(recipe)
+        notes.append(f"checkpoint: {checkpoint.source}")
+    with torch.device("meta"), _NoValues():
+        return create_task(recipe, checkpoint), notes
+
+
+class _NoValues(TorchFunctionMode):
+    """Lets mmengine note the mean of each weight, for its log, where there are none."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.cpu and args[0].is_meta:
+            return torch.zeros(args[0].shape, dtype=args[0].dtype, device="cpu")
+        return function(*args, **(kwargs or {}))
+
+
+def _wants_checkpoint(job: PlannedJob) -> bool:
+    from_scratch = getattr(job.recipe, "from_scratch", False) or job.recipe.task == "pretraining"
+    return not from_scratch and job.start != "scratch" and not job.recipe.encoder.arch.startswith(PREFIX)
+
+
+def _stand_in(recipe: Recipe) -> Checkpoint:
+    tuned = recipe.task == "classification" and recipe.evaluate_only
+    return checkpoint_for(recipe, classes=1000 if tuned else None)
+
+
+def _check_graph(task: Task[Any]) -> None:
+    """A UserError where `torch.compile` would break the step's graph."""
+    batch = tree_map_only(Tensor, lambda t: t.to("meta"), task.rehearse_batch(2, train=True))
+    with torch.device("meta"):
+        batch = task.prepare_batch(batch)
+    torch._dynamo.reset()
+    try:
+        torch.compile(task.model.train(), fullgraph=True, backend="eager")(batch)
+    except torch._dynamo.exc.TorchDynamoException as e:
+        said = " ".join(str(e).split())[:200]
+        raise UserError(f"train.compile: torch.compile breaks the step's graph: {said}") from e
+    finally:
+        torch._dynamo.reset()
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """What fake tensors refuse, as a line for people."""
+    try:
+        yield
+    except (DataDependentOutputException, DynamicOutputShapeException) as e:
+        raise UserError(f"{what} waits for the device to read a value ({e})") from e
+    except FakeTensorDeviceMismatchError as e:
+        raise UserError(f"{what} leaves a tensor on the CPU: {' '.join(str(e).split())[:200]}") from e
+
+
+def _steps(task: Task[Any], micro: int) -> Step:
+    recipe = task.recipe
+    few = 1 if recipe.task == "detection" else 2  # mixup pairs images, and BatchNorm wants more than one
+    counts = () if recipe.evaluate_only else (few, micro if micro != few else 2 * few)
+    batches = {count: task.rehearse_batch(count, train=True) for count in counts}
+    evaluated = recipe.features.batch_size if recipe.task == "probing" else recipe.train.eval_batch_size
+    batch = None if recipe.task == "pretraining" else task.rehearse_batch(evaluated, train=False)
+    with FakeTensorMode(allow_non_fake_inputs=True), Meter() as meter, FusedAttention():
+        for module in task.rehearsed_modules():
+            module._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device="cuda", requires_grad=t.requires_grad))
+            choose_attention(module, "cuda", bf16=recipe.train.precision == "bf16")
+        found = Step(
+            images=micro,
+            parameters=sum(p.numel() for module in task.rehearsed_modules() for p in module.parameters()),
+            weights=meter.now,
+            train_count=task.data.train_count,
+            val_count=task.data.val_count,
+        )
+        if batches:
+            found = _training(task, batches, meter, found)
+        return found if batch is None else _evaluation(task, batch, evaluated, meter, found)
+
+
+def _training(task: Task[Any], batches: dict[int, Any], meter: Meter, found: Step) -> Step:
+    train = task.recipe.train
+    task.model.train()
+    learnt = [p for p in task.model.parameters() if p.requires_grad]
+    before = meter.now
+    ema = ModelEmaV3(task.model, decay=train.ema) if train.ema is not None else None
+    ema_bytes = meter.now - before
+    optimizer = create_optimizer(task.recipe, task.param_groups())
+    taken, state = {}, 0
+    for count, batch in batches.items():
+        taken[count] = _forward_and_backward(task, batch, meter)
+        if not state:  # made by the first step; every later one finds it there
+            before = meter.now
+            optimizer.step()
+            state = meter.now - before
+            taken[count] = replace(taken[count], peak=taken[count].peak + state)
+        optimizer.zero_grad(set_to_none=True)
+    del ema
+    few, many = taken
+    per_image = (taken[many].peak - taken[few].peak) / (many - few)
+    own = taken[found.images]
+    return replace(
+        found,
+        trained=sum(p.numel() for p in learnt),
+        gradients=sum(p.numel() * p.element_size() for p in learnt),
+        optimizer=state,
+        ema=ema_bytes,
+        peak=own.peak,
+        activations=own.kept,
+        operations=own.operations / found.images,
+        per_image=per_image,
+        fixed=own.peak - found.images * per_image,
+    )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    peak: int
+    kept: int
+    operations: int
+
+
+def _forward_and_backward(task: Task[Any], batch: Any, meter: Meter) -> _Pass:
+    before, meter.peak, meter.operations = meter.now, meter.now, 0
+    with _named("the training step"):
+        on_device = task.prepare_batch(send_to_device(batch, "cuda"))
+        with autocast(task.recipe.train.precision):
+            losses = task.rehearse_losses(on_device)
+        losses = losses if isinstance(losses, dict) else {"loss": losses}
+        total = [torch.stack(list(losses.values())).sum()]
+    del losses
+    kept = meter.now - before
+    backward(total)
+    return _Pass(meter.peak, kept, meter.operations)
+
+
+def _evaluation(task: Task[Any], batch: Any, count: int, meter: Meter, found: Step) -> Step:
+    train = task.recipe.train
+    for module in task.rehearsed_modules():
+        module.eval()
+    meter.peak, meter.operations = meter.now, 0
+    with torch.no_grad(), autocast(train.precision), _named("the evaluation"):
+        task.rehearse_evaluation(send_to_device(batch, "cuda"))
+    return replace(found, evaluation=meter.operations / count, evaluation_peak=meter.peak)

@@ -1,0 +1,109 @@
+"""`mae-bench rehearse`: what it says of recipes, and what it stops at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mae_bench.jobs.job import PlannedJob
+from mae_bench.recipes.load import load_recipe
+from mae_bench.rehearsal.rehearse import Rehearsals
+from tasks.classification.task import ClassificationTask
+
+SMALL = ["pretrain/vit_micro_patch4_cifar10", "finetune/vit_micro_patch4_cifar10", "knn/vit_micro_patch4_cifar10"]
+
+
+def test_small_recipes_start_and_say_what_they_take(cli: Callable[..., Any]) -> None:
+    said = cli("rehearse", *SMALL, "--json")
+    assert said.code == 0, said.err
+    pretraining, tuning, neighbours = json.loads(said.out)["jobs"]
+    model = sum(p.numel() for p in _model("pretrain/vit_micro_patch4_cifar10").parameters())
+    assert pretraining["step"]["parameters"] == model
+    # AdamW keeps two numbers a parameter; tensors are rounded up to 512 bytes.
+    assert pretraining["step"]["optimizer"] == pytest.approx(8 * tuning["step"]["trained"], rel=0.5)
+    assert pretraining["peak"] > pretraining["step"]["weights"] + pretraining["step"]["optimizer"]
+    assert neighbours["step"]["trained"] == 0
+    assert neighbours["step"]["evaluation"] > 0
+    assert pretraining["hours"] is None  # nobody counted CIFAR-10 for the paper's tables
+
+
+def _model(name: str) -> nn.Module:
+    from tasks.pretraining.task import create_model
+
+    return create_model(load_recipe(name))  # type: ignore[arg-type]
+
+
+def test_a_memory_too_small_for_one_image_is_an_error_of_one_line(cli: Callable[..., Any]) -> None:
+    said = cli("rehearse", SMALL[1], "--memory", "1MB")
+    assert said.code == 1
+    assert "not one image fits into 0.0 GB" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "give one of RECIPE, --suite and --all"),
+        ([SMALL[0], "--device", "h10"], "--device: unknown device"),
+        ([SMALL[0], "--memory", "80"], "--memory 80: give a number with its unit, such as 80GiB"),
+        ([SMALL[0], "--nodes", "2"], "--nodes 2: give --gpus"),
+        ([SMALL[0], "--gpus", "0"], "--gpus 0: give at least 1"),
+        ([SMALL[0], "--share", "2"], "--share 2: give a share"),
+    ],
+)
+def test_bad_input_is_one_line(cli: Callable[..., Any], arguments: list[str], line: str) -> None:
+    said = cli("rehearse", *arguments)
+    assert said.code == 2
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert line.split(":")[0] in said.err
+
+
+def test_a_value_read_from_the_device_and_a_tensor_left_on_the_cpu_stop_it(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reads(self: Any, batch: Any) -> Any:
+        losses = self.model(batch)
+        return {"loss": losses["loss"] * losses["loss"].item()}
+
+    monkeypatch.setattr(ClassificationTask, "rehearse_losses", reads)
+    assert "waits for the device to read a value" in cli("rehearse", SMALL[1]).out
+
+    def leaves(self: Any, batch: Any) -> Any:
+        return {"loss": (self.model(batch)["loss"] + torch.ones(3)).sum()}
+
+    monkeypatch.setattr(ClassificationTask, "rehearse_losses", leaves)
+    assert "leaves a tensor on the CPU" in cli("rehearse", SMALL[1]).out
+
+
+def test_jobs_that_differ_in_the_learning_rate_share_a_rehearsal() -> None:
+    rehearsals = Rehearsals()
+    for rate in (1e-3, 2e-3):
+        recipe = load_recipe(SMALL[0], [f"optimizer.lr={rate}"])
+        rehearsals.step(PlannedJob(SMALL[0], recipe))
+    assert len(rehearsals.done) == 1
+
+
+@pytest.mark.slow
+def test_detection_with_patch_14_starts_only_with_its_embedding_resampled(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("detectron2")
+    import tasks.detection.model as model
+
+    recipe = "detection/vit_huge_patch14_coco"
+    assert cli("rehearse", recipe).code == 0
+    monkeypatch.setattr(model, "set_patch_size", lambda *_: None)
+    said = cli("rehearse", recipe)
+    assert said.code == 1
+    assert "detection needs a patch size that is a power of 2" in said.out
+
+
+@pytest.mark.slow
+def test_segmentation_sends_its_batches_to_the_models_device(cli: Callable[..., Any]) -> None:
+    pytest.importorskip("mmseg")
+    assert cli("rehearse", "segmentation/vit_micro_patch8_embedded").code == 0
