@@ -141,6 +141,12 @@ class Task(ABC, Generic[RecipeT]):
         """A validation batch of fake tensors through model and evaluator."""
         self.evaluator().update(self.model, batch)
 
+    def draw(self, model: nn.Module, folder: Path) -> None:
+        """Pictures of what the trained model does, for people; on the main process once training is over. `folder` is there.
+
+        Evaluators draw theirs themselves (`Evaluator.write`).
+        """
+
     def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         """Files to write at the end: name without suffix -> tensors (written as safetensors)."""
         return {"model": model.state_dict()}

@@ -1,8 +1,6 @@
-"""`mae-bench reconstruct`: the paper's Figures 2 to 4 for any MAE with a decoder. Drawing the sheet is `contact_sheet`'s.
+"""`mae-bench reconstruct`: the paper's Figures 2 to 4 for any MAE with a decoder. Panels: `tasks.pretraining.reconstructions`.
 
-A row an image, mask sampling and mask ratio; columns: original, masked, reconstruction, and the reconstruction pasted over
-what was masked (the paper leaves that out on purpose: "as no loss is computed on visible patches", Fig. 2, their
-reconstruction is worse than what is known).
+A triplet an image, mask sampling and mask ratio; several stand side by side.
 """
 
 from __future__ import annotations
@@ -11,32 +9,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import UserError, unknown
-from backbones.mae.masking import SAMPLINGS, Masking, draw_masking, grid_stride, visible_count
+from backbones.mae.masking import SAMPLINGS, grid_stride, visible_count
 from backbones.mae.model import MaskedAutoencoder
-from backbones.mae.patches import patchify, take, unpatchify
 from backbones.mae.targets import Pixels as PixelTarget
 from backbones.mae.targets import Target, TokenTarget, create_target
-from mae_bench.checkpoint_tools.contact_sheet import Pixels, Sheet
 from mae_bench.checkpoint_tools.guess_target import guess_pixel_target
 from mae_bench.checkpoint_tools.image_files import check_png, load_image, save_png
 from mae_bench.common.console import say
 from mae_bench.engine.seeding import derive
-from tasks.datasets.transforms import mean_std, normalise
+from tasks.contact_sheet import Sheet
+from tasks.pretraining.reconstructions import COLUMNS, draw_one, triplet
 
-COLUMNS = ("original", "masked", "reconstruction", "reconstruction,\nvisible patches pasted")
 PIXEL_TARGETS = ("pixels_norm", "pixels")
-_GREY = 128  # of masked patches
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one row of the sheet shows."""
+    """What one triplet of the sheet shows."""
 
     image: str
     sampling: str
@@ -47,8 +38,8 @@ class Row:
 
     @property
     def label(self) -> str:
-        percent = f"{self.sampling} {100 * self.mask_ratio:g} %"
-        return f"{Path(self.image).name}\n{percent}\n{self.visible} of {self.patches} visible\nloss {self.loss:.3f}"
+        masked = f"{self.sampling} {100 * self.mask_ratio:g} %, {self.visible} of {self.patches} visible"
+        return f"{Path(self.image).name}\n{masked}, loss {self.loss:.3f}"
 
 
 def reconstruct(
@@ -87,48 +78,18 @@ def reconstruct(
     settings = _settings(model, samplings, mask_ratios)
     size = (model.grid[0] * model.patch_size, model.grid[1] * model.patch_size)
     pixels = [load_image(Path(path), size) for path in images]
-    sheet = Sheet(f"{source.path.name}: {source.arch}, {size[0]} x {size[1]} px\n{choice.reason}", COLUMNS)
+    title = f"{source.path.name}: {source.arch}, {size[0]} x {size[1]} px\n{choice.reason}"
+    sheet = Sheet(COLUMNS, title, across=2 if len(images) * len(settings) > 2 else 1)
     rows = []
     for index, path in enumerate(images):
         for sampling, ratio in settings:
             masking = draw_one(sampling, model.grid, ratio, derive(seed, "reconstruct", index))
-            panels, loss = panels_of(model, pixels[index], masking, source.preprocessing)
+            panels, loss = triplet(model, pixels[index], masking, source.preprocessing)
             rows.append(Row(str(path), sampling, ratio, masking.ids_keep.shape[1], masking.ids_restore.shape[1], loss))
             sheet.add(rows[-1].label, panels)
     about = {"checkpoint": source.path.name, "sha256": source.sha256, "target": model.decoder_target.name, "seed": seed}
     save_png(sheet.draw(), out, {**about, "rows": [asdict(row) for row in rows]})
     return rows
-
-
-@torch.no_grad()
-def panels_of(
-    model: MaskedAutoencoder, image: Tensor, masking: Masking, told: Preprocessing
-) -> tuple[list[Pixels], float]:
-    """The four panels of `COLUMNS` as (H, W, 3) uint8, and the loss, for a uint8 image (3, H, W) and its masking.
-
-    Args:
-        told: the encoder's preprocessing.
-    """
-    inputs = normalise(image.unsqueeze(0), told)
-    patches = patchify(inputs, model.patch_size)
-    prediction = model.predict(inputs, masking)
-    loss = model.decoder_target.loss(
-        take(prediction, masking.ids_masked), model.decoder_target(inputs, patches, masking.ids_masked)
-    )
-    pixels = unpatchify(model.decoder_target.to_pixels(prediction, patches), model.patch_size, model.grid)[0]
-    mean, std = mean_std(told)
-    reconstructed = ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    hidden = _in_pixels(masking.mask[0], model)
-    masked = torch.where(hidden, torch.full_like(image, _GREY), image)
-    pasted = torch.where(hidden, reconstructed, image)
-    panels = [p.permute(1, 2, 0).contiguous().numpy() for p in (image, masked, reconstructed, pasted)]
-    return panels, float(loss)
-
-
-def _in_pixels(mask: Tensor, model: MaskedAutoencoder) -> Tensor:
-    """(L,) -> (H, W) bool: which pixels lie in a masked patch."""
-    grid = mask.bool().view(model.grid)
-    return grid.repeat_interleave(model.patch_size, 0).repeat_interleave(model.patch_size, 1)
 
 
 @dataclass(frozen=True)
@@ -235,10 +196,3 @@ def _grid_fits(grid: tuple[int, int], ratio: float) -> bool:
     except UserError:
         return False
     return True
-
-
-def draw_one(sampling: str, grid: tuple[int, int], ratio: float, seed: int) -> Masking:
-    """The masking of one image, (1, L), that `seed` gives; other random states stay as they are."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return draw_masking(sampling, 1, grid, ratio)

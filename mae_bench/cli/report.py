@@ -14,17 +14,13 @@ from mae_bench.cli.common import Runs
 def report(
     runs: Runs,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The file to write.")],
-    draw_data: Annotated[
-        bool,
-        typer.Option("--draw-data", help="Reconstruct pictures of the data folders that records name, too."),
-    ] = False,
 ) -> None:
-    """Write everything under DIR as one HTML file: results, tables, figures, curves, pictures, provenance."""
+    """Write everything under DIR as one HTML file: results, curves, pictures, tables, provenance."""
     from mae_bench.report.page import summary, write_report
 
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {out}: the report is HTML: give a name that ends in .html")
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder")
-    contents = write_report(runs, out, draw_data=draw_data)
+    contents = write_report(runs, out)
     print(f"{summary(contents)}\n{out}")

@@ -10,13 +10,14 @@ import datetime
 import math
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import nn
 
 from backbones.atomic import read_json
 from backbones.encoders.preprocessing import Preprocessing
@@ -27,6 +28,7 @@ from mae_bench.common.console import say
 from mae_bench.common.disk import writing
 from mae_bench.common.library_warnings import written_to
 from mae_bench.common.signals import stop_signals
+from mae_bench.common.text import plain
 from mae_bench.engine.flops import step_flops_per_image
 from mae_bench.engine.loop import FitResult, create_accelerator, fit
 from mae_bench.engine.optimizer import check
@@ -141,12 +143,24 @@ def _run(
             with writing(path):
                 save_tensors(path, tensors, _export_metadata(job, task))
             record.exports[path.name] = sha256_file(path)
+        _draw(task, result.model, run_dir / "predictions")
         write(record, run_dir)  # the last: what it vouches for is on the disk
         write_status(run_dir, "done", name=job.name, step=result.progress.step, total=result.progress.step)
     accelerator.wait_for_everyone()
     if result.stopped:
         raise Interrupted(f"{job.name} is done, what comes after it is not: the same command goes on")
     return record
+
+
+def _draw(task: Task[Any], model: nn.Module, folder: Path) -> None:
+    """Pictures of a finished run; no figure depends on them, so nothing that goes wrong in them fails the run."""
+    try:
+        folder.mkdir(exist_ok=True)
+        task.draw(model, folder)
+        with suppress(OSError):
+            folder.rmdir()  # where nothing was drawn
+    except Exception as error:
+        say(f"no pictures in {folder}: {plain(str(error)) or type(error).__name__}")
 
 
 def _with_counts(job: PlannedJob, task: Task[Any]) -> PlannedJob:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from tasks.spec import in_decimals
 
 _CURVES = 60  # groups of runs whose training curves are drawn
 _RUNS = 300  # runs whose provenance is given in full
-_SHEETS = 4  # pre-trainings whose reconstructions are drawn
 _SMALLEST = 0.75  # pixels a point of matplotlib's drawings
 
 
@@ -63,17 +62,13 @@ class Contents:
     bars: tuple[BarGroup, ...]
     overlays: tuple[Overlay, ...]
     tables: tuple[TableSection, ...]
-    reconstructions: tuple[Gallery, ...]
     galleries: tuple[Gallery, ...]
     recipes: dict[str, str]  # "name (hash)" -> YAML
     left_out: tuple[str, ...]
 
 
-def collect_contents(runs: Path, *, draw_data: bool = False) -> Contents:
+def collect_contents(runs: Path) -> Contents:
     """Reads everything below `runs`.
-
-    Args:
-        draw_data: reconstruct pictures of the folders that records name; without it, of the embedded data set alone.
 
     Raises:
         UserError: no such folder, or nothing in it.
@@ -89,7 +84,6 @@ def collect_contents(runs: Path, *, draw_data: bool = False) -> Contents:
     album, left_out = Album(), []
     figures = own_figures(records, runs)
     colours = colours_of(start for row in figures for start in row.figures)
-    sheets = _reconstructions(records, album, draw_data)
     galleries = _galleries(cells, album)
     if len(cells) > _CURVES:
         left_out.append(f"training curves of {len(cells) - _CURVES} of {len(cells)} groups of runs")
@@ -110,7 +104,6 @@ def collect_contents(runs: Path, *, draw_data: bool = False) -> Contents:
         bars=tuple(bar_groups(figures, colours)),
         overlays=tuple(overlays(dict(list(cells.items())[:_CURVES]), colours)),
         tables=tuple(_shown(table) for table in own_tables(records, runs)),
-        reconstructions=sheets,
         galleries=galleries,
         recipes={recipe_key(r): yaml.safe_dump(r.recipe, sort_keys=False, allow_unicode=True) for r in records[:_RUNS]},
         left_out=tuple(left_out),
@@ -147,37 +140,22 @@ def _inline(svg: str) -> str:
     return svg.replace("<svg", f'<svg style="min-width: {_SMALLEST * width:.0f}px"', 1)
 
 
-def _reconstructions(records: Sequence[Record], album: Album, draw_data: bool) -> tuple[Gallery, ...]:
-    """Of each pre-training: the pictures in its folder, else drawn from its checkpoint."""
-    found = []
-    pretrainings = [r for r in records if r.task == "pretraining" and r.status == "done" and r.path is not None]
-    for number, record in enumerate(pretrainings):
-        assert record.path is not None
-        run_dir = record.path.parent
-        kept = of_run(run_dir, ".", album)
-        if kept:
-            found.append(Gallery(record.name, tuple(album.take(kept))))
-        elif number < _SHEETS:
-            from mae_bench.report import reconstructions  # a report of other runs should not wait for torch
-
-            sheet, why_not = reconstructions.sheet_of(record, run_dir, draw_data=draw_data)
-            taken = album.take([("reconstructions", sheet)]) if sheet else []
-            found.append(Gallery(record.name, tuple(taken), why_not and f"No reconstructions: {why_not}."))
-        else:
-            found.append(
-                Gallery(record.name, (), f"No reconstructions: drawn for the first {_SHEETS} pre-trainings only.")
-            )
-    return tuple(found)
-
-
 def _galleries(cells: Mapping[str, RunGroup], album: Album) -> tuple[Gallery, ...]:
-    """What each detector and segmenter predicts: of its first seed that left pictures."""
+    """What each detector, segmenter and pre-training predicts: of its first seed that left pictures; pre-trainings first."""
     found = []
-    for cell in cells.values():
+    for cell in sorted(cells.values(), key=lambda cell: cell.records[0].task != "pretraining"):
         for record in cell.records:
-            if record.path is not None and (pictures := of_run(record.path.parent, "predictions", album)):
+            folder = record.path.parent if record.path is not None else None
+            if folder is not None and (
+                pictures := [*of_run(folder, ".", album), *of_run(folder, "predictions", album)]
+            ):
                 found.append(Gallery(f"{cell.name}, seed {record.seed}", tuple(album.take(pictures))))
                 break
+        else:
+            path = cell.records[0].path
+            if cell.records[0].task == "pretraining" and path is not None:
+                command = f"mae-bench reconstruct {path.parent.name} IMAGE... --out FILE.png"
+                found.append(Gallery(cell.name, (), f"No reconstructions in the run's folder: {command} draws them."))
     return tuple(found)
 
 

@@ -19,17 +19,14 @@ _HERE = Path(__file__).parent
 _HEADLINE = 4  # devices and the like that the summary names
 
 
-def write_report(runs: Path, out: Path, *, draw_data: bool = False) -> Contents:
+def write_report(runs: Path, out: Path) -> Contents:
     """Writes the report of the runs below `runs` to `out`; the same files give the same bytes.
-
-    Args:
-        draw_data: reconstruct pictures of the folders that records name; without it, of the embedded data set alone.
 
     Raises:
         UserError: no such folder, nothing in it, or `out` cannot be written.
     """
     atomic.check_writable(out)
-    contents = collect_contents(runs, draw_data=draw_data)
+    contents = collect_contents(runs)
     atomic.write_text(out, render(contents, runs))
     return contents
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,18 @@ import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 from pycocotools import mask as run_length
 
 from backbones.atomic import write_bytes
+from tasks.contact_sheet import Pixels, Sheet, font
 from tasks.detection.data import CocoSplit, Record, read_pixels
 
 SIDE = 640  # pixels of the longer side of a picture
 SURE = 0.5  # score from which a detection is drawn
 FALLBACK = 5  # detections drawn where none is so sure
 MOST = 30  # objects drawn on a picture
+_LETTERS = 18  # pixels
 
 
 def write_pictures(
@@ -44,7 +44,11 @@ def draw(split: CocoSplit, record: Record, found: list[dict[str, Any]]) -> bytes
     left = _panel(pixels, split.classes, [(a["category_id"], None, a) for a in objects[:MOST]])
     right = _panel(pixels, split.classes, [(numbers[a["category_id"]], a["score"], a) for a in shown])
     of = f"{MOST} of {len(objects)}" if len(objects) > MOST else f"{len(objects)}"
-    return _side_by_side((left, f"json: {of} objects"), (right, f"{len(shown)} of {len(found)} detections, {rule}"))
+    sheet = Sheet(
+        (f"json: {of} objects", f"{len(shown)} of {len(found)} detections,\n{rule}" if found else "no detections")
+    )
+    sheet.add("", [left, right])
+    return sheet.png()
 
 
 def choose(found: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
@@ -56,20 +60,27 @@ def choose(found: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
     return ordered[:FALLBACK], f"the surest (none has {SURE})"
 
 
-def _panel(pixels: np.ndarray, classes: Sequence[str], objects: Sequence[tuple[int, float | None, Any]]) -> np.ndarray:
-    """(H, W, 3) uint8, the longer side `SIDE` pixels, with class, score, box and mask of each object."""
+def _panel(pixels: Pixels, classes: Sequence[str], objects: Sequence[tuple[int, float | None, Any]]) -> Pixels:
+    """(H, W, 3) uint8, the longer side `SIDE` pixels: each object in a colour of its own, with class, score, box and mask."""
     scale = SIDE / max(pixels.shape[:2])
     drawing = Visualizer(pixels, Metadata(), scale=scale, instance_mode=ColorMode.IMAGE)
-    if objects:
-        drawing.overlay_instances(
-            boxes=[[x, y, x + w, y + h] for x, y, w, h in (each["bbox"] for *_, each in objects)],
-            labels=[classes[number] + ("" if score is None else f" {score:.2f}") for number, score, _ in objects],
-            masks=_masks([each for *_, each in objects]),
-            assigned_colors=[_colour(number) for number, *_ in objects],
-            alpha=0.4,
-        )
-    image: np.ndarray = drawing.get_output().get_image()
-    return image
+    colours = [_colour(number) for number in range(len(objects))]
+    masks = _masks([each for *_, each in objects])
+    if masks:
+        drawing.overlay_instances(masks=masks, assigned_colors=colours, alpha=0.45)
+    image = Image.fromarray(drawing.get_output().get_image())
+    pen, letters = ImageDraw.Draw(image), font(_LETTERS)
+    # The surest come first and are drawn last: nothing covers their labels.
+    for (number, score, each), colour in reversed(list(zip(objects, colours, strict=True))):
+        x, y, w, h = (scale * side for side in each["bbox"])
+        pen.rectangle((x, y, x + w, y + h), outline=_levels(colour), width=3)
+        text = classes[number] + ("" if score is None else f" {score:.2f}")
+        width, height = int(letters.getlength(text)) + 10, _LETTERS + 8
+        left = min(max(0, x), image.width - width)
+        top = y - height if y >= height else min(y, image.height - height)
+        pen.rectangle((left, top, left + width, top + height), fill=_levels(colour))
+        pen.text((left + 5, top + 2), text, "white", letters)
+    return np.asarray(image)
 
 
 def _masks(objects: Sequence[Any]) -> list[Any] | None:
@@ -81,22 +92,10 @@ def _masks(objects: Sequence[Any]) -> list[Any] | None:
 
 
 def _colour(number: int) -> tuple[float, ...]:
-    return tuple(colormaps["tab20"](number % 20)[:3])
+    """Dark enough for white letters; neighbours in the list are told apart."""
+    return tuple(0.8 * level for level in colormaps["tab10"](number % 10)[:3])
 
 
-def _side_by_side(*panels: tuple[np.ndarray, str]) -> bytes:
-    """Panels of one size with their headings, as PNG."""
-    height, width = panels[0][0].shape[:2]
-    dpi, gap, top = 100, 12, 36
-    total = len(panels) * (width + gap) + gap, height + top + gap
-    figure = Figure(figsize=(total[0] / dpi, total[1] / dpi), dpi=dpi, facecolor="white")
-    FigureCanvasAgg(figure)
-    for i, (panel, heading) in enumerate(panels):
-        left = gap + i * (width + gap)
-        axes = figure.add_axes((left / total[0], gap / total[1], width / total[0], height / total[1]))
-        axes.imshow(panel, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
-        figure.text(left / total[0], 1 - (top - 10) / total[1], heading, fontsize=11, va="bottom")
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+def _levels(colour: Sequence[float]) -> tuple[int, int, int]:
+    r, g, b = (round(255 * level) for level in colour)
+    return r, g, b

@@ -26,7 +26,7 @@ from tasks.datasets.embedded.root import embedded_root
 from tasks.datasets.images import open_split, training_images
 from tasks.datasets.options import layout_options
 from tasks.datasets.transforms import normalise
-from tasks.pretraining import transforms
+from tasks.pretraining import reconstructions, transforms
 from tasks.pretraining.config import MAEConfig, PretrainingRecipe
 
 # Fitted targets learn from so many patches, of at most so many training images spread over the set.
@@ -87,6 +87,16 @@ class PretrainingTask(Task[PretrainingRecipe]):
 
     def param_groups(self) -> list[dict[str, Any]]:
         return model_param_groups(self.model, self.recipe)
+
+    def draw(self, model: nn.Module, folder: Path) -> None:
+        """Reconstructions of validation images, or of training images where there are no others."""
+        assert isinstance(model, MaskedAutoencoder)
+        try:
+            images = open_split(self.data.name, self.data.root, "val", options=layout_options(self.recipe.data))
+        except UserError:
+            images = self.images
+        sampling = self.recipe.mae.mask_sampling
+        reconstructions.draw(model, images, self.preprocessing, folder / reconstructions.FILE, sampling=sampling)
 
     def export(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         """The encoder under timm's names, everything in the official layout (with decoder), and a codebook that was used."""

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import colorsys
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from backbones.atomic import write_bytes
+from tasks.contact_sheet import Pixels, Sheet
 from tasks.segmentation.classes import ADE_CLASSES
 from tasks.segmentation.folders import IGNORE
 from tasks.segmentation.mm import ADE20KDataset
 
-SIDE = 400  # pixels of the longer side of a panel
+SIDE = 1024  # pixels of the longer side of a panel; smaller images have their own size, or are enlarged as a whole
 OPACITY = 0.6  # of the classes' colours over the photograph
 MOST = 36  # classes in the legend
-_GAP, _LINE, _COLUMN = 10, 18, 200  # pixels
-
-Pixels = NDArray[np.uint8]
+_SMALL = 384  # pixels that panels of small images are enlarged to
+UNTOUCHED = (
+    "background",
+    "unlabeled",
+    "unlabelled",
+    "void",
+    "ignore",
+)  # classes that are no thing: no colour lies over them
 
 
 @dataclass(frozen=True)
@@ -59,49 +64,37 @@ def _size(width: int, height: int) -> tuple[int, int]:
 
 def write_picture(picture: Picture, photograph: Pixels, classes: Sequence[str], file: Path) -> None:
     """Writes the three panels with their legend as PNG."""
-    content = io.BytesIO()
-    draw(picture, photograph, classes).save(content, "PNG")
-    write_bytes(file, content.getvalue())
+    write_bytes(file, draw(picture, photograph, classes).png())
 
 
-def draw(picture: Picture, photograph: Pixels, classes: Sequence[str]) -> Image.Image:
+def draw(picture: Picture, photograph: Pixels, classes: Sequence[str]) -> Sheet:
     """Photograph (H, W, 3), map and prediction from left to right; below, the classes that occur, the largest first."""
     height, width = picture.label.shape
     small = Image.fromarray(photograph).resize((width, height), Image.Resampling.BILINEAR)
-    colours = palette(classes)
-    panels = {
-        "image": small,
-        "ground truth": _overlay(small, picture.label, colours),
-        "prediction": _overlay(small, picture.prediction, colours),
-    }
-    shown, names = _present(picture), list(classes)
-    across = 3 * width + 4 * _GAP
-    columns = max(1, (across - _GAP) // _COLUMN)
-    top = _GAP + _LINE
-    rows = -(-(len(shown[:MOST]) + (len(shown) > MOST)) // columns)
-    sheet = Image.new("RGB", (across, top + height + _GAP + rows * _LINE + _GAP), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
-    for i, (title, panel) in enumerate(panels.items()):
-        left = _GAP + i * (width + _GAP)
-        pen.text((left, _GAP // 2), title, "black", font)
-        sheet.paste(panel, (left, top))
-    for i, label in enumerate(shown[:MOST]):
-        x, y = _GAP + i % columns * _COLUMN, top + height + _GAP + i // columns * _LINE
-        pen.rectangle((x, y + 2, x + 12, y + 14), fill=colours[label], outline="black")
-        pen.text((x + 18, y), _short(names[label]), "black", font)
+    colours, names = palette(classes), list(classes)
+    bare = [label for label, name in enumerate(names) if name.lower() in UNTOUCHED]
+    sheet = Sheet(("image", "ground truth", "prediction"), panel=_SMALL)
+    sheet.add(
+        "", [np.asarray(small), *(_overlay(small, v, colours, bare) for v in (picture.label, picture.prediction))]
+    )
+    shown = _present(picture)
+    sheet.legend = [(names[label], None if label in bare else colours[label]) for label in shown[:MOST]]
+    sheet.legend = [(f"{name} (as it is)" if colour is None else name, colour) for name, colour in sheet.legend]
     if len(shown) > MOST:
-        x, y = _GAP + MOST % columns * _COLUMN, top + height + _GAP + MOST // columns * _LINE
-        pen.text((x, y), f"and {len(shown) - MOST} more classes", "black", font)
+        sheet.legend.append((f"and {len(shown) - MOST} more classes", None))
     return sheet
 
 
-def _overlay(photograph: Image.Image, labels: Pixels, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
-    """Colours over the photograph in grey, unlabelled pixels as they are."""
+def _overlay(
+    photograph: Image.Image, labels: Pixels, colours: Sequence[tuple[int, int, int]], bare: Sequence[int]
+) -> Pixels:
+    """Colours over the photograph in grey; unlabelled pixels and those of classes in `bare` as they are."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours
     grey = photograph.convert("L").convert("RGB")
     blended = np.asarray(Image.blend(grey, Image.fromarray(table[labels]), OPACITY))
-    return Image.fromarray(np.where(labels[..., None] == IGNORE, np.asarray(photograph), blended))
+    untouched = np.isin(labels, [IGNORE, *bare])
+    return np.where(untouched[..., None], np.asarray(photograph), blended)
 
 
 def _present(picture: Picture) -> list[int]:
@@ -109,7 +102,3 @@ def _present(picture: Picture) -> list[int]:
     both = np.concatenate([picture.label.ravel(), picture.prediction.ravel()])
     labels, areas = np.unique(both[both != IGNORE], return_counts=True)
     return [int(label) for label in labels[np.argsort(-areas, kind="stable")]]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 27 else f"{name[:26]}…"

@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -21,7 +23,7 @@ from PIL import Image
 from mae_bench.records import record
 from mae_bench.records.groups import group_runs
 from mae_bench.records.record import Command, Git, Host, Init, Metrics, Record
-from mae_bench.report import caution, curves, pictures, reconstructions, write_report
+from mae_bench.report import caution, curves, pictures, write_report
 from tests.mae_bench import browser
 from tests.mae_bench.made_records import make
 
@@ -284,16 +286,24 @@ def test_a_link_within_a_run_is_followed(tmp_path: Path) -> None:
     assert [name for name, _ in pictures.of_run(tmp_path, "predictions", pictures.Album())] == ["0"]
 
 
-def test_pictures_of_a_folder_that_a_record_names_are_not_drawn_unasked(tmp_path: Path) -> None:
-    (tmp_path / "mae.safetensors").write_bytes(b"x")
-    record = make()
-    record.data.root = str(tmp_path / "photos")
-    sheet, why = reconstructions.sheet_of(record, tmp_path, draw_data=False)
-    assert sheet is None
-    assert "--draw-data" in why
-    sheet, why = reconstructions.sheet_of(record, tmp_path, draw_data=True)
-    assert sheet is None
-    assert "not a checkpoint" in why  # one damaged run spoils no page
+def test_a_pre_training_shows_what_it_drew_and_else_the_command_that_draws_it(tmp_path: Path) -> None:
+    folder = put(tmp_path / "runs" / "pre", make("scratch", "pretrain"))
+    assert "mae-bench reconstruct pre IMAGE..." in Elements(page_of(tmp_path / "runs")).text
+    (folder / "predictions").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "predictions" / "reconstructions.png")
+    elements = Elements(page_of(tmp_path / "runs"))
+    assert "mae-bench reconstruct" not in elements.text
+    assert [tag for tag, _ in elements.tags].count("img") == 1
+
+
+def test_writing_a_report_does_not_wait_for_torch(runs: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from mae_bench.report import write_report; "
+        f"write_report(Path({str(runs)!r}), Path({str(runs.parent / 'r.html')!r})); "
+        "print([m for m in ('torch', 'timm', 'tensorboard') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-COLUMNS, TILE, GAP, HEADING = 8, 192, 6, 26
+from tasks.contact_sheet import Sheet
+
+COLUMNS, TILE = 8, 192
 PALETTE = [
     "#000000", "#303030", "#e6194b", "#3cb44b", "#ffe119", "#4363d8",
     "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c", "#fabebe",
@@ -35,14 +38,10 @@ def contact_sheet(folder: Path, split: str = "val") -> Image.Image:
         ),
         ("ADE annotation map", [_coloured_map(path) for path in maps]),
     ]
-    sheet = Image.new("RGB", (COLUMNS * (TILE + GAP) + GAP, len(rows) * (TILE + HEADING + GAP)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (title, tiles) in enumerate(rows):
-        top = row * (TILE + HEADING + GAP)
-        draw.text((GAP, top + 4), title, fill="black", font=ImageFont.load_default(16))
-        for column, tile in enumerate(tiles):
-            sheet.paste(tile, (GAP + column * (TILE + GAP), top + HEADING))
-    return sheet
+    sheet = Sheet([""] * COLUMNS, panel=TILE)
+    for title, tiles in rows:
+        sheet.add(title, [np.asarray(tile) for tile in tiles])
+    return sheet.draw()
 
 
 def _enlarged(image: Image.Image) -> Image.Image:

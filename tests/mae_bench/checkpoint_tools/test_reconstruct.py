@@ -23,10 +23,11 @@ from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.patches import patchify, take, unpatchify
 from backbones.mae.targets import Target, create_target, normalise_patches
 from backbones.vit.encoder import create_encoder
-from mae_bench.checkpoint_tools import contact_sheet as panel_sheet
 from mae_bench.checkpoint_tools.image_files import load_image
-from mae_bench.checkpoint_tools.reconstruct import choose_target, panels_of
+from mae_bench.checkpoint_tools.reconstruct import choose_target
+from tasks.contact_sheet import Sheet
 from tasks.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from tasks.pretraining.reconstructions import triplet
 from tests.conftest import Result
 from tests.encoders import MAE
 
@@ -95,15 +96,15 @@ def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("sampling", ["random", "block", "grid"])
-def test_pasted_is_the_original_where_visible_and_the_reconstruction_where_masked(image: Tensor, sampling: str) -> None:
+def test_visible_patches_of_the_reconstruction_are_the_images_own(image: Tensor, sampling: str) -> None:
     masking = draw_masking(sampling, 1, (6, 6), 0.75)
-    panels, _ = panels_of(autoencoder(), image, masking, MAE)
-    original, masked, reconstructed, pasted = map(in_patches, panels)
+    panels, _ = triplet(autoencoder(), image, masking, MAE)
+    masked, reconstructed, original = map(in_patches, panels)
     hidden = masking.mask[0].bool().numpy()
     assert hidden.sum() == 27
-    np.testing.assert_array_equal(panels[0], image.permute(1, 2, 0).numpy())
-    np.testing.assert_array_equal(pasted[~hidden], original[~hidden])
-    np.testing.assert_array_equal(pasted[hidden], reconstructed[hidden])
+    np.testing.assert_array_equal(panels[2], image.permute(1, 2, 0).numpy())
+    np.testing.assert_array_equal(reconstructed[~hidden], original[~hidden])
+    assert (reconstructed[hidden] != original[hidden]).any()
     np.testing.assert_array_equal(masked[~hidden], original[~hidden])
     assert (masked[hidden] == 128).all()
 
@@ -111,7 +112,7 @@ def test_pasted_is_the_original_where_visible_and_the_reconstruction_where_maske
 def test_the_loss_is_that_of_pretraining(image: Tensor) -> None:
     model = autoencoder()
     masking = draw_masking("random", 1, (6, 6), 0.75)
-    assert panels_of(model, image, masking, MAE)[1] == pytest.approx(
+    assert triplet(model, image, masking, MAE)[1] == pytest.approx(
         model(normalise(image.unsqueeze(0), MAE), masking).item(), rel=1e-5
     )
 
@@ -123,14 +124,19 @@ def test_normalised_predictions_get_each_patchs_own_mean_and_deviation_back(imag
     patches, prediction = patchify(inputs, 8), model.predict(inputs, masking)
     mean, std = patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
     by_hand = to_uint8(unpatchify(prediction * std + mean, 8, (6, 6)))
-    np.testing.assert_array_equal(panels_of(model, image, masking, MAE)[0][2], by_hand)
+    hidden = masking.mask[0].bool().numpy()
+    drawn = in_patches(triplet(model, image, masking, MAE)[0][1])
+    np.testing.assert_array_equal(drawn[hidden], in_patches(by_hand)[hidden])
     # A prediction without error gives the picture back.
     torch.testing.assert_close(model.decoder_target.to_pixels(normalise_patches(patches), patches), patches)
 
 
 def test_plain_pixels_are_drawn_as_they_are(image: Tensor) -> None:
-    panels, _ = panels_of(blind("pixels"), image, draw_masking("random", 1, (6, 6), 0.75), MAE)
-    assert (panels[2] == np.round(255 * np.array(IMAGENET_MEAN))).all()  # zero is ImageNet's mean colour
+    masking = draw_masking("random", 1, (6, 6), 0.75)
+    panels, _ = triplet(blind("pixels"), image, masking, MAE)
+    mean = np.broadcast_to(np.round(255 * np.array(IMAGENET_MEAN)).astype(np.uint8), (48, 48, 3))  # zero is this colour
+    hidden = masking.mask[0].bool().numpy()
+    np.testing.assert_array_equal(in_patches(panels[1])[hidden], in_patches(mean.copy())[hidden])
 
 
 def test_pca_coefficients_go_back_through_the_components(image: Tensor, tmp_path: Path, cli: Cli) -> None:
@@ -140,10 +146,13 @@ def test_pca_coefficients_go_back_through_the_components(image: Tensor, tmp_path
     model = blind(target)
     with torch.no_grad():
         model.decoder_pred.bias.copy_(torch.tensor([3.0, 0, 0, 0]))
-    panels, _ = panels_of(model, image, draw_masking("random", 1, (6, 6), 0.75), MAE)
+    masking = draw_masking("random", 1, (6, 6), 0.75)
+    panels, _ = triplet(model, image, masking, MAE)
     expected = patches.mean(1, keepdim=True) + 3 * target.components[0]  # type: ignore[operator,index]
     by_hand = to_uint8(unpatchify(expected.expand(1, 36, -1), 8, (6, 6)))
-    np.testing.assert_allclose(panels[2].astype(int), by_hand.astype(int), atol=1)
+    hidden = masking.mask[0].bool().numpy()
+    drawn, wanted = (in_patches(panel)[hidden].astype(int) for panel in (panels[1], by_hand))
+    np.testing.assert_allclose(drawn, wanted, atol=1)
 
     # So it does from a file, which knows its target by its tensors.
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "x.png")
@@ -175,9 +184,10 @@ def token_model(image: Tensor, decodes: bool) -> MaskedAutoencoder:
 
 
 def test_tokens_are_drawn_by_the_tokenizers_decoder(image: Tensor) -> None:
-    panels, _ = panels_of(token_model(image, decodes=True), image, draw_masking("random", 1, (6, 6), 0.75), MAE)
-    original = in_patches(panels[0])
-    np.testing.assert_array_equal(in_patches(panels[2]), np.broadcast_to(original[2], (36, 192)))
+    masking = draw_masking("random", 1, (6, 6), 0.75)
+    panels, _ = triplet(token_model(image, decodes=True), image, masking, MAE)
+    hidden, original = masking.mask[0].bool().numpy(), in_patches(panels[2])
+    np.testing.assert_array_equal(in_patches(panels[1])[hidden], np.broadcast_to(original[2], (27, 192)))
 
 
 def test_tokens_without_a_decoder_to_pixels_are_refused(checkpoint: Path, image: Tensor) -> None:
@@ -243,34 +253,33 @@ def text_of(path: Path) -> dict[str, Any]:
     return about
 
 
-def test_the_sheet_has_a_row_for_each_image_sampling_and_ratio(
+def test_the_sheet_has_a_triplet_for_each_image_sampling_and_ratio(
     cli: Cli, checkpoint: Path, photographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sheets: list[panel_sheet.Sheet] = []
-    draw = panel_sheet.Sheet.draw
-    monkeypatch.setattr(panel_sheet.Sheet, "draw", lambda sheet: sheets.append(sheet) or draw(sheet))
+    sheets: list[Sheet] = []
+    draw = Sheet.draw
+    monkeypatch.setattr(Sheet, "draw", lambda sheet: sheets.append(sheet) or draw(sheet))
     out = tmp_path / "out.png"
     options = ["--mask-ratio", 0.5, "--mask-ratio", "0.75", "--sampling", "random,block", "--sampling", "grid"]
     result = cli("reconstruct", checkpoint, *photographs, "--out", out, *options)
     assert result.code == 0, result.err
     (sheet,) = sheets
-    assert len(sheet.rows) == len(photographs) * (2 + 2 + 1)
-    assert all(len(row) == 4 for row in sheet.rows)
-    assert list(sheet.columns)[:3] == ["original", "masked", "reconstruction"]
-    assert sheet.labels[4].splitlines()[:3] == ["a.png", "grid 75 %", "9 of 36 visible"]
+    assert len(sheet.tiles) == len(photographs) * (2 + 2 + 1)
+    assert list(sheet.columns) == ["masked", "reconstruction", "original"]
+    assert sheet.labels[4].startswith("a.png\ngrid 75 %, 9 of 36 visible, loss ")
     assert "left out: --sampling grid keeps one patch of each k x k" in result.err
     assert "no --mask-ratio 0.5 " in result.err
 
     with Image.open(out) as picture:
-        assert picture.size > (4 * SIZE, 10 * SIZE)
+        assert picture.size > (6 * SIZE, 5 * SIZE)
         drawn = np.asarray(picture.convert("RGB"))
-    for i, row in enumerate(sheet.rows):
+    for i, row in enumerate(sheet.tiles):
         for j, panel in enumerate(row):
             left, top, right, bottom = sheet.box(i, j)
             enlarged = np.asarray(Image.fromarray(panel).resize((right - left, bottom - top), Image.Resampling.NEAREST))
             np.testing.assert_array_equal(drawn[top:bottom, left:right], enlarged)
-    margin = drawn[:, : sheet.box(0, 0)[0]]
-    assert (margin < 100).any()  # there are labels
+    above = drawn[sheet.box(0, 0)[3] : sheet.box(2, 0)[1]]
+    assert (above < 100).any()  # there are labels
 
 
 def test_the_file_and_stdout_say_what_the_rows_show(

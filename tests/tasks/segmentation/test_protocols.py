@@ -21,6 +21,7 @@ from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.evaluation import SegmentationEvaluator
 from tasks.segmentation.mm import mmseg, pseudo_collate
 from tasks.segmentation.model import ENCODER_PREFIX, Segmenter
+from tasks.segmentation.pictures import Picture, draw, reduced
 from tasks.segmentation.task import SegmentationTask
 from tests.tasks.segmentation.networks import CLASSES, batch, segmenter
 
@@ -200,10 +201,31 @@ def test_pictures_show_the_chosen_images(tmp_path: Path) -> None:
     evaluator.write(evaluator.results(), tmp_path)
     assert sorted(path.name for path in tmp_path.glob("0*_*.png") if "map" not in path.name) == ["00_0.png", "01_2.png"]
     with Image.open(tmp_path / "00_0.png") as sheet:
-        assert sheet.width == 3 * 70 + 4 * 10
+        assert sheet.width > 3 * 5 * 70  # small images are enlarged by a whole factor
     metrics = evaluator.metrics(evaluator.results())
     without = SegmentationEvaluator(names)
     assert metrics == without.metrics([r for r in evaluator.results() if isinstance(r, np.ndarray)])
+
+
+def test_no_colour_lies_over_background_and_the_legend_says_so() -> None:
+    photograph = np.full((64, 64, 3), (10, 120, 240), np.uint8)
+    label = np.zeros((64, 64), np.uint8)
+    label[:32], label[60:] = 1, 255
+    sheet = draw(Picture("a.jpg", label, label), photograph, ["background", "cat"])
+    truth = sheet.tiles[0][1]
+    assert (truth[32:] == photograph[32:]).all()
+    assert (truth[:32] != photograph[:32]).any(axis=-1).all()
+    assert [(name, colour is None) for name, colour in sheet.legend] == [
+        ("cat", False),
+        ("background (as it is)", True),
+    ]
+
+
+def test_an_image_has_its_own_size_on_its_sheet() -> None:
+    label = np.zeros((512, 683), np.int64)
+    sheet = draw(Picture("a.jpg", reduced(label), reduced(label)), np.zeros((512, 683, 3), np.uint8), ["wall"])
+    left, top, right, bottom = sheet.box(0, 0)
+    assert (right - left, bottom - top) == (683, 512)
 
 
 @pytest.mark.parametrize(

@@ -145,8 +145,8 @@ def test_the_contact_sheet_shows_pictures_outlines_and_maps(
     out = tmp_path / "sheet.png"
     monkeypatch.setattr("sys.argv", ["embedded", "--out", str(out), "--cache", str(embedded.parent)])
     assert main() == 0
-    sheet = np.asarray(Image.open(out).convert("RGB")).reshape(4, -1, 1590, 3)
-    strong = (sheet.max(axis=-1).astype(int) - sheet.min(axis=-1) > 180).mean(axis=(1, 2))
+    rows = np.array_split(np.asarray(Image.open(out).convert("RGB")).astype(int), 4)
+    strong = [(row.max(axis=-1) - row.min(axis=-1) > 180).mean() for row in rows]
     assert strong[2] > 0.005, "boxes and polygons are drawn in saturated colours"
     assert strong[3] > 0.03, "maps show the digits in saturated colours"
     assert strong[1] < strong[2] / 2, "the pictures themselves are not drawn on"
