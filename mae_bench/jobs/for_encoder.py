@@ -19,6 +19,7 @@ from backbones.encoders.maps import pyramid_stages, windowed
 from backbones.encoders.plugin import Plugin
 from backbones.encoders.preprocessing import family_default
 from backbones.encoders.timm_models import PREFIX, TimmModel, registered
+from backbones.errors import UserError
 from mae_bench.jobs.job import PlannedJob
 from mae_bench.recipes.any_encoder import EncoderFacts, facts_of
 from mae_bench.recipes.load import recipe_for
@@ -136,6 +137,11 @@ class EncoderAtHand:
 
     def _of_detection(self, recipe: Any, native: int) -> Iterator[str]:
         net = self._outline
+        if net.hierarchical and recipe.detection.pyramid == "fpn":
+            raise UserError(
+                f"{recipe.protocol} makes a pyramid of maps of one stride, {self.arch} has stages of its own: "
+                "give --tasks detection"
+            )
         if net.hierarchical:
             yield "detection.pyramid=stages"
         if windowed(net) is None:

@@ -12,10 +12,11 @@ from mae_bench.jobs.for_encoder import EncoderAtHand
 from mae_bench.jobs.from_suite import seeded
 from mae_bench.jobs.job import JobPlan
 from mae_bench.recipes.any_encoder import name_for
-from mae_bench.recipes.load import describe, find, recipe_names
+from mae_bench.recipes.load import describe, find, recipe_for, recipe_names
 from mae_bench.recipes.options import Loaded, Options, check_used, load_recipes, overrides_of
 from mae_bench.recipes.protocol_files import data_sets, other_data, protocols
 from mae_bench.tables.of_recipe import table_of
+from tasks.recipe import Recipe
 
 _NOT_TASKS = ("pretrain",)
 
@@ -29,20 +30,33 @@ def from_tasks(tasks: Sequence[str], arch: str, source: Checkpoint | None, optio
     """
     encoder = EncoderAtHand(arch, source)
     loaded: Loaded = {}
-    fitted: Loaded = {}
+    fitted: Loaded = {}  # of `loaded`, what no row is written for
     for task in tasks:
         if _is_recipe(task):
             find("recipe", task)
             loaded |= load_recipes([task], options)
         else:
-            for data in _data_sets(task, arch, options.data):
-                fitted |= _load(task, data, encoder, options)
-                loaded |= fitted
+            for data in _data_sets(task, encoder, options.data):
+                found = _load(task, data, encoder, options)
+                loaded |= found
+                fitted |= {name: each for name, each in found.items() if name not in recipe_names()}
     check_used(options, [recipe for recipe, _ in loaded.values()])
     start = "checkpoint" if source else "scratch"
     jobs = [replace(job, checkpoint=source) for n in loaded for job in seeded(n, loaded[n][0], start, options.seeds)]
     tables = dict.fromkeys(table for job in jobs if (table := table_of(job.recipe)))
-    return JobPlan(jobs, list(tables), notes=encoder.notes(recipe for recipe, _ in fitted.values()))
+    made = [recipe for recipe, _ in fitted.values()]
+    return JobPlan(jobs, list(tables), notes=[*encoder.notes(made), *_on_embedded(made, options)])
+
+
+def _on_embedded(made: Sequence[Recipe], options: Options) -> list[str]:
+    """That no data were given, for encoders that the embedded set was not made for."""
+    on = [recipe.protocol for recipe in made if recipe.data.name == "embedded" and "embedded" not in options.data]
+    if not on:
+        return []
+    return [
+        f"no --data: {', '.join(on)} on the embedded set (digits on photographs, small images), which says nothing about "
+        "other data: give --data NAME=DIR"
+    ]
 
 
 def _is_recipe(task: str) -> bool:
@@ -95,7 +109,7 @@ def _several(protocol: str, arch: str, rows: Sequence[str]) -> UserError:
     )
 
 
-def _data_sets(task: str, arch: str, data: Mapping[str, str]) -> list[str]:
+def _data_sets(task: str, encoder: EncoderAtHand, data: Mapping[str, str]) -> list[str]:
     """Which of the command line's data sets a protocol runs on; the embedded one where none is given.
 
     Raises:
@@ -105,17 +119,27 @@ def _data_sets(task: str, arch: str, data: Mapping[str, str]) -> list[str]:
     if task not in known:
         raise unknown("task", task, known, where="--tasks")
     named = [name for name in data if name]
-    if mine := [name for name in named if name in known[task]]:
+    if mine := [name for name in named if name in known[task] and _is_of(task, name, encoder)]:
         return sorted(mine)
     own = [name for name in named if not any(name in sets for sets in known.values())]
     if own and other_data(task):
         return own
     if "" in data:
-        fitting = _rows(task, arch)
+        fitting = _rows(task, encoder.arch)
         if len(sets := {row["data"] for row in fitting}) != 1:
-            raise _several(task, arch, [row["name"] for row in fitting])
+            raise _several(task, encoder.arch, [row["name"] for row in fitting])
         return list(sets)
-    if not named and "embedded" in known[task]:
+    fitting_sets = [name for name in known[task] if _is_of(task, name, encoder)]
+    if not named and "embedded" in fitting_sets:
         return ["embedded"]
-    wanted = " or ".join(f"--data {name}=DIR" for name in known[task] if name != "embedded")
+    wanted = " or ".join(f"--data {name}=DIR" for name in fitting_sets if name != "embedded")
     raise UserError(f"task {task} needs data: give {wanted}")
+
+
+def _is_of(protocol: str, data: str, encoder: EncoderAtHand) -> bool:
+    """Whether a protocol's values on a data set are that protocol: what LVIS takes over from detection is detection."""
+    try:
+        recipe_for(protocol, data, encoder.facts)
+    except UserError:
+        return False
+    return True

@@ -63,7 +63,8 @@ def _checkpoint(old: Record, where: str) -> Checkpoint | None:
     source = old.init.checkpoint or ""
     if source.startswith(PLUGIN):
         raise UserError(
-            f"{where}: init.checkpoint: {source} is a plug-in, and a record's word runs no code: give --checkpoint {source}"
+            f"{where}: init.checkpoint: {source} is a plug-in, and a record's word runs no code: run it again by "
+            f"--checkpoint {source} --tasks {old.protocol}"
         )
     if not Path(source.partition("=")[2] if source.startswith(TIMM) else source).is_file():
         raise UserError(f"{where}: init.checkpoint: {old.init.checkpoint} is not there: put the file back")

@@ -11,6 +11,7 @@ import torch
 from timm.models import save_for_hf
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from backbones.errors import UserError
 from mae_bench.jobs.for_encoder import EncoderAtHand, with_published_crop
 from mae_bench.jobs.from_tasks import from_tasks
 from mae_bench.jobs.job import PlannedJob
@@ -118,14 +119,36 @@ def test_patches_of_14_are_resampled_and_a_bias_of_its_own_is_kept(tmp_path: Pat
 
 
 def test_a_net_without_layers_in_order_learns_at_one_rate_and_the_plan_says_so() -> None:
-    plan = from_tasks(["linear", "finetune", "segmentation"], "timm:poolformerv2_s12", None, Options())
+    given = {"imagenet": "/imagenet", "ade20k": "/ade20k"}
+    plan = from_tasks(["linear", "finetune", "segmentation"], "timm:poolformerv2_s12", None, Options(given))
     assert {job.recipe.optimizer.layer_decay for job in plan.jobs} == {None}
     assert plan.notes == [
         "timm:poolformerv2_s12 has no layers that timm groups: finetune, segmentation without layer-wise learning-rate decay"
     ]
-    assert from_tasks(["finetune"], "timm:resnet18", None, Options()).notes == []
+    assert from_tasks(["finetune"], "timm:resnet18", None, Options({"imagenet": "/imagenet"})).notes == []
     asked = Options(overrides=["optimizer.layer_decay=0.75"])  # what cannot be is refused when the job starts
     assert from_tasks(["finetune"], "timm:poolformerv2_s12", None, asked).jobs[0].recipe.optimizer.layer_decay == 0.75
+
+
+def test_without_data_the_plan_says_on_what_it_runs() -> None:
+    (note,) = from_tasks(["knn", "finetune"], "vit_base_patch16", None, Options()).notes
+    assert note.startswith("no --data: knn, finetune on the embedded set")
+    assert from_tasks(["knn"], "vit_micro_patch8", None, Options()).notes == []  # it was made for this one
+    assert from_tasks(["knn"], "vit_base_patch16", None, Options({"cifar10": "/cifar"})).notes == []
+
+
+def test_what_a_protocol_takes_over_is_not_its_own() -> None:
+    """LVIS's file stands on detection's, whose COCO and embedded set are detection's."""
+    for data in ({}, {"coco": "/coco"}):
+        with pytest.raises(UserError, match=r"^task lvis needs data: give --data lvis=DIR$"):
+            from_tasks(["lvis"], "vit_base_patch16", None, Options(data))
+
+
+def test_a_pyramid_of_one_stride_is_not_made_of_stages() -> None:
+    with pytest.raises(
+        UserError, match=r"^detection_fpn makes a pyramid .* timm:resnet18 has stages .*--tasks detection$"
+    ):
+        from_tasks(["detection_fpn"], "timm:resnet18", None, Options())
 
 
 def test_a_net_that_takes_one_size_slides(tmp_path: Path) -> None:

@@ -22,9 +22,12 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNConvFCHead, FastRCNNOutputLayers
 from detectron2.utils.events import EventStorage
+from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor, nn
 
+from backbones.checkpoints.checkpoint import load_checkpoint, open_dense
 from backbones.errors import UserError
+from backbones.vit.encoder import create_encoder
 from mae_bench.recipes.load import load_recipe
 from tasks.detection.config import DetectionConfig
 from tasks.detection.model import ENCODER_PREFIX, build_detector
@@ -124,6 +127,47 @@ def test_published_recipes_have_the_state_of_detectron2s_model(
     assert ours.backbone.net.dense.windows == windows
     box = recipe.detection
     assert (box.test_score_thresh, box.test_detections_per_image) == ((0.02, 300) if folder == "lvis" else (0.05, 100))
+
+
+@pytest.mark.parametrize("suffix", ["", "_cascade"])
+@pytest.mark.parametrize("data", ["detection:coco", "lvis:lvis"])
+def test_a_file_with_patches_of_14_starts_as_detectron2s_model_with_16(data: str, suffix: str, tmp_path: Path) -> None:
+    """The four recipes for ViT-H/14 at a small width: kernel resampled, positions interpolated, every level of the pyramid."""
+    torch.manual_seed(0)
+    arch = "vit_micro_patch14"
+    vit = create_encoder(arch, img_size=224)
+    nn.init.normal_(vit.pos_embed, std=0.5)  # type: ignore[arg-type]
+    torch.save({"model": vit.state_dict()}, tmp_path / "mae.pth")
+    folder, name = data.split(":")
+    values = [
+        f"encoder.arch={arch}",
+        "detection.img_size=256",
+        "detection.global_blocks=[1,3]",
+        "encoder.drop_path=0.0",
+    ]
+    recipe: Any = load_recipe(f"{folder}/vit_huge_patch14_{name}{suffix}", values)
+    encoder = open_dense(recipe.encoder, load_checkpoint(tmp_path / "mae.pth"), recipe.detection.img_size)
+    ours = build_detector(encoder, recipe.detection, CLASSES, image_counts=range(1, CLASSES + 1))
+    model = configuration(bool(suffix))
+    model.roi_heads.num_classes = CLASSES
+    size = {"img_size": 256, "embed_dim": 128, "depth": 4, "num_heads": 4, "drop_path_rate": 0.0}
+    # The grid of pre-training, 16 x 16, is that of 256 px in patches of 16.
+    model.backbone.net.update(size, patch_size=16, pretrain_img_size=256, window_block_indexes=[0, 2])
+    model.backbone.square_pad = 256
+    theirs = instantiate(federated(model, bool(suffix)) if folder == "lvis" else model)
+    state = ours.state_dict()
+    kernel = state[f"{ENCODER_PREFIX}patch_embed.proj.weight"]
+    assert torch.equal(kernel, resample_patch_embed(vit.patch_embed.proj.weight.data, [16, 16], verbose=False))
+    named = {key.replace(ENCODER_PREFIX, "backbone.net.", 1): value for key, value in state.items()}
+    positions = named["backbone.net.pos_embed"]
+    named["backbone.net.pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+    theirs.load_state_dict(named)
+    images = torch.randn(1, 3, 256, 192)  # padded by neither: positions of another grid
+    with torch.no_grad():
+        expected, found = theirs.eval().backbone(images), ours.eval().backbone(images)
+    assert found.keys() == expected.keys()
+    for level, value in expected.items():
+        assert (found[level] - value).norm() < 1e-5 * value.norm(), level
 
 
 def small(cascade: bool, fed: bool) -> tuple[nn.Module, DetectionConfig]:
