@@ -86,9 +86,16 @@ def read_rgb(path: Path, white: int = WHITE) -> Image.Image:
         raise unreadable(path, e) from e
 
 
-def black_images(where: str, paths: Sequence[str | Path], white: int) -> list[str]:
-    """A note on images of 16-bit grey that hold levels of eight bits alone, and so come out black."""
-    black = [path for path in paths if _is_dark(path)] if white == WHITE else []
+def black_images(
+    where: str, paths: Sequence[str | Path], white: int, content: Callable[[int], bytes] | None = None
+) -> list[str]:
+    """A note on images of 16-bit grey that hold levels of eight bits alone, and so come out black.
+
+    Args:
+        content: position among `paths` -> the file's bytes, where paths are names in an archive.
+    """
+    sources = paths if content is None else map(content, range(len(paths)))
+    black = [path for path, source in zip(paths, sources, strict=True) if _is_dark(source)] if white == WHITE else []
     return [
         f"{where}: {len(black)} of {len(paths)} images that were looked at are of 16 bits and hold levels up to 255 alone, "
         f"which come out black, such as {path}: --set data.white_level=255"
@@ -96,9 +103,9 @@ def black_images(where: str, paths: Sequence[str | Path], white: int) -> list[st
     ]
 
 
-def _is_dark(path: str | Path) -> bool:
+def _is_dark(source: str | Path | bytes) -> bool:
     try:
-        with open_picture(path) as image:
+        with open_picture(source) as image:
             return image.mode.startswith("I") and 0 < np.asarray(image).max(initial=0) <= 255
     except UNREADABLE:
         return False
@@ -118,7 +125,7 @@ class RandomCrop:
     size: int
     then: Callable[[Tensor], Tensor]
 
-    def of_encoded(self, content: bytes) -> Tensor:
+    def of_encoded(self, content: bytes, white: int = WHITE) -> Tensor:
         """The crop of an image file, uint8 (3, size, size).
 
         Raises:
@@ -126,7 +133,7 @@ class RandomCrop:
         """
         frame = jpeg_frame(content)
         if frame is None:
-            return self.of_pixels(np.array(decode_rgb(content)))
+            return self.of_pixels(np.array(decode_rgb(content, white=white)))
         check_size(frame.width, frame.height)
         box = self.draw(frame.width, frame.height)
         scale = reduction(box, self.size)

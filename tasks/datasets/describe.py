@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tasks.base import DataInfo
 from tasks.datasets.account import printable
+from tasks.datasets.decoding import black_images
 from tasks.datasets.images import ImageSet
 from tasks.datasets.look import Looked, between, look, spread, three_lines
 from tasks.datasets.manifest import check_alone, check_pair, copies
 from tasks.recipe import DataConfig
 
+_DARK_LOOKED_AT = 16  # images of each split that are looked at for levels that all come out black
 LOOKED_AT = 128  # images of each split that are decoded before the first step
 
 
@@ -76,6 +78,7 @@ def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
     told = []
     for name, images in splits.items():
         seen = _look(images, LOOKED_AT)
+        info.looked += black_images(name, *_some(images))
         counts = np.bincount(images.labels, minlength=images.classes)
         few, many = counts[counts > 0].min(initial=len(images)), counts.max(initial=0)
         balance = (
@@ -97,6 +100,12 @@ def look_at_parts(info: DataInfo, parts: Sequence[ImageSet]) -> list[str]:
     count = sum(map(len, parts))
     told = f"val: {count:,} images in {len(parts)} folders, {seen.sizes()} ({seen.images:,} looked at)"
     return three_lines(info, [told])
+
+
+def _some(images: ImageSet) -> tuple[list[str], int, Callable[[int], bytes]]:
+    """Names of a few images, the level that becomes white, and their content."""
+    rows = spread(len(images), _DARK_LOOKED_AT)
+    return [images.name(row) for row in rows], images.white, lambda k: images.encoded(rows[k])[0]
 
 
 def _look(images: ImageSet, most: int) -> Looked:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError, unknown
 from tasks.datasets.account import Account
-from tasks.datasets.decoding import SKIP_BROKEN, UNREADABLE, RandomCrop, decode_rgb, unreadable
+from tasks.datasets.decoding import SKIP_BROKEN, UNREADABLE, WHITE, RandomCrop, decode_rgb, unreadable
 from tasks.datasets.layouts import Reader, open_reader
 from tasks.datasets.layouts.find import SPLITS, open_path
 from tasks.datasets.manifest import Manifest
@@ -39,6 +39,7 @@ class ImageSet:
     way_out: str = SKIP_BROKEN  # how to leave out unreadable images, for messages
     cached: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     chosen_by: str = ""  # digest of a choice among the images, for the fingerprint
+    white: int = WHITE  # ``data.white_level``
 
     def __post_init__(self) -> None:
         # The reader numbers its own classes; here they have the numbers of the training split.
@@ -91,7 +92,7 @@ class ImageSet:
             return Image.fromarray(self.cached[i]), self.label(i)
         content, label = self.encoded(i)
         try:
-            return decode_rgb(content), label
+            return decode_rgb(content, white=self.white), label
         except UNREADABLE as e:
             raise self.unreadable(i, e) from e
 
@@ -202,7 +203,7 @@ def open_split(
         _check_classes(reader, class_to_idx)
     if split == "train" or (split == "val" and class_to_idx is None):
         _check_filled(reader, split)
-    return ImageSet(base, split, reader, class_to_idx or own, list(range(len(reader))))
+    return ImageSet(base, split, reader, class_to_idx or own, list(range(len(reader))), white=options.white)
 
 
 def open_folder(path: str | Path, *, skip_broken: bool = False) -> ImageSet:
@@ -284,7 +285,7 @@ class CroppedImages(Dataset[Any]):
             return self.crop.of_pixels(self.images.cached[i]), self.images.label(i)
         content, label = self.images.encoded(i)
         try:
-            return self.crop.of_encoded(content), label
+            return self.crop.of_encoded(content, self.images.white), label
         except UNREADABLE as e:
             raise self.images.unreadable(i, e) from e
 

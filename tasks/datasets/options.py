@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, fields
 
 from backbones.errors import UserError, unknown
+from tasks.datasets.decoding import WHITE
 from tasks.recipe import DataConfig
 
 _OF_OTHERS = ("real_json",)  # an option of `tasks.classification.robustness`
@@ -20,12 +21,14 @@ class LayoutOptions:
         label: where labels are: a field of shards (``cls``, ``txt``, ``json:KEY``), or a column of Parquet files.
         first_label: the number of the first class in lists, shards and Parquet files.
         outside: a list may name files outside the data folder.
+        white: ``data.white_level``, which is a key of its own.
     """
 
     image: str | None = None
     label: str | None = None
     first_label: int = 0
     outside: bool = False
+    white: int = WHITE
 
 
 def layout_options(data: DataConfig) -> LayoutOptions:
@@ -35,8 +38,8 @@ def layout_options(data: DataConfig) -> LayoutOptions:
         UserError: an option that nobody reads, or a value of another type.
     """
     if data.name == "embedded" and data.root is None:
-        return LayoutOptions()
-    known = [option.name for option in fields(LayoutOptions)]
+        return LayoutOptions(white=data.white_level)
+    known = [option.name for option in fields(LayoutOptions) if option.name != "white"]
     given = {key: value for key, value in data.options.items() if key not in _OF_OTHERS}
     for key, value in given.items():
         if key not in known:
@@ -49,4 +52,4 @@ def layout_options(data: DataConfig) -> LayoutOptions:
                 raise UserError(f"data.options.outside={value}: give true or false")
         elif not isinstance(value, str) or not re.fullmatch(r"\S.*", value):
             raise UserError(f"data.options.{key}={value}: give a name, such as {'jpg' if key == 'image' else 'cls'}")
-    return LayoutOptions(**given)
+    return LayoutOptions(**given, white=data.white_level)

@@ -24,6 +24,7 @@ from torch import nn
 
 from backbones.atomic import write_text
 from tasks.base import Evaluator
+from tasks.datasets.decoding import WHITE
 from tasks.detection.annotations import Content
 from tasks.detection.data import CocoSplit, Record
 from tasks.detection.ids import Id
@@ -44,12 +45,19 @@ class DetectionEvaluator(Evaluator):
         records: its images that are evaluated; objects of others do not count as missed.
         with_masks: also mask AP.
         pictures: how many images `write` draws, spread over `records`.
+        white: ``data.white_level``, for those.
     """
 
     def __init__(
-        self, split: CocoSplit, records: Sequence[Record], *, with_masks: bool = True, pictures: int = 0
+        self,
+        split: CocoSplit,
+        records: Sequence[Record],
+        *,
+        with_masks: bool = True,
+        pictures: int = 0,
+        white: int = WHITE,
     ) -> None:
-        self.split, self.records, self.pictures = split, records, pictures
+        self.split, self.records, self.pictures, self.white = split, records, pictures, white
         self.kinds = ("bbox", "segm") if with_masks else ("bbox",)
         self._results: list[Any] = []
 
@@ -81,7 +89,7 @@ class DetectionEvaluator(Evaluator):
         """The results file for COCO's tools, and pictures of truth beside prediction."""
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / RESULTS_FILE, json.dumps(with_file_ids(in_order(results), self.split.content.file_ids)))
-        write_pictures(self.split, self.records, results, folder, self.pictures)
+        write_pictures(self.split, self.records, results, folder, self.pictures, self.white)
 
 
 def in_order(results: list[Any]) -> list[dict[str, Any]]:

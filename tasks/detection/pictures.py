@@ -15,6 +15,7 @@ from pycocotools import mask as run_length
 
 from backbones.atomic import write_bytes
 from tasks.contact_sheet import Pixels, Sheet, font
+from tasks.datasets.decoding import WHITE
 from tasks.detection.data import CocoSplit, Record, read_pixels
 
 SIDE = 640  # pixels of the longer side of a picture
@@ -25,19 +26,28 @@ _LETTERS = 18  # pixels
 
 
 def write_pictures(
-    split: CocoSplit, records: Sequence[Record], results: Sequence[dict[str, Any]], folder: Path, count: int
+    split: CocoSplit,
+    records: Sequence[Record],
+    results: Sequence[dict[str, Any]],
+    folder: Path,
+    count: int,
+    white: int = WHITE,
 ) -> None:
-    """Draws `count` images, spread over `records`, as ``NAME.png`` in `folder`: the same ones after every evaluation."""
+    """Draws `count` images, spread over `records`, as ``NAME.png`` in `folder`: the same ones after every evaluation.
+
+    Args:
+        white: ``data.white_level``.
+    """
     found = {result["image_id"]: result["instances"] for result in results}
     chosen = [records[k * len(records) // count] for k in range(count)] if len(records) > count else records[:count]
     for number, record in enumerate(chosen):
         name = f"{number:02d}_{Path(record['file_name']).stem}.png"
-        write_bytes(folder / name, draw(split, record, found.get(record["image_id"], [])))
+        write_bytes(folder / name, draw(split, record, found.get(record["image_id"], []), white))
 
 
-def draw(split: CocoSplit, record: Record, found: list[dict[str, Any]]) -> bytes:
+def draw(split: CocoSplit, record: Record, found: list[dict[str, Any]], white: int = WHITE) -> bytes:
     """One image as PNG, twice: with its objects, and with the surest of `found` (results in COCO's format)."""
-    pixels = read_pixels(record)
+    pixels = read_pixels(record, white)
     objects = [a for a in record["annotations"] if not a["iscrowd"]]
     shown, rule = choose(found)
     numbers = {category: i for i, category in enumerate(split.category_ids)}

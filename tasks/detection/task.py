@@ -186,8 +186,8 @@ class DetectionTask(Task[DetectionRecipe]):
 
     def evaluator(self) -> DetectionEvaluator:
         kind = LvisEvaluator if is_lvis(self.val) else DetectionEvaluator
-        config = self.recipe.detection
-        return kind(self.val, self.val_records, with_masks=config.with_masks, pictures=config.pictures)
+        config, white = self.recipe.detection, self.recipe.data.white_level
+        return kind(self.val, self.val_records, with_masks=config.with_masks, pictures=config.pictures, white=white)
 
 
 def _check_classes(recipe: DetectionRecipe, train: CocoSplit, val: CocoSplit) -> None:

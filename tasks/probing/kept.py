@@ -33,6 +33,7 @@ from backbones.encoders.preprocessing import Preprocessing
 from backbones.errors import UserError, unknown
 from backbones.files.tensor_files import sha256_file
 from tasks.datasets.cache_folder import default_cache_root
+from tasks.datasets.decoding import WHITE
 from tasks.datasets.images import ImageSet, TransformedImages
 from tasks.datasets.transforms import eval_crop
 from tasks.features.array_files import ArrayFiles
@@ -141,6 +142,7 @@ def _key(source: Source, images: ImageSet) -> dict[str, Any]:
         "img_size": source.used.img_size[0],
         "precision": source.precision,
         "store": source.store,
+        **({} if images.white == WHITE else {"white": images.white}),
     }
 
 

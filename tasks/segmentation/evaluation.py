@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from backbones.errors import UserError
 from tasks.base import Evaluator
+from tasks.datasets.decoding import WHITE
 from tasks.segmentation.folders import IGNORE
 from tasks.segmentation.mm import IoUMetric
 from tasks.segmentation.pictures import Picture, reduced, write_picture
@@ -24,11 +25,12 @@ class SegmentationEvaluator(Evaluator):
     Args:
         class_names: in order of label.
         drawn: paths of the validation images to draw.
+        white: ``data.white_level``, for those.
     """
 
-    def __init__(self, class_names: Sequence[str], drawn: Sequence[str] = ()) -> None:
+    def __init__(self, class_names: Sequence[str], drawn: Sequence[str] = (), white: int = WHITE) -> None:
         self.class_names = list(class_names)
-        self.drawn = list(drawn)
+        self.drawn, self.white = list(drawn), white
         self._results: list[Any] = []
 
     @torch.no_grad()
@@ -74,4 +76,4 @@ class SegmentationEvaluator(Evaluator):
         """``NN_<image>.png`` of each image drawn: photograph, map and prediction."""
         for picture in (result for result in results if isinstance(result, Picture)):
             name = f"{self.drawn.index(picture.image):02d}_{Path(picture.image).stem}.png"
-            write_picture(picture, read_image(picture.image), self.class_names, folder / name)
+            write_picture(picture, read_image(picture.image, white=self.white), self.class_names, folder / name)

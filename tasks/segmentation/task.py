@@ -160,7 +160,7 @@ class SegmentationTask(Task[SegmentationRecipe]):
         """mIoU over the classes of the data set, and pictures of images spread over the validation set."""
         count = min(self.recipe.segmentation.pictures, len(self._val))
         drawn = [str(self._val[k * len(self._val) // count].image) for k in range(count)]
-        return SegmentationEvaluator(self.class_names, drawn)
+        return SegmentationEvaluator(self.class_names, drawn, self.recipe.data.white_level)
 
 
 def _first(name: str, found: folders.Pairs, limit: int | None) -> checks.Used:

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from backbones.errors import UserError
 from tasks.segmentation.classes import class_names
 from tasks.segmentation.config import SegmentationConfig
+from tasks.segmentation.evaluation import SegmentationEvaluator
 from tasks.segmentation.folders import find_pairs
 from tasks.segmentation.reading import read_image, read_labels
 from tasks.segmentation.task import SegmentationTask
@@ -270,3 +272,17 @@ def test_copies_of_training_images_are_noted(tmp_path: Path, recipe: RecipeMaker
     (root / "images" / "validation" / "validation_0.jpg").write_bytes(image)
     _, notes = looked_at(SegmentationTask(recipe(root)))
     assert "1 of 2 looked at have the very bytes of a training image" in notes
+
+
+def test_pictures_are_drawn_at_the_white_level(tmp_path: Path) -> None:
+    path = tmp_path / "dark.png"
+    Image.fromarray(np.full((32, 32), 200, np.uint16)).save(path)
+    brightest = {}
+    for white in (255, 65535):
+        evaluator = SegmentationEvaluator(["a", "b"], [str(path)], white)
+        evaluator.add(torch.zeros(32, 32, dtype=torch.int64), torch.zeros(32, 32, dtype=torch.int64), str(path))
+        evaluator.write(evaluator.results(), tmp_path / str(white))
+        (drawn,) = (tmp_path / str(white)).iterdir()
+        brightest[white] = {color for _, color in Image.open(drawn).convert("RGB").getcolors(1 << 20) or []}
+    assert (200, 200, 200) in brightest[255]
+    assert (200, 200, 200) not in brightest[65535]
