@@ -281,6 +281,7 @@ def test_pictures_are_drawn_at_the_white_level(tmp_path: Path) -> None:
     for white in (255, 65535):
         evaluator = SegmentationEvaluator(["a", "b"], [str(path)], white)
         evaluator.add(torch.zeros(32, 32, dtype=torch.int64), torch.zeros(32, 32, dtype=torch.int64), str(path))
+        (tmp_path / str(white)).mkdir()
         evaluator.write(evaluator.results(), tmp_path / str(white))
         (drawn,) = (tmp_path / str(white)).iterdir()
         brightest[white] = {color for _, color in Image.open(drawn).convert("RGB").getcolors(1 << 20) or []}
