@@ -34,7 +34,7 @@ def test_the_handlers_go_with_the_command(cli: Callable[..., Any]) -> None:
 def test_a_signal_that_an_import_made_another_error_of_still_asks_for_the_same_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def importing() -> None:
+    def importing(**_: object) -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except BaseException as e:
@@ -59,7 +59,7 @@ def test_a_signal_that_an_import_made_another_error_of_still_asks_for_the_same_c
 def test_what_the_system_refuses_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
 ) -> None:
-    def failing() -> None:
+    def failing(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(cli_main, "app", failing)
