@@ -13,10 +13,10 @@ UNFINISHED := .venv-unfinished
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart encoder test unit lint constraints clean
+.PHONY: help quickstart encoder test test-wheel unit lint constraints clean
 
 help: ## show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 quickstart: $(READY) ## pre-train, evaluate on three tasks, print three tables (under 10 minutes on 2 cores)
 	$(BIN)/mae-bench run --suite quickstart --out runs/quickstart
@@ -30,6 +30,9 @@ encoder: $(READY) ## pre-train the encoder that ships (goes on where it stopped)
 
 test: lint ## everything that CI checks: linter, types, all tests with coverage
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --cov --cov-report=term --durations=10
+
+test-wheel: $(READY) ## the wheel in an empty environment, with all extras, runs every task (downloads some GB)
+	MAE_BENCH_TEST_WHEEL=1 $(BIN)/python -m pytest tests/test_install.py -k empty_environment
 
 unit: $(READY) ## the quick tests only
 	$(BIN)/python -m pytest -m "not slow"

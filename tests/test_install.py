@@ -75,3 +75,17 @@ def test_the_installed_command_runs_from_any_folder(elsewhere: Path, tmp_path: P
     suites = run(elsewhere / "mae-bench", "list", "suites", cwd=tmp_path)
     assert {line.split()[0] for line in recipes.splitlines()[1:]} == set(recipe_names())
     assert {line.split()[0] for line in suites.splitlines()[1:]} == set(suite_names())
+
+
+@pytest.mark.skipif(
+    "MAE_BENCH_TEST_WHEEL" not in os.environ,
+    reason="downloads some GB into an empty environment and runs for minutes: make test-wheel",
+)
+def test_the_wheel_in_an_empty_environment_runs_every_task_from_any_folder(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "empty", with_pip=True)
+    bin = tmp_path / "empty" / "bin"
+    run(bin / "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", f"{wheel}[all]", cwd=tmp_path)
+    assert "installed sal-detectron2" in run(bin / "mae-bench", "setup", "detectron2", cwd=tmp_path)
+    printed = run(bin / "mae-bench", "run", "--suite", "smoke", "--out", "runs", cwd=tmp_path)
+    for task in ("finetune", "linear", "knn", "detection", "detection_fpn", "segmentation", "segmentation_frozen"):
+        assert task in printed

@@ -152,7 +152,7 @@ def reconstruct(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the masks.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Draw images, masked, reconstructed, and with visible patches pasted, for several mask ratios and samplings."""
+    """Draw images masked, reconstructed and as they are, for several mask ratios and samplings."""
     from mae_bench.checkpoint_tools.reconstruct import reconstruct as run
 
     rows = run(

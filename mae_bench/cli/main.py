@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from backbones.errors import Interrupted, RunFailed, UserError
-from mae_bench.cli import check, checkpoint, data, listing, rehearse, report, run, speed, status, table
+from mae_bench.cli import check, checkpoint, data, listing, rehearse, report, run, setup, speed, status, table
 from mae_bench.cli.common import Debug, Quiet, Verbs, add_verb, debugging, set_debug, set_quiet
 from mae_bench.common.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 from mae_bench.common.library_warnings import library_warnings_kept
@@ -73,6 +73,7 @@ add_verb(
 add_verb(app, checkpoint.extract, name="extract", example="runs/mae --data photos --out features.npy", slow=True)
 app.add_typer(data.app, name="data")
 add_verb(app, table.table, name="table", example=f"table3 {_RUNS}")
+add_verb(app, setup.setup, name="setup", example="detectron2")
 add_verb(app, speed.speed, name="speed", example="--arch vit_micro_patch8", slow=True)
 
 

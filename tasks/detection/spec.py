@@ -14,6 +14,6 @@ SPEC = TaskSpec(
     ),
     extra="detection",
     needs=("detectron2", "pycocotools"),
-    install="pip install 'mae-bench[detection]', then python -m tasks.detection.install",
+    install="pip install 'mae-bench[detection]', then mae-bench setup detectron2",
     verify="tasks.detection.verify:verify",
 )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tasks
 from backbones.errors import UserError
 from tasks.detection import install
 
@@ -75,3 +78,27 @@ def test_somebody_elses_detectron2_is_kept(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout == f"detectron2: kept the one in {own}\n"
+
+
+def test_setup_installs_only_what_is_missing_and_says_what_it_downloads(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "importable", lambda: None)
+    monkeypatch.setattr(install, "install", lambda site_packages: tmp_path / "_detectron2")
+    done = cli("setup", "detectron2")
+    assert done.out == f"detectron2: installed {install.REQUIREMENT} in {tmp_path / '_detectron2'}\n"
+    assert f"downloading {install.REQUIREMENT}" in done.err
+    monkeypatch.setattr(install, "importable", lambda: tmp_path)
+    assert cli("setup", "detectron2").out == f"detectron2: kept the one in {tmp_path}\n"
+    assert cli("setup", "detectron").code == 2
+
+
+def test_a_job_that_needs_it_names_the_command_and_installs_nothing(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = tasks.find_spec
+    monkeypatch.setattr(tasks, "find_spec", lambda name: None if name == "detectron2" else find(name))
+    monkeypatch.setattr(install, "install", lambda *a: pytest.fail("installed unasked"))
+    done = cli("run", "--scratch", "vit_micro_patch8", "--tasks", "detection", "--out", tmp_path / "runs")
+    assert done.code == 2
+    assert "mae-bench setup detectron2" in done.err
