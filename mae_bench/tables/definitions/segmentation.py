@@ -29,7 +29,7 @@ TABLE5 = Definition(
 )
 SEGMENTATION_FROZEN = Definition(
     name="segmentation_frozen",
-    title="Semantic segmentation with a frozen encoder, ADE20K, UPerNet, mIoU (%)",
+    title="Semantic segmentation with a frozen encoder and a linear head, ADE20K, mIoU (%)",
     task="segmentation",
     protocols=("segmentation_frozen",),
     data=ADE20K,

@@ -7,10 +7,13 @@ import unicodedata
 from collections.abc import Sequence
 
 from mae_bench.common.text import plain
-from mae_bench.tables.formats.text_grid import blocks, grid, notes, sources, stubs
+from mae_bench.tables.formats.text_grid import Grid, blocks, grid, notes, sources, stubs
 from mae_bench.tables.table import Table
+from tasks import registry
 
 PACKAGES = ("booktabs", "graphicx")
+_BEST = "\ue000"  # before a figure that is printed in bold
+_FIGURE = re.compile(r"-?\d+(\.\d+)?")
 _SIGNS = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -78,13 +81,15 @@ def document(table: Table) -> str:
 
 def _float(part: Table, *, last: bool, table: Table) -> list[str]:
     title = re.sub(r"^(Table|Figure) ", r"the paper's \1 ", part.title)  # LaTeX numbers it anew
+    if own := _own_data(part):
+        title += f"; columns of ours: {', '.join(own)}"
     lines = [
         r"\begin{table}[htbp]",
         r"\centering\footnotesize",
         rf"\caption{{{escape(title)}}}",
         rf"\label{{tab:{part.name}}}",
     ]
-    for block in blocks(part, grid(part)):
+    for block in blocks(part, _with_best(part, grid(part))):
         lines += [
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             *_tabular(block, stubs(part)),
@@ -101,7 +106,7 @@ def _float(part: Table, *, last: bool, table: Table) -> list[str]:
 def _tabular(block: Sequence[Sequence[str]], stubs: int) -> list[str]:
     header, *body = block
     columns = "l" * stubs + "r" * (len(header) - stubs)
-    rows = [rf"{' & '.join(map(escape, line))} \\" for line in [header, *body]]
+    rows = [rf"{' & '.join(map(_cell, line))} \\" for line in [header, *body]]
     return [
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
@@ -113,9 +118,44 @@ def _tabular(block: Sequence[Sequence[str]], stubs: int) -> list[str]:
     ]
 
 
+def _own_data(part: Table) -> list[str]:
+    """Data sets of the columns that hold figures of ours alone: the title names the paper's."""
+    columns = [column for column in part.columns if not column.in_paper and _direction(column.metric)]
+    return list(dict.fromkeys((column.setting or column.heading).split(", ")[-1].split(" ")[-1] for column in columns))
+
+
+def _with_best(part: Table, lines: Grid) -> Grid:
+    """The lines, with a mark before each column's best published figure, and before its best figure of ours."""
+    marked = [list(line) for line in lines]
+    left = stubs(part)
+    for i, column in enumerate(part.columns, start=left):
+        sign = _direction(column.metric)
+        for kind in {"" if part.factor else line[left - 1] for line in lines[1:]} & {"", "published", "ours"}:
+            rows = [k for k, line in enumerate(lines) if k and (part.factor or line[left - 1] == kind)]
+            figures = {k: sign * float(found[0]) for k in rows if sign and (found := _FIGURE.match(lines[k][i]))}
+            if len(figures) > 1:
+                for k in (k for k, figure in figures.items() if figure == max(figures.values())):
+                    marked[k][i] = _BEST + lines[k][i]
+    return marked
+
+
+def _direction(metric: str) -> int:
+    """1 where higher is better, -1 where lower is, 0 of what no task declares as a metric, such as hours."""
+    found = next((known for spec in registry().values() if (known := spec.declared(metric))), None)
+    return 0 if found is None else -1 if found.better == "lower" else 1
+
+
+def _cell(text: str) -> str:
+    if not text.startswith(_BEST):
+        return escape(text)
+    figure, rest = text[1:].partition(" ")[0], text[1:].partition(" ")[2]
+    return rf"\textbf{{{escape(figure)}}}" + (f" {escape(rest)}" if rest else "")
+
+
 def escape(text: str) -> str:
     """Text of a record as LaTeX that prints as that text; signs that pdflatex has no letter for as their number, ``U+4E2D``."""
-    return "".join(map(_sign, re.sub(r"(^|\()-(?=\d)", "\\1\N{MINUS SIGN}", plain(text))))
+    text = re.sub(r"(^|\()-(?=\d)", "\\1\N{MINUS SIGN}", plain(text))
+    return "".join(map(_sign, re.sub(r'(^|[\s(\[])"(?=\S)', "\\1\N{LEFT DOUBLE QUOTATION MARK}", text)))
 
 
 def _sign(char: str) -> str:

@@ -172,6 +172,19 @@ def test_latex_has_booktabs_rules_and_a_minus_sign() -> None:
     assert "\\caption{the paper'{}s Table 3: image classification" in text
 
 
+def test_latex_prints_the_best_of_a_column_in_bold_the_published_and_ours() -> None:
+    micro = [make(metrics={"top1": 70.0}), make("scratch", metrics={"top1": 60.0})]
+    text = tables.render(tables.build("table3", micro), "latex")
+    assert "\\textbf{86.9}" in text
+    assert "\\textbf{70.0}" in text
+    assert "\\textbf{60.0}" not in text
+    assert "; columns of ours: embedded}" in text
+
+
+def test_latex_opens_quotations() -> None:
+    assert escape('a "word" and ("two")') == ("a \\textquotedblleft{}word{''} and (\\textquotedblleft{}two{''})")
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_latex_commands_come_from_us_alone(text: str) -> None:
     escaped = escape(text)
