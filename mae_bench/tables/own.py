@@ -1,6 +1,6 @@
 """The user's own results in one table: a row a task and metric, a column a start, the gain over scratch, the published figure.
 
-The gain has a column of its own; of several starts it stands in brackets, so that the table fits a terminal.
+The gain has a column of its own, or stands in brackets where several starts or seeds would make a terminal too narrow.
 
 What `mae-bench run` prints at its end. The papers' tables, with every published row, are `mae-bench table`'s.
 """
@@ -27,7 +27,7 @@ from tasks import metric, spec
 from tasks.spec import MISSING, Metric, in_decimals
 
 SCRATCH = "scratch"
-_WIDTH = 80  # characters of a terminal; starts that need more side by side become rows
+_WIDTH = 80  # characters of a terminal; starts that need more side by side become rows, where that is narrower
 # How recipes cite a figure (`published.yaml`, cited_as) -> the metric.
 _CITED = {"top-1": "top1", "box AP": "box_ap", "mask AP": "mask_ap", "mIoU": "mIoU", "mCE": "inc_mce"}
 
@@ -77,9 +77,14 @@ def own_figures(records: Iterable[Record], runs_dir: str | os.PathLike[str] | No
 def own_results(records: Iterable[Record], runs_dir: str | os.PathLike[str] | None = None) -> list[dict[str, str]]:
     """`own_figures` as rows of plain cells by heading, ``75.2 ± 0.4 (n=3)``; empty columns are left out."""
     found = own_figures(records, runs_dir)
-    across = _filled([{"task": each.task, "metric": each.metric.key, **_cells(each)} for each in found])
-    several = bool(found) and len(found[0].figures) > 1
-    return _by_start(across, list(found[0].figures)) if _width(across) > _WIDTH and several else across
+    apart, within = (
+        _filled([{"task": each.task, "metric": each.metric.key, **_cells(each, gains_apart=way)} for each in found])
+        for way in (True, False)
+    )
+    starts = list(found[0].figures) if found else []
+    layouts = [apart] if len(starts) < 3 else []
+    layouts += [within, _by_start(within, starts)] if starts else []
+    return next((rows for rows in layouts if _width(rows) <= _WIDTH), min(layouts, key=_width))
 
 
 def _width(rows: Sequence[dict[str, str]]) -> int:
@@ -137,13 +142,13 @@ def _name(record: Record, records: Sequence[Record]) -> str:
     return f"{record.protocol}/{short_name(record.recipe_name)}" if several else record.protocol
 
 
-def _cells(row: OwnFigures) -> dict[str, str]:
+def _cells(row: OwnFigures, *, gains_apart: bool) -> dict[str, str]:
     decimals, gains = row.metric.decimals, row.gains
     cells = {start: text_grid.measured(ours, decimals) for start, ours in row.figures.items()}
-    if len(row.figures) > 2:
-        cells |= {start: f"{cells[start]} ({gain})" for start, gain in gains.items()}
-    else:
+    if gains_apart:
         cells |= {f"{start} - {SCRATCH}": gain for start, gain in gains.items()}
+    else:  # without its deviation: both spreads stand in the row
+        cells |= {start: f"{cells[start]} ({gain.partition(' ')[0]})" for start, gain in gains.items()}
     if row.published is not None:
         cells["published"] = in_decimals(row.published, decimals)
         for start, ours in row.figures.items():
