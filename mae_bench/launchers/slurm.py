@@ -6,9 +6,12 @@ gets a signal, saves and leaves; the job goes back into the queue and resumes. W
 
 from __future__ import annotations
 
+import io
 import os
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -92,8 +95,7 @@ def _submit(
     executor = _executor(out)
     processes, first = _processes(members[0], settings), members[0]
     mine = {
-        "gpus_per_node": processes,
-        "ntasks_per_node": processes,
+        **_places(processes, parameters),
         "cpus_per_task": max(1, first.recipe.train.workers),
         **parameters,
     }
@@ -102,13 +104,44 @@ def _submit(
     if first.after is not None and first.after in ids:
         mine["dependency"] = f"afterok:{ids[first.after]}"
     executor.update_parameters(job_name="mae-bench", additional_parameters=extra, **mine)
-    with executor.batch():
+    with _rejections_told(), redirect_stderr(io.StringIO()), executor.batch():  # submitit shows what sbatch says, too
         submitted = [executor.submit(SlurmStep(python(request, out, job))) for job in members]
     named = {job.name: str(entry.job_id) for job, entry in zip(members, submitted, strict=True)}
     for job in members:
         ledger.write_note(out, job.name, "queued", slurm=named[job.name], after=job.after)
         say(f"{job.name}: queued as {named[job.name]}")
     return named
+
+
+def _places(processes: int, parameters: Mapping[str, Any]) -> dict[str, int]:
+    """Nodes, and GPUs and tasks of each: of a node what ``--slurm gpus_per_node`` says, by default all of the processes.
+
+    Raises:
+        UserError: the processes do not fill the nodes evenly.
+    """
+    each = parameters.get("gpus_per_node") or processes
+    if "nodes" in parameters or each >= processes:
+        return {"gpus_per_node": processes, "ntasks_per_node": processes}
+    if processes % each:
+        raise UserError(
+            f"--slurm gpus_per_node={each}: {processes} processes do not fill nodes of {each}: give a divisor of "
+            f"{processes}, or --gpus-per-job with a multiple of {each}"
+        )
+    return {"nodes": processes // each, "gpus_per_node": each, "ntasks_per_node": each}
+
+
+@contextmanager
+def _rejections_told() -> Iterator[None]:
+    """What sbatch says of a job that it does not take, in one line."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    try:
+        yield
+    except (FailedJobError, UncompletedJobError, subprocess.CalledProcessError) as e:
+        said = getattr(e, "stderr", None) or str(e)
+        text = said.decode(errors="replace") if isinstance(said, bytes) else said
+        lines = [line.strip() for line in text.splitlines() if line.strip().startswith(("sbatch:", "srun:"))]
+        raise UserError(f"--launcher slurm: {'; '.join(lines) or ' '.join(text.split())[:300]}") from e
 
 
 def _executor(out: Path) -> Any:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from backbones.errors import UserError
-from mae_bench.launchers.slurm import _parameters
+from mae_bench.launchers.slurm import _parameters, _places
 
 
 @pytest.mark.parametrize(
@@ -19,3 +24,41 @@ def test_control_characters_are_refused(given: dict[str, str]) -> None:
 
 def test_text_that_a_shell_would_obey_stays_text() -> None:
     assert _parameters({"comment": "x; $(touch y)"})["comment"] == "x; $(touch y)"
+
+
+@pytest.mark.parametrize(
+    ("processes", "given", "places"),
+    [
+        (64, {"gpus_per_node": "8"}, {"nodes": 8, "gpus_per_node": 8, "ntasks_per_node": 8}),
+        (64, {"gpus_per_node": "64"}, {"gpus_per_node": 64, "ntasks_per_node": 64}),
+        (8, {}, {"gpus_per_node": 8, "ntasks_per_node": 8}),
+        (2, {"gpus_per_node": "0"}, {"gpus_per_node": 2, "ntasks_per_node": 2}),
+        (8, {"nodes": "2", "gpus_per_node": "4"}, {"gpus_per_node": 8, "ntasks_per_node": 8}),
+    ],
+)
+def test_nodes_follow_from_what_a_node_has(processes: int, given: dict[str, str], places: dict[str, int]) -> None:
+    assert _places(processes, _parameters(given)) == places
+
+
+def test_processes_that_do_not_fill_the_nodes_are_refused() -> None:
+    with pytest.raises(UserError, match="6 processes do not fill nodes of 4"):
+        _places(6, _parameters({"gpus_per_node": "4"}))
+
+
+def test_a_rejected_job_gives_one_line_with_slurms_words(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    for name, text in {
+        "sbatch": "echo 'sbatch: error: invalid partition specified: gpus' >&2; exit 1",
+        "srun": "",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "squeue").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    job = ["--scratch", "vit_micro_patch8", "--tasks", "knn", "--out", tmp_path / "out", "--launcher", "slurm"]
+    said = cli("run", *job, "--slurm", "partition=gpus")
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert "sbatch: error: invalid partition specified: gpus" in said.err
