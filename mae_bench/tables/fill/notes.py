@@ -27,10 +27,11 @@ def own_setting(paper: DataSet, heading: str, records: Sequence[Record]) -> str:
     sets = {(r.data.name, r.data.train_count, r.data.val_count): r.data for r in records}
     named = len({name for name, *_ in sets}) > 1
     counts = [f"{data.name}: {_counts(data)}" if named else _counts(data) for _, data in sorted(sets.items())]
-    seeds = ", ".join(str(seed) for seed in sorted({record.seed for record in records}))
+    seeds = sorted({record.seed for record in records})
+    said = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
     text = (
         f"{heading}: ours only, no published figure to compare with; {'; '.join(counts)},"
-        f" {records[0].img_size} px, seeds {seeds}"
+        f" {records[0].img_size} px, {said}"
     )
     if any(data.name == "embedded" for data in sets.values()):
         text += f"; a composite (handwritten digits on photographs), its figures say nothing about {paper.title}"
