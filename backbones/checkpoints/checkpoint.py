@@ -122,6 +122,11 @@ class Checkpoint:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
+    def dense_alone(self) -> bool:
+        """Whether this is a trained detector or segmenter that nothing but its own task's evaluation can take (`heads`)."""
+        return bool(self.heads) and not self.state
+
+    @property
     def arch(self) -> str:
         """Such as ``vit_base_patch16``."""
         return self.architecture.arch
@@ -179,7 +184,12 @@ class Checkpoint:
         if isinstance(self.architecture, Plugin):
             return self.architecture.open()
         if isinstance(self.architecture, TimmModel):
-            net = self.architecture.open(self.state, size, drop_path=drop_path, dynamic=dynamic)
+            if self.dense_alone and not dynamic:
+                raise UserError(
+                    f"{self.path} holds a trained {self.task} model, whose encoder is not whole: give the checkpoint that it "
+                    f"started from, or --tasks {self.task} --set schedule.iterations=0 to evaluate it"
+                )
+            net = self.architecture.open(self.state or None, size, drop_path=drop_path, dynamic=dynamic)
             return Encoder(net, self.preprocessing, arch=self.arch, img_size=size)
         vit = self.encoder(img_size=size, drop_path=drop_path, positions=positions)
         net = _own_pooling(vit, self.head)
@@ -351,8 +361,15 @@ def _of_file(file: TensorFile, img_size: tuple[int, int] | None) -> Checkpoint:
     return _of_plain(file, read_names(file.path, file.tensors), img_size)
 
 
+# How names begin in trained detectors and segmenters of ours.
+_DENSE = {"backbone.": "detection", "net.backbone.": "segmentation"}
+
+
 def _of_ours(file: TensorFile, model: TimmModel) -> Checkpoint:
     """What a task of ours wrote of an encoder that is no plain ViT: its tensors, and those of what stood behind it."""
+    for start, task in _DENSE.items():
+        if any(name.startswith(start) for name in file.tensors):
+            return _of_our_dense(file, model, task)
     wanted = model.outline()[0].state_dict().keys()
     found = _of_timm(file, model, told.label_of_file(file), {k: t for k, t in file.tensors.items() if k in wanted})
     head = _float({k: t for k, t in file.tensors.items() if k not in wanted})
@@ -366,6 +383,25 @@ def _of_ours(file: TensorFile, model: TimmModel) -> Checkpoint:
         task="classification" if head else None,
         metadata=metadata,
         preprocessing=told.of_metadata(file, found.preprocessing),
+    )
+
+
+def _of_our_dense(file: TensorFile, model: TimmModel, task: str) -> Checkpoint:
+    """A trained detector or segmenter: all is in `heads`, for its encoder lacks what a map of features does not need."""
+    heads = _float(dict(file.tensors))
+    _check_finite(file.path, heads)
+    return Checkpoint(
+        path=file.path,
+        sha256=file.sha256,
+        layout="mae_bench",
+        method=str((file.metadata or {}).get("method") or told.label_of_file(file)),
+        architecture=model,
+        state={},
+        heads=heads,
+        task=task,
+        metadata=file.metadata or {},
+        preprocessing=told.of_metadata(file, model.preprocessing()),
+        sources={"heads": model.told_by},
     )
 
 

@@ -30,12 +30,17 @@ def load_heads(model: nn.Module, checkpoint: Checkpoint, *, task: str, encoder_p
     Raises:
         UserError: `whole`, and heads are missing or of another shape, or relative positions find no place.
     """
+    if checkpoint.dense_alone and not (whole and checkpoint.task == task):
+        raise UserError(
+            f"{checkpoint.path} holds a trained {checkpoint.task} model, whose encoder is not whole: it can be evaluated "
+            f"(--tasks {checkpoint.task} --set schedule.iterations=0), not trained"
+        )
     if checkpoint.task != task and whole:
         raise UserError(f"{checkpoint.path} holds no trained {task} heads: give one that was trained for {task}")
     if not checkpoint.heads or checkpoint.task not in (task, None):
         return []
     found = {(encoder_prefix + k if re.fullmatch(REL_POS, k) else k): v for k, v in checkpoint.heads.items()}
-    wanted = _own(model, encoder_prefix)
+    wanted = model.state_dict() if checkpoint.dense_alone else _own(model, encoder_prefix)
     fitting = {}
     for name, tensor in wanted.items():
         if name in found:

@@ -12,6 +12,7 @@ from timm.models import save_for_hf
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
+from backbones.files.tensor_files import save_tensors
 from mae_bench.jobs.for_encoder import EncoderAtHand, with_published_crop
 from mae_bench.jobs.from_tasks import from_tasks
 from mae_bench.jobs.job import PlannedJob
@@ -80,6 +81,27 @@ def test_every_task_takes_a_step_and_evaluates(family: str, tmp_path: Path) -> N
     source = checkpoint(tmp_path, family)
     for protocol in ("linear", "finetune", "detection", "segmentation"):
         assert step_and_evaluation(recipe(source, protocol), source) == [], protocol
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["detection", "segmentation"])
+@pytest.mark.parametrize("family", ["DINOv3", "ConvNeXt"])
+def test_a_trained_dense_model_is_evaluated_alone_and_nothing_else(family: str, protocol: str, tmp_path: Path) -> None:
+    source = checkpoint(tmp_path, family)
+    trained = create_task(recipe(source, protocol), source)
+    said = {"arch": source.arch, "method": "a", "timm": source.architecture.as_config(48)}  # type: ignore[union-attr]
+    save_tensors(tmp_path / "model.safetensors", trained.export(trained.model)["model"], said)
+    alone = load_checkpoint(tmp_path / "model.safetensors")
+    assert (alone.task, alone.method) == (protocol, "a")
+    evaluated = create_task(recipe(alone, protocol, "schedule.iterations=0"), alone)
+    theirs = trained.model.state_dict()
+    assert evaluated.model.state_dict().keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in evaluated.model.state_dict().items())
+    for refused in ("detection", "segmentation"):  # to go on training from a part of an encoder is no measurement
+        with pytest.raises(UserError, match="encoder is not whole"):
+            create_task(recipe(alone, refused), alone)
+    with pytest.raises(UserError, match="encoder is not whole"):
+        alone.open()
 
 
 @pytest.mark.parametrize("family", ["SigLIP", "ConvNeXt", "DINOv2"])
