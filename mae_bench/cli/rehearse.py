@@ -64,21 +64,14 @@ def rehearse(
 def show(jobs: list[PlannedJob], asked: Asked, as_json: bool) -> None:
     """Rehearses and prints; ends with exit code 1 where a job would not start."""
     from mae_bench.rehearsal import show as shown
-    from mae_bench.rehearsal.rehearse import Rehearsals
-    from tasks.progress import progress
 
-    rehearsals = Rehearsals(asked.processes)
-    reports = []
-    with progress("rehearsing", len(jobs), "jobs") as advance:
-        for job in jobs:
-            reports.append(shown.report(job, asked, rehearsals))
-            advance(len(reports))
+    reports = shown.reports(jobs, asked)
     if as_json:
         print_json(shown.as_json(reports, asked))
     else:
         print_rows(shown.rows(reports))
         print("\n".join(shown.lines(reports, asked)))
-    if failed := sum(each.error is not None or each.fits is False for each in reports):
+    if failed := sum(each.stops for each in reports):
         print(f"{failed} of {len(reports)} jobs would not start or not fit", file=sys.stderr)
         raise typer.Exit(FAILED)
 

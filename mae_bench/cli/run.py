@@ -95,6 +95,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the jobs, their data and cost; run nothing.")
     ] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="With --dry-run: also rehearse the jobs, as `mae-bench rehearse` does.")
+    ] = False,
     launcher: Annotated[
         str, typer.Option("--launcher", metavar="local|gpus|torchrun|slurm", help="How jobs get onto machines.")
     ] = "local",
@@ -144,8 +147,10 @@ def run(
         suite=suite,
         options=options,
     )
+    if rehearse and not dry_run:
+        raise UserError("--rehearse goes with --dry-run")
     if dry_run:
-        return _show_plan(request, out, as_json)
+        return _show_plan(request, out, as_json, rehearse)
     settings = Settings(
         gpus=tuple(g.strip() for g in gpus.split(",") if g.strip()) if gpus else (),
         gpus_per_job=gpus_per_job,
@@ -162,17 +167,29 @@ def run(
         raise typer.Exit(FAILED)
 
 
-def _show_plan(request: Request, out: Path, as_json: bool) -> None:
+def _show_plan(request: Request, out: Path, as_json: bool, rehearsed: bool) -> None:
     from mae_bench.jobs import dry_run
     from mae_bench.jobs.plan import make_plan
 
     plan = make_plan(request)
     lines = dry_run.forecast(plan, out)
+    if rehearsed:
+        from mae_bench.rehearsal import show
+
+        reports = show.reports(plan.jobs, show.Asked())
     if as_json:
-        print_json(dry_run.as_json(plan, lines))
-        return
-    print_rows(dry_run.as_rows(lines))
-    print("\n".join(dry_run.summary(plan, lines)))
+        content = dry_run.as_json(plan, lines)
+        print_json({**content, "rehearsal": show.as_json(reports, show.Asked())} if rehearsed else content)
+    else:
+        print_rows(dry_run.as_rows(lines))
+        print("\n".join(dry_run.summary(plan, lines)))
+    if rehearsed:
+        if not as_json:
+            print()
+            print_rows(show.rows(reports))
+            print("\n".join(show.lines(reports, show.Asked())))
+        if any(each.stops for each in reports):
+            raise typer.Exit(FAILED)
 
 
 def _show_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:

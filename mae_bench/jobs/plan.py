@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
+from mae_bench.engine.optimizer import check
 from mae_bench.jobs.for_encoder import check_arch, with_published_crop
 from mae_bench.jobs.from_suite import SuiteFile, from_suite
 from mae_bench.jobs.from_tasks import from_tasks
@@ -118,6 +119,7 @@ def _checked(jobs: Sequence[PlannedJob], rest: JobPlan) -> JobPlan:
     """Each job once, however many suites have it; two different ones by one name are a mistake."""
     by_name: dict[str, PlannedJob] = {}
     for job in map(with_published_crop, jobs):
+        _check_values(job)
         other = by_name.setdefault(job.name, job)
         if recipe_hash(other.recipe) != recipe_hash(job.recipe) or other.after != job.after:
             raise UserError(
@@ -125,6 +127,15 @@ def _checked(jobs: Sequence[PlannedJob], rest: JobPlan) -> JobPlan:
                 "of their own"
             )
     return replace(rest, jobs=list(by_name.values()))
+
+
+def _check_values(job: PlannedJob) -> None:
+    """A UserError for values that would stop a job when its turn comes, after others have run for hours."""
+    try:
+        check(job.recipe)
+        job.recipe.check_values()
+    except UserError as e:
+        raise UserError(f"{job.name}: {e}") from e
 
 
 class Encoder(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from mae_bench.jobs.job import PlannedJob
 from mae_bench.rehearsal import devices
 from mae_bench.rehearsal.hours import Cluster, accumulation, hours, seconds_a_step
 from mae_bench.rehearsal.rehearse import Rehearsals, Step
+from tasks.progress import progress
 
 GB = 1e9
 
@@ -70,6 +72,21 @@ class Report:
     seconds_per_step: float | None = None
     hours: float | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def stops(self) -> bool:
+        """It would not start, or not fit."""
+        return self.error is not None or self.fits is False
+
+
+def reports(jobs: Sequence[PlannedJob], asked: Asked) -> list[Report]:
+    """All jobs rehearsed, in their order."""
+    rehearsals, found = Rehearsals(asked.processes), []
+    with progress("rehearsing", len(jobs), "jobs") as advance:
+        for job in jobs:
+            found.append(report(job, asked, rehearsals))
+            advance(len(found))
+    return found
 
 
 def report(job: PlannedJob, asked: Asked, rehearsals: Rehearsals) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from backbones.errors import UserError
 from tasks.recipe import ANY, COUNT, NOT_NEGATIVE, POSITIVE, Range, Ranges, Recipe
 
 
@@ -73,6 +74,11 @@ class ProbingRecipe(Recipe):
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+
+    def check_values(self) -> None:
+        """k-NN trains nothing."""
+        if self.method == "knn" and not self.evaluate_only:
+            raise UserError("k-NN trains nothing: give schedule.iterations=0")
 
     def implied_protocol(self) -> str:
         """``knn`` or ``probe``."""

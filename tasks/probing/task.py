@@ -104,8 +104,7 @@ class ProbingTask(Task[ProbingRecipe]):
         ks, count = self.recipe.knn.k, len(self.train_images)
         if len(self.points) != 1:
             raise UserError(f"k-NN compares one feature, features.pools x features.layers are {len(self.points)}")
-        if not self.recipe.evaluate_only:
-            raise UserError("k-NN trains nothing: give schedule.iterations=0")
+        self.recipe.check_values()
         if self.recipe.select_on != "val":
             raise UserError(
                 "select_on is for what chooses among heads, k-NN reports every k: give --set probe:select_on=train_split"

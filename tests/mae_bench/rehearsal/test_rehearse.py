@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,3 +108,26 @@ def test_detection_with_patch_14_starts_only_with_its_embedding_resampled(
 def test_segmentation_sends_its_batches_to_the_models_device(cli: Callable[..., Any]) -> None:
     pytest.importorskip("mmseg")
     assert cli("rehearse", "segmentation/vit_micro_patch8_embedded").code == 0
+
+
+def test_a_value_that_one_of_several_tasks_cannot_take_is_found_before_the_first_starts(
+    cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    jobs = ["run", "--scratch", "vit_micro_patch8", "--tasks", "linear,knn", "--out", tmp_path / "runs"]
+    for override, line in (
+        ("schedule.epochs=1", "give one of epochs and iterations"),
+        ("knn:schedule.iterations=5", "k-NN trains"),
+    ):
+        said = cli(*jobs, "--set", override)
+        assert said.code == 2
+        assert "knn/vit_micro_patch8_embedded-scratch-s0" in said.err
+        assert line in said.err
+        assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_rehearses_too(cli: Callable[..., Any], tmp_path: Path) -> None:
+    jobs = ["run", "--scratch", "vit_micro_patch8", "--tasks", "knn", "--out", tmp_path / "runs"]
+    said = cli(*jobs, "--dry-run", "--rehearse", "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["rehearsal"]["jobs"][0]["fits"]
+    assert cli(*jobs, "--rehearse").code == 2
