@@ -268,7 +268,7 @@ def _one_line(text: str) -> str:
 # What OmegaConf says of its own classes -> what the user is to give.
 _PLAIN = (
     (
-        r".* is not a ListConfig, list or tuple.*|Cannot merge DictConfig with ListConfig",
+        r".* is not a ListConfig, .*tuple.*|Cannot merge DictConfig with ListConfig",
         "takes a list, such as [1, 2]",
     ),
     (r".* is not a subclass of \w+Config\b.*", "is a group of keys: set one of its keys"),
