@@ -11,7 +11,7 @@ import copy
 import io
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isqrt
 from typing import Any, cast
@@ -46,6 +46,7 @@ class TimmModel:
         cfg: timm's ``pretrained_cfg``: preprocessing, name of the classifier.
         told_by: where all of that is known from.
         label: instead of the name, where `name` is but what `args` vary.
+        resized_to: pixels, where timm's `set_input_size` made another net of it (Swin's windows follow the image).
         final_norm_eps: of the norm before the classifier, where it is not the others' (ConvNeXt of transformers).
     """
 
@@ -55,6 +56,7 @@ class TimmModel:
     told_by: str = "timm's registry"
     label: str = ""
     final_norm_eps: float | None = None
+    resized_to: int | None = field(default=None, repr=False)
 
     @property
     def arch(self) -> str:
@@ -64,7 +66,7 @@ class TimmModel:
     @property
     def img_size(self) -> tuple[int, int]:
         """Pixels, (height, width), that it was trained at."""
-        size = self.args.get("img_size")
+        size = self.resized_to or self.args.get("img_size")
         if size is None:
             size = self.cfg.get("input_size", (3, 224, 224))[-2:]
         return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
@@ -104,6 +106,8 @@ class TimmModel:
             raise UserError(f"{self.arch}: timm cannot build it with {options} ({_first_line(e)})") from e
         if self.final_norm_eps is not None:
             net.head.norm.eps = self.final_norm_eps
+        if self.resized_to is not None:
+            net.set_input_size(img_size=self.img_size)
         return cast(nn.Module, net)
 
     def open(self, state: Tensors | None, img_size: tuple[int, int], *, drop_path: float, dynamic: bool) -> nn.Module:
@@ -172,10 +176,15 @@ class TimmModel:
         args, cfg = dict(self.args), self._cfg()
         if img_size is not None:
             cfg["input_size"] = (3, img_size, img_size)
-            if self.cfg.get("fixed_input_size", False):
+        resized = None
+        if img_size is not None and self.cfg.get("fixed_input_size", False):
+            if not hasattr(self.outline()[0], "set_input_size"):
                 args["img_size"] = img_size
+            elif (img_size, img_size) != replace(self, resized_to=None).img_size:
+                resized = img_size
         config = {"architecture": self.name, "model_args": args, "pretrained_cfg": cfg}
-        return {**config, "label": self.label, "final_norm_eps": self.final_norm_eps}
+        more = {} if resized is None else {"resized_to": resized}
+        return {**config, "label": self.label, "final_norm_eps": self.final_norm_eps, **more}
 
     def _cfg(self) -> dict[str, Any]:
         return {k: v for k, v in self.cfg.items() if k not in ("architecture", "source", "file")}
@@ -235,7 +244,8 @@ def of_config(config: Mapping[str, Any], path: object, told_by: str = "config.js
         raise UserError(f"{path}: config.json is no model configuration of timm's ({_first_line(e)})") from e
     if not timm.is_model(name):
         raise UserError(f'{path}: config.json names "{name}", which this timm ({timm.__version__}) does not have')
-    model = TimmModel(name, args or {}, cfg, told_by, str(config.get("label") or ""), config.get("final_norm_eps"))
+    label, eps, resized = (config.get(key) for key in ("label", "final_norm_eps", "resized_to"))
+    model = TimmModel(name, args or {}, cfg, told_by, str(label or ""), eps, resized)
     _check_channels(model)
     return model
 

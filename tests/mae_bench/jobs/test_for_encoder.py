@@ -85,7 +85,7 @@ def test_every_task_takes_a_step_and_evaluates(family: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["detection", "segmentation"])
-@pytest.mark.parametrize("family", ["DINOv3", "ConvNeXt"])
+@pytest.mark.parametrize("family", ["DINOv3", "ConvNeXt", "Swin"])
 def test_a_trained_dense_model_is_evaluated_alone_and_nothing_else(family: str, protocol: str, tmp_path: Path) -> None:
     source = checkpoint(tmp_path, family)
     trained = create_task(recipe(source, protocol), source)
