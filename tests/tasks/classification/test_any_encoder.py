@@ -48,7 +48,7 @@ def classifier(source: Checkpoint, size: int, **head: Any) -> Classifier:
 
 @pytest.mark.parametrize(
     ("name", "pool"),
-    [("clip", "avg"), ("siglip", "own"), ("convnext", "own"), ("hiera", "avg"), ("swin", "own")],
+    [("clip", "avg"), ("siglip", "own"), ("convnext", "own"), ("hiera", "avg"), ("swin", "own"), ("clip", "attentive")],
 )
 def test_an_exported_model_gives_the_same_logits_when_read_back(name: str, pool: str, tmp_path: Path) -> None:
     source = checkpoint(tmp_path, name)
