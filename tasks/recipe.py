@@ -182,7 +182,9 @@ class TrainConfig:
         "reference_batch_size": COUNT,
         "micro_batch_size": COUNT,
         "ema": Range(0, 0.999999999),
-        "workers": NATURAL,
+        "workers": Range(
+            0, 256
+        ),  # each is a process: a slip of the keyboard, or a stranger's recipe, must not stop the machine
         "eval_every_epochs": POSITIVE,
         "eval_batch_size": COUNT,
         "checkpoint_every_seconds": NOT_NEGATIVE,

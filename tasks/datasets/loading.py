@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import torch.multiprocessing
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from backbones.errors import RunFailed, UserError
 
@@ -74,14 +76,45 @@ def in_time(loader: DataLoader[T]) -> Iterator[T]:
     waits for that worker inside a socket; an alarm ends that, half as long again after the limit.
     """
     limit = loader.timeout if threading.current_thread() is threading.main_thread() else 0
-    batches = iter(loader)
+    with _means_for_workers(loader):
+        batches = iter(loader)
     while True:
-        with _alarm(limit):
+        with _alarm(limit), _means_for_workers(loader):
             try:
                 batch = next(batches)
             except StopIteration:
                 return
         yield batch
+
+
+class NoMeans(RuntimeError):
+    """Data workers cannot be started or heard for want of descriptors, processes, memory or room in /dev/shm."""
+
+
+_WANTS = {
+    errno.EMFILE: "raise `ulimit -n`",
+    errno.ENFILE: "give the system more descriptors (fs.file-max)",
+    errno.ENOSPC: "most likely /dev/shm is full: make it larger (docker run --shm-size)",
+    errno.EAGAIN: "raise `ulimit -u`, or lower train.workers",
+    errno.ENOMEM: "give the job more memory, or lower train.workers",
+}
+
+
+@contextmanager
+def _means_for_workers(loader: DataLoader[Any]) -> Iterator[None]:
+    """`NoMeans`, in a line with the way out, in place of what Python and torch raise for want of them."""
+    try:
+        yield
+    except (OSError, RuntimeError) as e:
+        number = (
+            e.errno if isinstance(e, OSError) else errno.EMFILE if str(e).startswith("Too many open files") else None
+        )
+        if number not in _WANTS or not loader.num_workers:
+            raise
+        # torch's iterator, half made, would fail once more when it is deleted.
+        _MultiProcessingDataLoaderIter._shutdown = True
+        why = e.strerror if isinstance(e, OSError) else "Too many open files"
+        raise NoMeans(f"data workers cannot be used ({why}): {_WANTS[number]}, or set train.workers=0") from e
 
 
 @contextmanager
@@ -118,6 +151,8 @@ def explain_dead_worker(error: Exception) -> str | None:
 
     None when it is another error. torch raises it wherever the parent is when the system reports the death.
     """
+    if isinstance(error, NoMeans):
+        return str(error)
     text = str(error if isinstance(error, RuntimeError) else _reported_death())
     if late := re.search(r"DataLoader timed out after (\d+(?:\.\d+)?) seconds", text):
         return (

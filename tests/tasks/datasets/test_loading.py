@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
+import resource
 import signal
 import time
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.errors import RunFailed
-from tasks.datasets.loading import dead_workers_explained, explain_dead_worker, leave_signals_to_parent
+from tasks.datasets.loading import dead_workers_explained, explain_dead_worker, in_time, leave_signals_to_parent
 
 
 class Deadly(Dataset[Any]):
@@ -75,6 +78,52 @@ def test_a_worker_that_hangs_is_named_where_a_limit_is_set() -> None:
         RunFailed, match=r"no data worker gave a batch for 1 s: look whether the data's file system answers"
     ):
         read(signal.SIGTERM, timeout=1)  # which workers leave to the parent: it sleeps on
+
+
+@pytest.mark.filterwarnings("error")  # torch's iterator, half made, must not fail once more when it is deleted
+def test_too_few_descriptors_for_workers_are_said() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), hard))
+    try:
+        with (
+            pytest.raises(
+                RunFailed, match=r"^data workers cannot be used \(Too many open files\): raise `ulimit -n`, or"
+            ),
+            dead_workers_explained(),
+        ):
+            list(in_time(DataLoader(Deadly(None), num_workers=2)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    gc.collect()
+
+
+class Refused(DataLoader[Any]):
+    """The system refuses what the workers need."""
+
+    error: Exception
+
+    def __iter__(self) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "way_out"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "/dev/shm is full"),  # where semaphores are
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "lower train.workers"),
+        (RuntimeError("Too many open files. Communication with the workers is no longer possible."), "ulimit -n"),
+    ],
+)
+def test_what_workers_want_is_said(error: Exception, way_out: str) -> None:
+    loader = Refused(Deadly(None), num_workers=2)
+    loader.error = error
+    with pytest.raises(RunFailed, match=way_out), dead_workers_explained():
+        list(in_time(loader))
+    loader = Refused(Deadly(None))
+    loader.error = error
+    with pytest.raises(type(error)), dead_workers_explained():  # without workers it is of another cause
+        list(in_time(loader))
 
 
 def test_other_errors_are_left_as_they_are() -> None:
