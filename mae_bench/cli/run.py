@@ -21,6 +21,7 @@ from mae_bench.cli.common import (
     print_rows,
 )
 from mae_bench.common.exit_codes import FAILED, INTERRUPTED
+from mae_bench.common.text import visible
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a wrong option needs none of it
     from mae_bench.jobs.plan import Request
@@ -202,13 +203,13 @@ def _show_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
         print_rows(own_results(outcome.records, out))
         print("\n".join(_next_steps(outcome.tables, out)))
     for note in outcome.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(visible(f"note: {note}"), file=sys.stderr)
     for name, job in outcome.queued.items():
-        print(f"queued: {name}: {job}", file=sys.stderr)
+        print(visible(f"queued: {name}: {job}"), file=sys.stderr)
     for name, reason in outcome.not_run.items():
-        print(f"not run: {name}: {reason}", file=sys.stderr)
+        print(visible(f"not run: {name}: {reason}"), file=sys.stderr)
     for name, message in outcome.failures.items():
-        print(f"failed: {name}: {message}", file=sys.stderr)
+        print(visible(f"failed: {name}: {message}"), file=sys.stderr)
     if outcome.interrupted:
         print("interrupted: the same command goes on from the last checkpoints", file=sys.stderr)
 

@@ -15,6 +15,7 @@ from pycocotools import mask as run_length
 
 from backbones.atomic import write_bytes
 from tasks.contact_sheet import Pixels, Sheet, font
+from tasks.datasets.account import printable
 from tasks.datasets.decoding import WHITE
 from tasks.detection.data import CocoSplit, Record, read_pixels
 
@@ -84,7 +85,7 @@ def _panel(pixels: Pixels, classes: Sequence[str], objects: Sequence[tuple[int, 
     for (number, score, each), colour in reversed(list(zip(objects, colours, strict=True))):
         x, y, w, h = (scale * side for side in each["bbox"])
         pen.rectangle((x, y, x + w, y + h), outline=_levels(colour), width=3)
-        text = classes[number] + ("" if score is None else f" {score:.2f}")
+        text = printable(classes[number]) + ("" if score is None else f" {score:.2f}")
         width, height = int(letters.getlength(text)) + 10, _LETTERS + 8
         left = min(max(0, x), image.width - width)
         top = y - height if y >= height else min(y, image.height - height)

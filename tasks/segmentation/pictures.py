@@ -13,6 +13,7 @@ from PIL import Image
 
 from backbones.atomic import write_bytes
 from tasks.contact_sheet import Pixels, Sheet
+from tasks.datasets.account import printable
 from tasks.segmentation.classes import ADE_CLASSES
 from tasks.segmentation.folders import IGNORE
 from tasks.segmentation.mm import ADE20KDataset
@@ -78,7 +79,7 @@ def draw(picture: Picture, photograph: Pixels, classes: Sequence[str]) -> Sheet:
         "", [np.asarray(small), *(_overlay(small, v, colours, bare) for v in (picture.label, picture.prediction))]
     )
     shown = _present(picture)
-    sheet.legend = [(names[label], None if label in bare else colours[label]) for label in shown[:MOST]]
+    sheet.legend = [(printable(names[label]), None if label in bare else colours[label]) for label in shown[:MOST]]
     sheet.legend = [(f"{name} (as it is)" if colour is None else name, colour) for name, colour in sheet.legend]
     if len(shown) > MOST:
         sheet.legend.append((f"and {len(shown) - MOST} more classes", None))
