@@ -160,11 +160,27 @@ def _grid(
     for patches in (count - prefix, count):
         side = math.isqrt(patches)
         if side * side == patches:
+            _refuse_oblong(pos[:, -patches:].float(), path)
             return (side, side), patches != count
     raise UserError(
         f"{path}: pos_embed holds {count} positions, which is no square grid: say the image size it was trained at "
         "(config.json, or img_size in Python)"
     )
+
+
+def _refuse_oblong(pos: Tensor, path: object) -> None:
+    """As many positions as a square has may be those of an oblong: fixed ones tell, and would be taken for learnt ones."""
+    patches, width = pos.shape[1:]
+    if width % 4:
+        return
+    for height in (h for h in range(1, patches + 1) if patches % h == 0 and h * h != patches):
+        grid = (height, patches // height)
+        for kind in ("sincos", "sincos_rows_first"):
+            if (pos - fixed_positions(kind, width, grid)).abs().max() < _SINCOS_TOLERANCE:
+                raise UserError(
+                    f"{path}: pos_embed has the fixed positions of a grid of {grid[0]} x {grid[1]} patches: say the image "
+                    "size it was trained at (config.json, or img_size in Python)"
+                )
 
 
 def _positions(state: Mapping[str, Tensor], grid: tuple[int, int]) -> str:

@@ -312,6 +312,15 @@ def test_positions_that_form_no_square_need_the_image_size(tmp_path: Path) -> No
     assert load_checkpoint(tmp_path / "c.pth", img_size=(64, 32)).img_size == (64, 32)
 
 
+@pytest.mark.parametrize("size", [(32, 128), (128, 32), (16, 256)])
+def test_fixed_positions_of_an_oblong_are_not_taken_for_a_square_of_learnt_ones(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    torch.save(create_encoder(ARCH, img_size=size).state_dict(), tmp_path / "c.pth")
+    assert f"a grid of {size[0] // 8} x {size[1] // 8} patches: say the image size" in refusal(tmp_path / "c.pth")
+    assert load_checkpoint(tmp_path / "c.pth", img_size=size).img_size == size
+
+
 def test_architecture_that_the_recipe_does_not_want(tmp_path: Path, encoder: VisionTransformer) -> None:
     save_tensors(tmp_path / "e.safetensors", encoder.state_dict())
     checkpoint = load_checkpoint(tmp_path / "e.safetensors")
