@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -125,6 +125,12 @@ def include(folders: list[Path] | None) -> None:
         from mae_bench.recipes import protocol_files
 
         protocol_files.include(folders)
+
+
+def print_lines(lines: Iterable[str], err: bool = False) -> None:
+    """Each as one line, to stderr with `err`: what files and people name cannot steer a terminal or begin a line of its own."""
+    for line in lines:
+        print(visible(line), file=sys.stderr if err else sys.stdout)
 
 
 def print_rows(rows: list[dict[str, str]]) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from backbones.errors import UserError
-from mae_bench.cli.common import Json, Overrides, Verbs, add_verb, print_json
+from mae_bench.cli.common import Json, Overrides, Verbs, add_verb, print_json, print_lines
 
 PROBLEMS = 1
 
@@ -64,8 +64,7 @@ def verify(
     if as_json:
         print_json({**asdict(report), "problems": report.problems})
     else:
-        for line in lines(report):
-            print(line)
+        print_lines(lines(report))
     if report.problems:
         raise typer.Exit(PROBLEMS)
 

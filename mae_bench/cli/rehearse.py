@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backbones.errors import UserError
-from mae_bench.cli.common import Arch, Include, Json, Overrides, include, print_json, print_rows
+from mae_bench.cli.common import Arch, Include, Json, Overrides, include, print_json, print_lines, print_rows
 from mae_bench.common.exit_codes import FAILED
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def show(jobs: list[PlannedJob], asked: Asked, as_json: bool) -> None:
         print_json(shown.as_json(reports, asked))
     else:
         print_rows(shown.rows(reports))
-        print("\n".join(shown.lines(reports, asked)))
+        print_lines(shown.lines(reports, asked))
     if failed := sum(each.stops for each in reports):
         print(f"{failed} of {len(reports)} jobs would not start or not fit", file=sys.stderr)
         raise typer.Exit(FAILED)

@@ -18,10 +18,10 @@ from mae_bench.cli.common import (
     include,
     is_main,
     print_json,
+    print_lines,
     print_rows,
 )
 from mae_bench.common.exit_codes import FAILED, INTERRUPTED
-from mae_bench.common.text import visible
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a wrong option needs none of it
     from mae_bench.jobs.plan import Request
@@ -183,12 +183,12 @@ def _show_plan(request: Request, out: Path, as_json: bool, rehearsed: bool) -> N
         print_json({**content, "rehearsal": show.as_json(reports, show.Asked())} if rehearsed else content)
     else:
         print_rows(dry_run.as_rows(lines))
-        print("\n".join(dry_run.summary(plan, lines)))
+        print_lines(dry_run.summary(plan, lines))
     if rehearsed:
         if not as_json:
             print()
             print_rows(show.rows(reports))
-            print("\n".join(show.lines(reports, show.Asked())))
+            print_lines(show.lines(reports, show.Asked()))
         if any(each.stops for each in reports):
             raise typer.Exit(FAILED)
 
@@ -201,15 +201,10 @@ def _show_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
         print_json([r.to_dict() for r in outcome.records])
     elif outcome.records:
         print_rows(own_results(outcome.records, out))
-        print("\n".join(_next_steps(outcome.tables, out)))
-    for note in outcome.notes:
-        print(visible(f"note: {note}"), file=sys.stderr)
-    for name, job in outcome.queued.items():
-        print(visible(f"queued: {name}: {job}"), file=sys.stderr)
-    for name, reason in outcome.not_run.items():
-        print(visible(f"not run: {name}: {reason}"), file=sys.stderr)
-    for name, message in outcome.failures.items():
-        print(visible(f"failed: {name}: {message}"), file=sys.stderr)
+        print_lines(_next_steps(outcome.tables, out))
+    print_lines((f"note: {note}" for note in outcome.notes), err=True)
+    for what, jobs in (("queued", outcome.queued), ("not run", outcome.not_run), ("failed", outcome.failures)):
+        print_lines((f"{what}: {name}: {said}" for name, said in jobs.items()), err=True)
     if outcome.interrupted:
         print("interrupted: the same command goes on from the last checkpoints", file=sys.stderr)
 
