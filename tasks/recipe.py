@@ -40,6 +40,7 @@ class Range:
 Ranges = dict[str, Range]
 ANY, COUNT, NATURAL, POSITIVE, SHARE = Range(), Range(1), Range(0), Range(0, above=True), Range(0, 1)
 NOT_NEGATIVE = NATURAL
+BATCH = Range(1, 1_000_000)
 
 
 def check_ranges(recipe: Any, prefix: str = "") -> None:
@@ -178,15 +179,15 @@ class TrainConfig:
     """How the loop runs; nothing here but `batch_size`, `precision` and `ema` changes what is learnt."""
 
     RANGES: ClassVar[Ranges] = {
-        "batch_size": COUNT,
-        "reference_batch_size": COUNT,
-        "micro_batch_size": COUNT,
+        "batch_size": BATCH,
+        "reference_batch_size": BATCH,
+        "micro_batch_size": BATCH,
         "ema": Range(0, 0.999999999),
         "workers": Range(
             0, 256
         ),  # each is a process: a slip of the keyboard, or a stranger's recipe, must not stop the machine
         "eval_every_epochs": POSITIVE,
-        "eval_batch_size": COUNT,
+        "eval_batch_size": BATCH,
         "checkpoint_every_seconds": NOT_NEGATIVE,
         "checkpoint_every_steps": COUNT,
         "keep_checkpoints": COUNT,

@@ -45,7 +45,7 @@ class BatchPlan:
                 f"train.batch_size={batch_size} cannot be shared by {world} processes: give a multiple of {world}"
             )
         share = batch_size // world
-        size = max(m for m in range(1, min(micro or share, share) + 1) if share % m == 0)
+        size = next(m for m in range(min(micro or share, share), 0, -1) if share % m == 0)
         return BatchPlan(images, batch_size, size, share // size, rank, world, seed)
 
     def with_micro_batch(self, micro: int | None) -> BatchPlan:

@@ -37,6 +37,10 @@ def test_every_number_of_a_schema_has_a_range(task: str) -> None:
     ("override", "said"),
     [
         ("train.batch_size=0", "train.batch_size=0: give a number from 1"),
+        (
+            "train.batch_size=99999999999999999999",
+            "train.batch_size=99999999999999999999: give a number from 1 to 1e+06",
+        ),
         ("train.micro_batch_size=0", "train.micro_batch_size=0"),
         ("train.eval_batch_size=0", "train.eval_batch_size=0"),
         ("data.limit_val=0", "data.limit_val=0: give a number from 1"),
