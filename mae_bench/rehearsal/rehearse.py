@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from backbones.checkpoints.checkpoint import Checkpoint
+from backbones.checkpoints.read_layouts import REL_POS
 from backbones.encoders.timm_models import PREFIX
 from backbones.errors import UserError
 from backbones.vit.attention import choose_attention
@@ -114,6 +115,9 @@ class Rehearsals:
                 self.done[key] = self._rehearse(job, micro.micro_batch_size)
             except UserError as e:
                 self.done[key] = str(e)
+            except Exception as e:  # whatever torch and the libraries raise: one job must not hide what the others say
+                said = (str(e).splitlines() or [""])[0][:200]
+                self.done[key] = f"cannot be rehearsed: {type(e).__name__}: {said}"
             gc.collect()
         found = self.done[key]
         if isinstance(found, str):
@@ -158,6 +162,8 @@ def _build(job: PlannedJob, folder: Path) -> tuple[Task[Any], list[str]]:
         notes.append(f"data: a stand-in with the classes of {recipe.data.name}")
     if checkpoint is None and _wants_checkpoint(job):
         checkpoint = _stand_in(recipe)
+        if recipe.task in ("detection", "segmentation") and recipe.evaluate_only:
+            checkpoint = _with_heads(checkpoint, recipe)
         notes.append(f"checkpoint: {checkpoint.source}")
     with torch.device("meta"), _NoValues():
         return create_task(recipe, checkpoint), notes
@@ -180,6 +186,17 @@ def _wants_checkpoint(job: PlannedJob) -> bool:
 def _stand_in(recipe: Recipe) -> Checkpoint:
     tuned = recipe.task == "classification" and recipe.evaluate_only
     return checkpoint_for(recipe, classes=1000 if tuned else None)
+
+
+def _with_heads(encoder: Checkpoint, recipe: Recipe) -> Checkpoint:
+    """As a model that the recipe would have trained leaves it: with heads and tables of relative positions."""
+    training = deepcopy(recipe)
+    training.schedule.iterations = 1
+    with torch.device("meta"), _NoValues():
+        state = create_task(training, encoder).model.state_dict()
+    heads = {name: tensor for name, tensor in state.items() if ".encoder." not in name}
+    heads |= {found[0]: tensor for name, tensor in state.items() if (found := re.search(rf"{REL_POS}$", name))}
+    return replace(encoder, heads=heads, task=recipe.task)
 
 
 def _check_graph(task: Task[Any]) -> None:
@@ -236,7 +253,8 @@ def _training(task: Task[Any], batches: dict[int, Any], meter: Meter, found: Ste
     task.model.train()
     learnt = [p for p in task.model.parameters() if p.requires_grad]
     before = meter.now
-    ema = ModelEmaV3(task.model, decay=train.ema) if train.ema is not None else None
+    # A copy, as timm's ModelEmaV3 keeps it; that one asks the driver for a generator.
+    ema = deepcopy(task.model) if train.ema is not None else None
     ema_bytes = meter.now - before
     optimizer = create_optimizer(task.recipe, task.param_groups())
     taken, state = {}, 0

@@ -59,15 +59,22 @@ class PretrainingTask(Task[PretrainingRecipe]):
         return first_look(self.data, {"train": self.images})
 
     def train_dataset(self) -> Dataset[Any]:
+        dataset, target = self._training_images(), self.model.decoder_target
+        if target.needs_fit:
+            target.fit(self._sample_patches(dataset), self.recipe.seed)
+        return dataset
+
+    def rehearse_batch(self, count: int, *, train: bool) -> Any:
+        """See `Task`; a target that learns from patches passes for fitted, since its shapes are all that counts."""
+        self.model.decoder_target.needs_fit = False
+        return self.collate()([self._training_images()[0]] * count)
+
+    def _training_images(self) -> Dataset[Any]:
         if self.recipe.train.cache_images:
             self.images.cache()
         augmentation, size = self.recipe.augmentation, self.recipe.encoder.img_size
         transform, crop = transforms.train_transform(size, augmentation), transforms.train_crop(size, augmentation)
-        dataset = training_images(self.images, self.recipe.data.decoder, transform, crop)
-        target = self.model.decoder_target
-        if target.needs_fit:
-            target.fit(self._sample_patches(dataset), self.recipe.seed)
-        return dataset
+        return training_images(self.images, self.recipe.data.decoder, transform, crop)
 
     def _sample_patches(self, dataset: Dataset[Any]) -> Tensor:
         """Augmented training patches (M, P) for a target that learns from them: the same at every start of a run."""
