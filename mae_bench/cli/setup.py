@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from backbones.errors import unknown
-from mae_bench.common.console import say
 
 _KNOWN = ("detectron2",)
 
 
 def setup(what: Annotated[str, typer.Argument(metavar="|".join(_KNOWN), help="What to install.")]) -> None:
     """Install what no package index offers as it is: detectron2, for detection. One that is there is kept."""
+    from mae_bench.common.console import say
     from tasks.detection import install
 
     if what not in _KNOWN:
