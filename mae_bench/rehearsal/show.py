@@ -195,7 +195,8 @@ def lines(reports: list[Report], asked: Asked) -> list[str]:
     said = [
         f"estimates for {asked.device}: {asked.share:.0%} of {device.half / 1e12:.0f} Tflop/s in half precision, of "
         f"{device.single / 1e12:.0f} in fp32 ({device.source}); {asked.network / GB:g} GB/s between nodes; peak memory without "
-        f"CUDA's context and fragmentation; {asked.room / GB:.1f} GB a device; hours without reading of data",
+        f"CUDA's context and fragmentation; {asked.room / GB:.1f} GB a device; hours without reading of data; published "
+        "runs reached 6 to 14 % (docs/rehearsal.md)",
     ]
     said += [f"note: {note}" for note in dict.fromkeys(note for each in reports for note in each.notes)]
     large = [each for each in reports if each.fits is False and not each.error]

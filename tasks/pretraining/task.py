@@ -14,7 +14,7 @@ from backbones.checkpoints.checkpoint import Checkpoint, open_encoder
 from backbones.encoders.contract import Encoder
 from backbones.errors import UserError, unknown
 from backbones.files.tensor_files import sha256_file
-from backbones.mae.masking import SAMPLINGS, grid_stride, visible_count
+from backbones.mae.masking import SAMPLINGS, grid_stride, random_masking, visible_count
 from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.patches import patchify
 from backbones.mae.targets import TokenTarget, create_target
@@ -68,6 +68,13 @@ class PretrainingTask(Task[PretrainingRecipe]):
         """See `Task`; a target that learns from patches passes for fitted, since its shapes are all that counts."""
         self.model.decoder_target.needs_fit = False
         return self.collate()([self._training_images()[0]] * count)
+
+    def rehearse_losses(self, batch: Tensor) -> Any:
+        """See `Task`; blocks are drawn on the CPU by their values, so as many patches anywhere stand for them."""
+        if self.model.mask_sampling != "block":
+            return self.model(batch)
+        rows, columns = self.model.grid
+        return self.model(batch, random_masking(len(batch), rows * columns, self.model.mask_ratio, batch.device))
 
     def _training_images(self) -> Dataset[Any]:
         if self.recipe.train.cache_images:

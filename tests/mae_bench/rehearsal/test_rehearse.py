@@ -131,3 +131,27 @@ def test_a_dry_run_rehearses_too(cli: Callable[..., Any], tmp_path: Path) -> Non
     assert said.code == 0, said.err
     assert json.loads(said.out)["rehearsal"]["jobs"][0]["fits"]
     assert cli(*jobs, "--rehearse").code == 2
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["mae.mask_sampling=block"],
+        ["mae.target=pca", "mae.pca_components=24"],
+        ["mae.target=tokens"],
+        ["train.ema=0.99"],
+        ["train.compile=true"],
+    ],
+)
+def test_every_switch_of_pretraining_is_rehearsed(overrides: list[str]) -> None:
+    step = Rehearsals().step(PlannedJob(SMALL[0], load_recipe(SMALL[0], overrides)))
+    assert step.peak > 0
+    assert (step.ema > 0) == ("train.ema=0.99" in overrides)
+    assert not [note for note in step.notes if "graph break" in note]
+
+
+def test_a_broken_graph_is_a_note() -> None:
+    recipe = load_recipe(
+        SMALL[0], ["train.compile=true", "mae.mask_sampling=block"]
+    )  # blocks are drawn outside the graph
+    assert any("graph break" in note for note in Rehearsals().step(PlannedJob(SMALL[0], recipe)).notes)
