@@ -170,29 +170,31 @@ def _grid(
 
 def _refuse_oblong(pos: Tensor, path: object) -> None:
     """As many positions as a square has may be those of an oblong: fixed ones tell, and would be taken for learnt ones."""
-    patches, width = pos.shape[1:]
-    if width % 4:
-        return
+    patches = pos.shape[1]
     for height in (h for h in range(1, patches + 1) if patches % h == 0 and h * h != patches):
         grid = (height, patches // height)
-        for kind in ("sincos", "sincos_rows_first"):
-            if (pos - fixed_positions(kind, width, grid)).abs().max() < _SINCOS_TOLERANCE:
-                raise UserError(
-                    f"{path}: pos_embed has the fixed positions of a grid of {grid[0]} x {grid[1]} patches: say the image "
-                    "size it was trained at (config.json, or img_size in Python)"
-                )
+        if _fixed_kind(pos, grid) is not None:
+            raise UserError(
+                f"{path}: pos_embed has the fixed positions of a grid of {grid[0]} x {grid[1]} patches: say the image "
+                "size it was trained at (config.json, or img_size in Python)"
+            )
 
 
 def _positions(state: Mapping[str, Tensor], grid: tuple[int, int]) -> str:
     if "pos_embed" not in state:
         return "none"
-    pos = state["pos_embed"].float()
-    if pos.shape[2] % 4 == 0:
-        patches = pos[:, -grid[0] * grid[1] :]
-        for kind in ("sincos", "sincos_rows_first"):
-            if (patches - fixed_positions(kind, pos.shape[2], grid)).abs().max() < _SINCOS_TOLERANCE:
-                return kind
-    return "learnt"
+    return _fixed_kind(state["pos_embed"].float()[:, -grid[0] * grid[1] :], grid) or "learnt"
+
+
+def _fixed_kind(patches: Tensor, grid: tuple[int, int]) -> str | None:
+    """Which fixed sin-cos positions `patches` (1, h*w, width) are on a grid; None of learnt ones."""
+    width = patches.shape[2]
+    if width % 4:
+        return None
+    for kind in ("sincos", "sincos_rows_first"):
+        if (patches - fixed_positions(kind, width, grid)).abs().max() < _SINCOS_TOLERANCE:
+            return kind
+    return None
 
 
 def fixed_positions(kind: str, width: int, grid: tuple[int, int], prefix_tokens: int = 0) -> Tensor:

@@ -110,8 +110,8 @@ _said: set[str] = set()
 
 def _say_once(lines: list[str]) -> None:
     """Says what was seen of the data; the jobs of a run that share them, and so the lines, say it once."""
-    for line in lines:
-        if line not in _said or not _said.issuperset(lines):
+    if not _said.issuperset(lines):
+        for line in lines:
             say(line)
     _said.update(lines)
 

@@ -28,6 +28,10 @@ class Cluster:
     share: float = 0.4
     network: float = 50e9
 
+    def rate(self, recipe: Recipe) -> float:
+        """Operations a second of one process, in the recipe's precision."""
+        return self.share * (self.device.single if recipe.train.precision == "fp32" else self.device.half)
+
 
 def images_of(recipe: Recipe, step: Step) -> tuple[int, int] | None:
     """Training and validation images: those of the folder given, else the paper's count; None where nobody counted."""
@@ -48,9 +52,8 @@ def steps_of(recipe: Recipe, train: int) -> int:
 
 def seconds_a_step(recipe: Recipe, step: Step, cluster: Cluster) -> float:
     """Of all processes together: computing, then the reduction, as if neither hid the other."""
-    peak = cluster.device.single if recipe.train.precision == "fp32" else cluster.device.half
-    share = recipe.train.batch_size / cluster.processes
-    return step.operations * share / (peak * cluster.share) + _reduction(step, cluster)
+    images = recipe.train.batch_size / cluster.processes
+    return step.operations * images / cluster.rate(recipe) + _reduction(step, cluster)
 
 
 def _reduction(step: Step, cluster: Cluster) -> float:
@@ -78,8 +81,7 @@ def hours(recipe: Recipe, step: Step, cluster: Cluster) -> float | None:
     elif recipe.train.eval_every_epochs:
         epochs = steps * recipe.train.batch_size / max(1, train)
         evaluations = max(1.0, epochs / recipe.train.eval_every_epochs)
-    peak = cluster.device.single if recipe.train.precision == "fp32" else cluster.device.half
-    taken += evaluations * images * step.evaluation / (peak * cluster.share * cluster.processes)
+    taken += evaluations * images * step.evaluation / (cluster.rate(recipe) * cluster.processes)
     return taken / 3600
 
 

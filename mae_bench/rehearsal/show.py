@@ -167,21 +167,8 @@ def _row(each: Report) -> dict[str, str]:
 
 
 _HEADINGS = (
-    *(
-        "job",
-        "starts",
-        "parameters",
-        "Gop/image",
-        "micro",
-        "weights",
-        "grads",
-        "optim",
-        "EMA",
-        "activ",
-        "peak GB",
-        "fits",
-    ),
-    *("disk", "s/step", "hours"),
+    *("job", "starts", "parameters", "Gop/image", "micro", "weights", "grads", "optim", "EMA", "activ"),
+    *("peak GB", "fits", "disk", "s/step", "hours"),
 )
 
 

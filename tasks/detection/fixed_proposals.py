@@ -16,9 +16,8 @@ from tasks.detection.config import DetectionConfig
 from tasks.detection.model import Detector
 
 _POSITIVE = 0.25  # share of the proposals that the mask head sees in training, at most
-_SAMPLES = (
-    2  # points of a bin along a side: what the adaptive number of ROIAlignV2 comes to on a proposal of the level's size
-)
+# Points of a bin along a side: what the adaptive number of ROIAlignV2 comes to on a proposal of the level's size.
+_SAMPLES = 2
 
 
 def training_outputs(model: Detector, batch: list[dict[str, Any]], config: DetectionConfig) -> dict[str, Tensor]:

@@ -22,13 +22,8 @@ SIDE = 1024  # pixels of the longer side of a panel; smaller images have their o
 OPACITY = 0.6  # of the classes' colours over the photograph
 MOST = 36  # classes in the legend
 _SMALL = 384  # pixels that panels of small images are enlarged to
-UNTOUCHED = (
-    "background",
-    "unlabeled",
-    "unlabelled",
-    "void",
-    "ignore",
-)  # classes that are no thing: no colour lies over them
+# Classes that are no thing: no colour lies over them.
+UNTOUCHED = ("background", "unlabeled", "unlabelled", "void", "ignore")
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,8 @@ from typing import Any
 from mae_bench.recipes.load import as_dict, load_recipe, recipe_names, short_name
 from mae_bench.records.record import Record
 
-_SECTIONS = (
-    "head",
-    "optimizer",
-    "schedule",
-    "augmentation",
-)  # what a recipe learns by; data and encoder are the column's
+# What a recipe learns by; data and encoder are the column's.
+_SECTIONS = ("head", "optimizer", "schedule", "augmentation")
 _KEYS = ("encoder.drop_path", "train.batch_size", "train.ema")
 _MUCH = 6  # differences that are named
 

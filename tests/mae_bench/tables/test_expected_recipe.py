@@ -10,9 +10,15 @@ from mae_bench import tables
 from mae_bench.recipes.load import as_dict, load_recipe, recipe_hash
 from mae_bench.records.record import Init, Record
 from mae_bench.tables.definitions.ablations import PAPER
+from tasks.recipe import Recipe
 from tests.mae_bench.made_records import COCO, IMAGENET, digest, make
 
 TABLE9, FINETUNE = "finetune/vit_large_patch16_imagenet_table9", "finetune/vit_large_patch16_imagenet"
+
+
+def of_recipe(name: str, loaded: Recipe) -> dict[str, Any]:
+    """What a record holds of its recipe."""
+    return {"recipe": as_dict(loaded), "recipe_name": name, "recipe_hash": recipe_hash(loaded)}
 
 
 def run(top1: float, recipe: str, *, overrides: tuple[str, ...] = (), **changed: Any) -> Record:
@@ -27,9 +33,7 @@ def run(top1: float, recipe: str, *, overrides: tuple[str, ...] = (), **changed:
         arch="vit_large_patch16",
         img_size=224,
         data=IMAGENET,
-        recipe=as_dict(loaded),
-        recipe_name=recipe,
-        recipe_hash=recipe_hash(loaded),
+        **of_recipe(recipe, loaded),
         job_id=digest(recipe, overrides, said, top1),
     )
 
@@ -126,9 +130,7 @@ def test_table_4_asks_for_moco_v3s_own_learning_rate_and_leaves_the_length_open(
             arch="vit_base_patch16",
             img_size=1024,
             data=COCO,
-            recipe=as_dict(loaded),
-            recipe_name=recipe,
-            recipe_hash=recipe_hash(loaded),
+            **of_recipe(recipe, loaded),
         )
 
     name = "detection_fpn/vit_base_patch16_coco"
