@@ -1,4 +1,5 @@
-"""Several processes find one another: what the environment says of them, and the wait until all are there.
+"""Several processes find one another, and lose one another: what the environment says of them, the wait until all are there,
+and what is said when one is gone.
 
 Left to Accelerate and torch alone, half-set variables end in a traceback, and a process whose companions never come is silent
 for half an hour and deaf to signals.
@@ -7,16 +8,18 @@ for half an hour and deaf to signals.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 from accelerate import PartialState
 
-from backbones.errors import UserError
+from backbones.errors import RunFailed, UserError
 
 # Who starts processes, and what each calls their count and the number of this one.
 _STARTERS = (
@@ -120,3 +123,48 @@ def _wait(make: Callable[[], PartialState]) -> PartialState:
         first = (str(failed[0]).strip().splitlines() or [type(failed[0]).__name__])[0][:200]
         raise UserError(f"the other processes were not found ({first}): {_WAY_OUT}") from failed[0]
     return made[0]
+
+
+class CompanionLost(RunFailed):
+    """Another process of this run is gone: nothing that needs all of them can follow in this one."""
+
+
+# What gloo and NCCL say of a connection whose other side is gone, or silent for longer than the group's time limit.
+_GONE = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|timed out|timeout|remote process exited|aborted", re.I
+)
+
+
+@contextmanager
+def lost_companions_explained() -> Iterator[None]:
+    """`CompanionLost` in place of the error of a connection between processes."""
+    try:
+        yield
+    except RuntimeError as e:
+        between = isinstance(e, torch.distributed.DistError) or "gloo" in str(e).lower()
+        found = _GONE.search(str(e)) if between else None
+        if found is None:
+            raise
+        raise CompanionLost(
+            f"another process of this run is gone or does not answer ({found[0].lower()}): what it said last tells why; "
+            "the same command goes on from the last checkpoint"
+        ) from e
+
+
+def all_say(what: str, seconds: float = 10.0) -> bool:
+    """Whether all processes say `what` in that time. They meet in the store: a collective would meet others half-way."""
+    world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if world == 1:
+        return True
+    store = torch.distributed.distributed_c10d._get_default_store()
+    return said_by_all(store, what, torch.distributed.get_rank(), world, seconds)
+
+
+def said_by_all(store: torch.distributed.Store, what: str, rank: int, world: int, seconds: float) -> bool:
+    """`all_say` of the process `rank` of `world` in a store."""
+    store.set(f"mae_bench/{what}/{rank}", "1")
+    try:
+        store.wait([f"mae_bench/{what}/{k}" for k in range(world)], timedelta(seconds=seconds))
+    except torch.distributed.DistError:
+        return False
+    return True

@@ -27,6 +27,7 @@ from backbones.files.tensor_files import save_tensors, sha256_file
 from mae_bench.common.console import say
 from mae_bench.common.disk import writing
 from mae_bench.common.library_warnings import written_to
+from mae_bench.common.rendezvous import lost_companions_explained
 from mae_bench.common.signals import stop_signals
 from mae_bench.common.text import plain
 from mae_bench.engine.flops import step_flops_per_image
@@ -70,7 +71,7 @@ def run_job(job: PlannedJob, place: Callable[[str], Path]) -> Record:
         Interrupted: a signal came; what was done is saved.
     """
     check(job.recipe)
-    with ExitStack() as held, stop_signals():
+    with ExitStack() as held, stop_signals(), lost_companions_explained():
         accelerator = create_accelerator(job.recipe)
         seed_all(job.recipe.seed, "init")
         task = create_task(job.recipe, job.checkpoint)
@@ -129,7 +130,7 @@ def _run(
     try:
         _say_once(_on_main(accelerator, task.look_at_data) or [])
         # Twice: torch may report a worker's death just while the first is leaving for another error of the same death.
-        with dead_workers_explained(), dead_workers_explained(), written_to(run_dir):
+        with lost_companions_explained(), dead_workers_explained(), dead_workers_explained(), written_to(run_dir):
             result = fit(task, run_dir, name=job.name, accelerator=accelerator, check_owner=check_owner)
     except BaseException as e:
         if accelerator.is_main_process:

@@ -62,12 +62,14 @@ def blocked(plan: JobPlan, job: PlannedJob, outcome: Outcome, out: Path) -> bool
     return True
 
 
-def settle(plan: JobPlan, job: PlannedJob, out: Path, code: int, outcome: Outcome, log: Path) -> None:
-    """Reads the outcome of a job's process from disk."""
+def settle(
+    plan: JobPlan, job: PlannedJob, out: Path, code: int, outcome: Outcome, log: Path, said: str | None = None
+) -> None:
+    """Reads the outcome of a job's process from disk; of one that left none there, `said` is what its log says."""
     run_dir = ledger.done(out, plan, job)
     if run_dir is not None:
         outcome.records.append(record.read(run_dir))
     elif not outcome.interrupted:
-        said = ledger.error_of(out, job.name) or f"its process ended with {code}"
+        said = ledger.error_of(out, job.name) or said or f"its process ended with {code}"
         outcome.failures[job.name] = f"{said} ({log})"
         ledger.write_note(out, job.name, "failed", error=said)

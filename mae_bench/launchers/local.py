@@ -7,6 +7,7 @@ from pathlib import Path
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
 from mae_bench.common.console import place_in_plan, processes, say
+from mae_bench.common.rendezvous import CompanionLost, all_say
 from mae_bench.jobs import ledger
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.jobs.plan import Request
@@ -55,6 +56,8 @@ def _run(job: PlannedJob, made: dict[str, Path], out: Path, outcome: Outcome) ->
 
     try:
         record = run_job(job.from_result(_source(job, made)), place)
+    except CompanionLost:
+        raise  # no job can follow without the others; and this one has not failed, the same command goes on with it
     except Exception as e:
         said = " ".join(str(e).split()) or type(e).__name__
         if not isinstance(e, UserError):
@@ -64,8 +67,11 @@ def _run(job: PlannedJob, made: dict[str, Path], out: Path, outcome: Outcome) ->
                 f"{type(e).__name__}: {said} (traceback: {ledger.write_traceback(out, job.name, made.get(job.name))})"
             )
         outcome.failures[job.name] = said
-        if main:
-            ledger.write_note(out, job.name, "failed", error=outcome.failures[job.name])
+        together = all_say(f"{job.name} failed")
+        if main or not together:
+            ledger.write_note(out, job.name, "failed", error=said)
+        if not together:
+            raise  # the others are still in this job, and would take the next one's messages for its own
         say(f"{job.name}: {outcome.failures[job.name]}", style="red")
         return
     say(describe(record))

@@ -16,6 +16,7 @@ from mae_bench.common.signals import stop_signals
 from mae_bench.jobs import ledger
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.launchers.base import Outcome, blocked, settle
+from mae_bench.launchers.last_words import last_words
 
 _POLL_SECONDS = 0.2
 
@@ -33,6 +34,7 @@ class _Running:
     process: subprocess.Popen[bytes]
     devices: list[str]
     log: Path
+    log_begins: int  # bytes of earlier starts
 
 
 def choose(ready: Sequence[PlannedJob], needs: Mapping[str, int], free: int) -> PlannedJob | None:
@@ -64,7 +66,8 @@ def run(
             for name in [n for n, r in running.items() if r.process.poll() is not None]:
                 ended = running.pop(name)
                 free += ended.devices
-                settle(plan, plan[name], out, ended.process.returncode, outcome, ended.log)
+                said = last_words(ended.log, ended.log_begins)
+                settle(plan, plan[name], out, ended.process.returncode, outcome, ended.log, said)
                 say(f"{name}: {_came_to(name, outcome)}")
             time.sleep(_POLL_SECONDS)
     return outcome
@@ -93,9 +96,11 @@ def _start_ready(
 
 
 def _start(job: PlannedJob, call: Call, devices: list[str], out: Path) -> _Running:
+    ledger.clear_note(out, job.name)  # of an earlier start, which is not why this one ends
     log = ledger.log_file(out, job.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as file:
+        begins = file.tell()
         # In a session of its own: Ctrl-C reaches this process alone, which hands it on once.
         process = subprocess.Popen(
             list(call.arguments),
@@ -105,7 +110,7 @@ def _start(job: PlannedJob, call: Call, devices: list[str], out: Path) -> _Runni
             env={**os.environ, **call.environment},
             start_new_session=True,
         )
-    return _Running(process, devices, log)
+    return _Running(process, devices, log, begins)
 
 
 def _came_to(name: str, outcome: Outcome) -> str:

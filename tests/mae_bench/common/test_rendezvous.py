@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from backbones.errors import UserError
 from mae_bench.common import rendezvous
-from mae_bench.common.rendezvous import several_processes
+from mae_bench.common.rendezvous import CompanionLost, lost_companions_explained, said_by_all, several_processes
 from mae_bench.recipes.load import load_recipe, recipe_hash
 
 RECIPE = "scratch/vit_micro_patch8_embedded"
@@ -88,3 +89,32 @@ def test_waiting_is_no_part_of_what_is_learnt() -> None:
     assert recipe_hash(load_recipe(RECIPE, ["train.rendezvous_timeout=7"])) == recipe_hash(load_recipe(RECIPE))
     with pytest.raises(UserError, match=r"train\.rendezvous_timeout=0"):
         load_recipe(RECIPE, ["train.rendezvous_timeout=0"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:4: Connection reset by peer. This is"),
+        RuntimeError("[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation"),
+        torch.distributed.DistBackendError("NCCL communicator was aborted on rank 1."),
+    ],
+)
+def test_a_process_that_is_gone_is_one_line(error: Exception) -> None:
+    with pytest.raises(CompanionLost, match="another process of this run is gone") as said, lost_companions_explained():
+        raise error
+    assert "\n" not in str(said.value)
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    for error in (RuntimeError("shapes differ"), RuntimeError("gloo: invalid size"), ValueError("timed out")):
+        with pytest.raises(type(error), match=str(error)) as raised, lost_companions_explained():
+            raise error
+        assert not isinstance(raised.value, CompanionLost)
+
+
+def test_a_job_has_failed_where_all_processes_say_so() -> None:
+    store = torch.distributed.HashStore()
+    assert not said_by_all(store, "a failed", 1, 2, 0.05)
+    with ThreadPoolExecutor() as pool:
+        said = [pool.submit(said_by_all, store, "b failed", rank, 2, 5.0) for rank in (0, 1)]
+    assert all(each.result() for each in said)
