@@ -19,7 +19,7 @@ help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 quickstart: $(READY) ## pre-train, evaluate on five tasks, print the results (about 12 minutes on 2 cores)
-	$(BIN)/mae-bench run --suite quickstart --out runs/quickstart
+	$(BIN)/mae-bench run --suite quickstart --out runs/quickstart --launcher cpus
 
 SHIPPED := backbones/checkpoints/shipped/embedded
 encoder: $(READY) ## pre-train the encoder that ships (goes on where it stopped) and put it in place, with record and log

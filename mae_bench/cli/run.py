@@ -100,8 +100,12 @@ def run(
         bool, typer.Option("--rehearse", help="With --dry-run: also rehearse the jobs, as `mae-bench rehearse` does.")
     ] = False,
     launcher: Annotated[
-        str, typer.Option("--launcher", metavar="local|gpus|torchrun|slurm", help="How jobs get onto machines.")
+        str, typer.Option("--launcher", metavar="local|cpus|gpus|torchrun|slurm", help="How jobs get onto machines.")
     ] = "local",
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", metavar="N", help="For cpus: how many at once (default: one a core, as memory allows)."),
+    ] = None,
     gpus: Annotated[
         str | None, typer.Option("--gpus", metavar="0,1,2", help="For gpus: which ones (default: all there are).")
     ] = None,
@@ -155,6 +159,7 @@ def run(
     settings = Settings(
         gpus=tuple(g.strip() for g in gpus.split(",") if g.strip()) if gpus else (),
         gpus_per_job=gpus_per_job,
+        jobs=jobs,
         torchrun=_pairs("--torchrun", torchrun),
         slurm=_pairs("--slurm", slurm),
         wait=wait,

@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mae_bench.cli.common import Json, print_json, print_rows
-from mae_bench.common.text import visible
-from mae_bench.jobs.status import STATES, UNDER_WAY, JobStatus, collect
+from mae_bench.common.text import duration, visible
+from mae_bench.jobs.status import UNDER_WAY, JobStatus, collect, summary
 from mae_bench.records.groups import shown_metrics
 
 _COLOURS = {
@@ -43,12 +43,6 @@ def rows(jobs: Sequence[JobStatus]) -> list[dict[str, str]]:
         }
         for job in jobs
     ]
-
-
-def summary(jobs: Sequence[JobStatus]) -> str:
-    """Such as ``3 done, 1 running``."""
-    counts = {state: sum(job.state == state for job in jobs) for state in STATES}
-    return ", ".join(f"{n} {state}" for state, n in counts.items() if n)
 
 
 def watch_jobs(folder: Path, console: Console) -> list[JobStatus]:
@@ -90,18 +84,6 @@ def _watch_plain(folder: Path, console: Console, jobs: list[JobStatus]) -> list[
             return jobs
         time.sleep(_REFRESH_SECONDS)
         jobs = collect(folder)
-
-
-def duration(seconds: float) -> str:
-    """Such as ``45 s``, ``12 min``, ``3 h 05``."""
-    minutes = round(seconds / 60)
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{minutes} min"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d}"
-    )
 
 
 def _progress(job: JobStatus) -> str:

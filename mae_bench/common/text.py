@@ -20,3 +20,15 @@ def spreadsheet_cell(text: str) -> str:
     shown = visible(text)
     figure = re.fullmatch(r"-?[0-9.]+(e[+-]?[0-9]+)?", shown)
     return f"'{shown}" if shown[:1] in ("=", "+", "-", "@") and not figure else shown
+
+
+def duration(seconds: float) -> str:
+    """Such as ``45 s``, ``12 min``, ``3 h 05``."""
+    minutes = round(seconds / 60)
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{minutes} min"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d}"
+    )

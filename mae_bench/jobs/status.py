@@ -5,7 +5,7 @@ How it looks on a terminal is `mae_bench.cli.status`' business.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,12 @@ def collect(folder: Path) -> list[JobStatus]:
     jobs = [job for name in names for job in _planned(name, begun, notes.get(name, {}), queue)]
     jobs = _behind_failures(jobs, notes)
     return jobs + [job for job in begun if job.name not in set(names)]
+
+
+def summary(jobs: Sequence[JobStatus]) -> str:
+    """Such as ``3 done, 1 running``."""
+    counts = {state: sum(job.state == state for job in jobs) for state in STATES}
+    return ", ".join(f"{n} {state}" for state, n in counts.items() if n)
 
 
 def _planned(name: str, begun: list[JobStatus], note: Mapping[str, Any], queue: Mapping[str, str]) -> list[JobStatus]:

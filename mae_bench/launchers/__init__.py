@@ -13,6 +13,7 @@ from mae_bench.launchers.base import Outcome, Settings
 
 LAUNCHERS = {
     "local": "this process, or the processes that torchrun started",
+    "cpus": "the cores of this machine, jobs side by side",
     "gpus": "several GPUs of this machine, jobs side by side",
     "torchrun": "every job on many GPUs or nodes, one after the other",
     "slurm": "a cluster's queue, through submitit",

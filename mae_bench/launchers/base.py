@@ -36,6 +36,7 @@ class Settings:
 
     gpus: tuple[str, ...] = ()  # ids as CUDA_VISIBLE_DEVICES takes them; none: all there are
     gpus_per_job: int | None = None  # instead of the recipes' own
+    jobs: int | None = None  # at once on the cores of this machine; none: as many as there are cores and memory for
     torchrun: Mapping[str, str] = field(default_factory=dict)  # options of torch.distributed.run
     slurm: Mapping[str, str] = field(default_factory=dict)  # options of sbatch
     wait: bool = False  # for all submitted jobs to end

@@ -15,6 +15,7 @@ from mae_bench.common.console import say
 from mae_bench.common.signals import stop_signals
 from mae_bench.jobs import ledger
 from mae_bench.jobs.job import JobPlan, PlannedJob
+from mae_bench.launchers import live
 from mae_bench.launchers.base import Outcome, blocked, settle
 from mae_bench.launchers.last_words import last_words
 
@@ -57,7 +58,7 @@ def run(
     """
     outcome = Outcome()
     free, pending, running = list(devices), list(plan.jobs), dict[str, _Running]()
-    with stop_signals() as stop, stop.deferred(), _none_left_behind(running):
+    with stop_signals() as stop, stop.deferred(), _none_left_behind(running), live.display(out) as shown:
         while (pending and not outcome.interrupted) or running:
             if stop.is_set() and not outcome.interrupted:
                 outcome.interrupted = True
@@ -69,6 +70,7 @@ def run(
                 said = last_words(ended.log, ended.log_begins)
                 settle(plan, plan[name], out, ended.process.returncode, outcome, ended.log, said)
                 say(f"{name}: {_came_to(name, outcome)}")
+            shown(running)
             time.sleep(_POLL_SECONDS)
     return outcome
 

@@ -1,0 +1,57 @@
+"""Where the jobs that run as processes stand, on one display: what they print themselves goes to their logs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.live import Live
+from rich.text import Text
+
+from mae_bench.common.console import console
+from mae_bench.common.text import duration, visible
+from mae_bench.jobs.status import JobStatus, collect, summary
+from tasks.progress import PLAIN_SECONDS
+
+
+@contextmanager
+def display(out: Path) -> Iterator[Callable[[Container[str]], None]]:
+    """Gives a function to call often with the names of the jobs that were started: each second it draws where they stand.
+
+    Without a terminal it says so each minute.
+    """
+    every = 1.0 if console.is_terminal else PLAIN_SECONDS
+    drawn = time.monotonic()
+
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+
+        def tick(started: Container[str]) -> None:
+            nonlocal drawn
+            if time.monotonic() - drawn < every:
+                return
+            drawn = time.monotonic()
+            text = "\n".join(lines(collect(out), started))
+            if console.is_terminal:
+                live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+            else:
+                console.print(text, markup=False, soft_wrap=True)
+
+        yield tick
+
+
+def lines(jobs: Sequence[JobStatus], started: Container[str]) -> list[str]:
+    """A line for each of the jobs started, such as ``linear/…-s0  20/160  12 %  45 s left``, then ``3 done, 2 running``."""
+    now = [replace(job, state="running") if job.name in started and job.state != "done" else job for job in jobs]
+    return [*(_line(job) for job in now if job.state == "running"), summary(now)]
+
+
+def _line(job: JobStatus) -> str:
+    known = [visible(job.name)]
+    if job.step is not None and job.total:
+        known += [f"{job.step}/{job.total}", f"{100 * job.step // job.total} %"]
+    if job.seconds_left:
+        known.append(f"{duration(job.seconds_left)} left")
+    return "  ".join(known)
