@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from backbones.checkpoints.not_plain import SAY_MODEL
 from backbones.checkpoints.read_layouts import block_count
 from backbones.errors import UserError
 from backbones.vit.arch import arch_name, parse_arch
@@ -88,7 +89,7 @@ def read_architecture(
     path: object,
     state: Mapping[str, Tensor],
     *,
-    heads: int | None = None,
+    heads: int | Callable[[str, bool], int | None] | None = None,
     img_size: tuple[int, int] | None = None,
     norm_eps: float = 1e-6,
 ) -> Architecture:
@@ -96,24 +97,27 @@ def read_architecture(
 
     Args:
         path: for messages.
-        heads: number of attention heads; of the tensors only BEiT's tables tell it.
+        heads: number of attention heads, or what tells it by `positions` and `prefix_positions`; of the tensors only BEiT's
+            tables do.
         img_size: pixels, (height, width), where something tells; else the grid of positions is taken for a square.
 
     Raises:
         UserError: not a plain ViT, or what tensors cannot tell is told nowhere.
     """
     width, depth, patch = sizes(path, state)
-    if "blocks.0.attn.rel_bias" in state:
-        heads = state["blocks.0.attn.rel_bias"].shape[0]
-    if heads is None:
-        raise UserError(f"{path}: nothing tells how many heads it has: say the model (--arch timm:NAME)")
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     prefix = registers + ("cls_token" in state)
     grid, prefix_positions = _grid(path, state, prefix, img_size, patch)
+    positions = _positions(state, grid)
+    heads = heads(positions, prefix_positions) if callable(heads) else heads
+    if "blocks.0.attn.rel_bias" in state:
+        heads = state["blocks.0.attn.rel_bias"].shape[0]
+    if heads is None:
+        raise UserError(f"{path}: nothing tells how many heads it has: {SAY_MODEL}")
     return Architecture(
         arch=arch_name(width, depth, heads, patch),
         img_size=(grid[0] * patch, grid[1] * patch),
-        positions=_positions(state, grid),
+        positions=positions,
         class_token="cls_token" in state,
         registers=registers,
         prefix_positions=prefix_positions,
@@ -132,10 +136,15 @@ def sizes(path: object, state: Mapping[str, Tensor]) -> tuple[int, int, int]:
     lacking = [n for n in ("norm1.weight", "attn.qkv.weight", "mlp.fc1.weight") if f"blocks.0.{n}" not in state]
     if lacking:
         first = ", ".join(list(state)[:3])
-        raise UserError(f"{path} is no plain ViT: blocks.0.{lacking[0]} is missing (it has {first} …)")
+        raise UserError(f"{path} is no plain ViT: blocks.0.{lacking[0]} is missing (it has {first} …): {SAY_MODEL}")
     if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or not weight.numel():
         raise UserError(
             f"{path}: patch_embed.proj.weight has shape {tuple(weight.shape)}: a ViT has (width, 3, patch, patch)"
+        )
+    if weight.shape[1] != 3:
+        raise UserError(
+            f"{path}: patch_embed.proj.weight has shape {tuple(weight.shape)}: it takes {weight.shape[1]} channels, images "
+            "here have three (RGB): adapt it (timm.models.adapt_input_conv) and save that"
         )
     return weight.shape[0], block_count(state), weight.shape[-1]
 
@@ -148,7 +157,7 @@ def _grid(
     if pos is None:
         table = state.get("blocks.0.attn.rel_bias")
         if table is None:
-            raise UserError(f"{path} has neither pos_embed nor relative positions: such encoders cannot be read")
+            raise UserError(f"{path} has neither pos_embed nor relative positions: {SAY_MODEL}")
         return ((table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2), True
     if pos.ndim != 3 or pos.shape[0] != 1 or pos.shape[1] <= prefix:
         raise UserError(f"{path}: pos_embed has shape {tuple(pos.shape)}: a ViT has (1, tokens, width)")

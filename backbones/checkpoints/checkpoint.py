@@ -22,15 +22,15 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from backbones.checkpoints import shipped, told
-from backbones.checkpoints.architecture import Architecture, fixed_positions, read_architecture, sizes
-from backbones.checkpoints.hub import is_remote, resolve_remote
+from backbones.checkpoints import not_plain, shipped, told
+from backbones.checkpoints.architecture import Architecture, fixed_positions, read_architecture
+from backbones.checkpoints.hub import PLAIN, is_remote, resolve_remote
 from backbones.checkpoints.read_layouts import OFFICIAL_DECODER_HEADS, Named, block_count, read_names
 from backbones.encoders import huggingface, image_processor, published
 from backbones.encoders.contract import Encoder
 from backbones.encoders.plugin import PREFIX as MODULE
 from backbones.encoders.plugin import Plugin, load_plugin, plugin_digest
-from backbones.encoders.preprocessing import Preprocessing, family_default
+from backbones.encoders.preprocessing import ASSUMED, Preprocessing, family_default
 from backbones.encoders.timm_models import PREFIX as TIMM
 from backbones.encoders.timm_models import TimmModel, fit, of_config, registered
 from backbones.errors import UserError, some
@@ -38,6 +38,7 @@ from backbones.files.facts import check_config
 from backbones.files.tensor_files import TensorFile, read_tensors
 from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.targets import create_target
+from backbones.vit.arch import parse_arch
 from backbones.vit.dense import takes_windows
 from backbones.vit.encoder import create_encoder
 from backbones.vit.pos_embed import resample_grid
@@ -79,7 +80,8 @@ class Checkpoint:
         decoder_heads: attention heads of the decoder.
         foreign: names of objects in the file that only code of theirs could make; they were passed over, nothing was run.
         preprocessing: what images have to go through, and where that is known from.
-        sources: fact of the architecture that tensors do not tell (``heads``) -> where it is known from.
+        sources: fact of the architecture that tensors do not tell (``net``, ``heads``) -> where it is known from; what begins
+            with "family default" was told by nothing.
         source: what to give to `load_checkpoint` to have it again.
     """
 
@@ -112,6 +114,11 @@ class Checkpoint:
         if not isinstance(self.architecture, Architecture):
             raise UserError(f"{self.path} holds a {self.arch}: this is for the plain ViT that MAE has")
         return self.architecture
+
+    @property
+    def assumed(self) -> dict[str, str]:
+        """Those of `sources` that nothing tells: what runs, records and tables have to say."""
+        return {fact: where for fact, where in self.sources.items() if where.startswith(ASSUMED)}
 
     @property
     def identity(self) -> str:
@@ -311,8 +318,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] |
 
     Args:
         path: a file, a folder (Hugging Face, timm, a finished run), a shipped encoder's name, ``timm:NAME`` and
-            ``hf:OWNER/NAME`` (fetched), ``timm:NAME=FILE`` (weights at hand) or ``module:package.file:function`` (the user's
-            own code).
+            ``hf:OWNER/NAME`` (fetched), ``timm:NAME=FILE`` and ``plain:ARCH=FILE`` (weights at hand) or
+            ``module:package.file:function`` (the user's own code).
         img_size: pixels, (height, width), that it was trained at; asked for only when the positions form no square.
 
     Raises:
@@ -323,6 +330,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] |
         return _of_plugin(source)
     if source.startswith(TIMM):
         return _of_name(source.removeprefix(TIMM))
+    if source.startswith(PLAIN):
+        return _of_plain_name(source.removeprefix(PLAIN), img_size)
     if is_remote(source):
         file = read_tensors(resolve_remote(source))
     else:
@@ -344,6 +353,16 @@ def _of_name(name: str) -> Checkpoint:
         if at_hand:
             raise
         return replace(_of_file(file, None), source=str(file.path.absolute()))  # what was fetched speaks for itself
+
+
+def _of_plain_name(name: str, img_size: tuple[int, int] | None) -> Checkpoint:
+    """``ARCH=FILE``: a bare plain ViT whose user says what its tensors do not tell, its heads above all."""
+    arch, _, local = name.partition("=")
+    file = read_tensors(Path(local))
+    if file.config or file.timm or file.metadata is not None:
+        raise UserError(f"--arch {arch}: {file.path} says its model itself: leave --arch out")
+    found = _of_plain(file, read_names(file.path, file.tensors), img_size, arch)
+    return replace(found, source=f"{PLAIN}{arch}={file.path.absolute()}")
 
 
 def _of_file(file: TensorFile, img_size: tuple[int, int] | None) -> Checkpoint:
@@ -401,7 +420,7 @@ def _of_our_dense(file: TensorFile, model: TimmModel, task: str) -> Checkpoint:
         task=task,
         metadata=file.metadata or {},
         preprocessing=told.of_metadata(file, model.preprocessing()),
-        sources={"heads": model.told_by},
+        sources={"net": model.told_by, "heads": model.told_by},
     )
 
 
@@ -468,7 +487,7 @@ def _of_timm(file: TensorFile, model: TimmModel, label: str, given: dict[str, Te
         head=_float(head),
         task="classification" if head else None,
         preprocessing=model.preprocessing(),
-        sources={"heads": model.told_by},
+        sources={"net": model.told_by, "heads": model.told_by},
     )
     return _as_plain(file, found, model) or found
 
@@ -529,18 +548,31 @@ def _own_pooling(vit: VisionTransformer, head: dict[str, Tensor]) -> VisionTrans
     return vit
 
 
-def _of_plain(file: TensorFile, named: Named, img_size: tuple[int, int] | None) -> Checkpoint:
-    """The plain ViT, told by names and tensors."""
+def _of_plain(file: TensorFile, named: Named, img_size: tuple[int, int] | None, arch: str | None = None) -> Checkpoint:
+    """The plain ViT, told by names and tensors; by the user, where `arch` is given."""
     state = _float(named.encoder)
-    sizes(file.path, state)  # what is no ViT has no heads to ask for
-    attention_heads, said = told.heads(file, named)
+    if file.metadata is None and not file.config:
+        not_plain.refuse(file.path, {**state, **named.head}, told.way_out(file))
+    sources: dict[str, str] = {}
+
+    def from_file(positions: str, prefix_positions: bool) -> int | None:
+        sources["net"] = told.net(file, named, positions, prefix_positions)
+        found, sources["heads"] = told.heads(file, named, positions, sources["net"])
+        return found
+
+    def from_user(*_: object) -> int:
+        sources.update(net="--arch", heads="--arch")
+        return parse_arch(arch or "")[2]
+
     architecture = read_architecture(
         file.path,
         state,
-        heads=attention_heads,
+        heads=from_user if arch else from_file,
         img_size=img_size or told.img_size(file),
         norm_eps=told.norm_eps(file),
     )
+    if arch and parse_arch(arch) != parse_arch(architecture.arch):
+        raise UserError(f"--arch {arch}: {file.path} holds a {architecture.arch}")
     _check(file.path, state, architecture)
     decoder, head, heads = _float(named.decoder), _float(named.head), _float(named.heads)
     _check_finite(file.path, {**decoder, **head, **heads})
@@ -561,7 +593,7 @@ def _of_plain(file: TensorFile, named: Named, img_size: tuple[int, int] | None) 
         decoder_heads=told.decoder_heads(file),
         foreign=file.foreign,
         preprocessing=told.preprocessing(file, named, architecture),
-        sources={"heads": said},
+        sources=sources,
     )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from backbones.errors import UserError
 
 _PREFIXES = ("timm:", "hf:")
-SCHEMES = (*_PREFIXES, "module:")  # with which a checkpoint begins that is no path
+PLAIN = "plain:"
+SCHEMES = (*_PREFIXES, "module:", PLAIN)  # with which a checkpoint begins that is no path
 # What a folder of Hugging Face's is read from; nothing else is fetched, code least of all.
 _HF_FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.bin", "*.index.json"]
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from backbones.checkpoints.not_plain import SAY_MODEL
 from backbones.errors import UserError
 from backbones.vit.relative import tables_of_beit
 
@@ -31,7 +32,7 @@ class Layout:
     Attributes:
         name: for people; ``layout`` in records.
         anchor: matches the name of the patch embedding's weight; group ``prefix`` stands before all of the encoder's names.
-        mark: matches some name of the file, in addition; tells layouts apart that share an anchor.
+        marks: each matches some name of the file, in addition; tells layouts apart that share an anchor.
         encoder: renames of what stands behind the prefix.
         rest: renames of the other names, to those of a decoder or head; what they leave as it is is left aside.
         aside: names behind the prefix that are known and are not the encoder's.
@@ -39,7 +40,7 @@ class Layout:
 
     name: str
     anchor: str
-    mark: str = ""
+    marks: tuple[str, ...] = ()
     encoder: Renames = ()
     rest: Renames = ()
     aside: str = "(?!)"
@@ -134,15 +135,20 @@ LAYOUTS = (
     ),
     Layout("vitdet", anchor=r"(?P<prefix>(?:.+\.)?net\.)patch_embed\.proj\.weight"),
     Layout("moco_v3", anchor=r"(?P<prefix>(?:.+\.)?base_encoder\.)patch_embed\.proj\.weight", aside=r"head\."),
-    Layout("dinov2", anchor=_TIMM_ANCHOR, mark=r"(?:.+\.)?register_tokens$", aside=r"mask_token$"),
-    Layout("dinov2", anchor=_TIMM_ANCHOR, mark=r"(?:.+\.)?blocks\.(?:\d+\.)*ls1\.gamma$", aside=r"mask_token$"),
+    Layout("dinov2", anchor=_TIMM_ANCHOR, marks=(r"(?:.+\.)?register_tokens$",), aside=r"mask_token$"),
+    Layout(
+        "dinov2",
+        anchor=_TIMM_ANCHOR,
+        marks=(r"(?:.+\.)?mask_token$", r"(?:.+\.)?blocks\.(?:\d+\.)*ls1\.gamma$"),
+        aside=r"mask_token$",
+    ),
     Layout(
         "dino",
         anchor=r"(?P<prefix>(?:.+\.)?backbone\.)patch_embed\.proj\.weight",
-        mark=r"(?:.+\.)?(?:dino_)?head\.(?:mlp|last_layer)\.",
+        marks=(r"(?:.+\.)?(?:dino_)?head\.(?:mlp|last_layer)\.",),
     ),
-    Layout("beit", anchor=_TIMM_ANCHOR, mark=r".*(?:relative_position_bias_table|\.q_bias)$", aside=_BEIT_ASIDE),
-    Layout("mae", anchor=_TIMM_ANCHOR, mark=r"(?:.+\.)?decoder_embed\.weight$", aside="tokenizer\\."),
+    Layout("beit", anchor=_TIMM_ANCHOR, marks=(r".*(?:relative_position_bias_table|\.q_bias)$",), aside=_BEIT_ASIDE),
+    Layout("mae", anchor=_TIMM_ANCHOR, marks=(r"(?:.+\.)?decoder_embed\.weight$",), aside="tokenizer\\."),
     Layout("timm", anchor=_TIMM_ANCHOR, aside=r"mask_token$|pre_logits\."),
 )
 _HEAD = r"head\.|fc_norm\.|attn_pool\.|head_dist\."
@@ -210,7 +216,7 @@ def _recognise(path: object, tensors: Mapping[str, Tensor]) -> tuple[Layout, str
     """The layout, and what stands before the encoder's names."""
     for layout in LAYOUTS:
         prefixes = [m["prefix"] for name in tensors if (m := re.fullmatch(layout.anchor, name))]
-        if not prefixes or (layout.mark and not any(re.match(layout.mark, name) for name in tensors)):
+        if not prefixes or not all(any(re.match(mark, name) for name in tensors) for mark in layout.marks):
             continue
         # Self-distillation keeps two encoders in one file; the teacher is the one that is evaluated.
         prefix = next((p for p in prefixes if "teacher" in p), prefixes[0])
@@ -220,8 +226,8 @@ def _recognise(path: object, tensors: Mapping[str, Tensor]) -> tuple[Layout, str
     first = ", ".join(list(tensors)[:3]) or "nothing"
     kernels = [n for n, t in tensors.items() if t.ndim == 4 and t.shape[-1] > 1]
     if len(kernels) > 1:
-        raise UserError(f"{path} is a convolutional net (it begins with {first}): give a plain ViT")
-    raise UserError(f"{path} is not a ViT in a layout that is known (it begins with {first}): give an MAE or timm ViT")
+        raise UserError(f"{path} is a convolutional net, or begins with one (it begins with {first}): {SAY_MODEL}")
+    raise UserError(f"{path} is not a ViT in a layout that is known (it begins with {first}): {SAY_MODEL}")
 
 
 def rename(name: str, renames: Renames) -> str:
@@ -235,8 +241,6 @@ def _canonical(path: object, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """What projects store in other pieces than timm's ViT, put together as timm's ViT has it."""
     # FSDP of DINOv2 counts blocks within chunks: blocks.CHUNK.BLOCK.
     state = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name): t for name, t in state.items()}
-    if any(".mlp.w12." in name for name in state):
-        raise UserError(f"{path} has a SwiGLU MLP (blocks.0.mlp.w12), as DINOv2's ViT-g: such encoders cannot be read")
     state = {re.sub(r"(blocks\.\d+\.)gamma_(\d)$", r"\1ls\2.gamma", name): t for name, t in state.items()}
     state = _separate_positions(_merge_qkv(state))
     shared = state.pop("rel_pos_bias.relative_position_bias_table", None)

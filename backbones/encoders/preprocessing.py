@@ -14,6 +14,7 @@ INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
 CROP_MODES = ("center", "squash", "border")  # timm's: centre crop; the whole image made square; padded to a square
 
 ASSUMED = "family default"
+ARCHITECTURE = {"net": "architecture", "heads": "attention heads"}  # facts of `Checkpoint.sources`, as people call them
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ FAMILIES = (
         "DINOv2 with SwiGLU", (r"blocks\.0\.mlp\.w12\.weight$", r"blocks\.0\.ls1\.gamma$"), ("vit_giant_*_dinov2",)
     ),
     Published("EVA-02", (r"(?:.+\.)?blocks\.0\.mlp\.w12?\.weight$", r"(?:.+\.)?pos_embed$"), ("eva02_*",)),
+    Published("SigLIP", (r"attn_pool\.latent$", r"blocks\.0\.attn\.qkv\."), ("vit_*_siglip_*",)),
     Published(
         "OpenCLIP and Perception Encoder",
         (r"(?:module\.)?(?:visual\.)?conv1\.weight$", r"(?:module\.)?(?:visual\.)?transformer\.resblocks\.0\."),

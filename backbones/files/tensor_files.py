@@ -74,6 +74,18 @@ class TensorFile:
     foreign: tuple[str, ...] = ()
     timm: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def has_unread_config(self) -> bool:
+        """Whether a ``config.json`` lies beside the file that names a model, and is not taken for this file's."""
+        beside = self.path.with_name("config.json")
+        if self.config or self.timm or self.metadata is not None or not beside.is_file():
+            return False
+        try:
+            content = read_json_file(beside)
+        except UserError:  # whatever it is, it is not ours to read
+            return False
+        return "model_type" in content or isinstance(content.get("architecture"), str)
+
     def beside(self, name: str) -> dict[str, Any]:
         """The JSON file `name` in the same folder, such as ``preprocessor_config.json``; empty where there is none."""
         path = self.path.with_name(name)

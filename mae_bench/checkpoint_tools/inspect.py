@@ -169,6 +169,7 @@ def lines(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("layout", f"{card['layout']}; row {card['method']!r} of the tables"),
         ("encoder", _encoder_line(encoder) if "grid" in encoder else _any_encoder_line(encoder)),
         *([("positions", _position_line(encoder))] if "positions" in encoder else []),
+        *_source_lines(card["sources"]),
         *_preprocessing_lines(card["preprocessing"]),
         ("head", _head_line(head) if head is not None else _dense_line(card)),
         ("decoder", "none" if decoder is None else _decoder_line(decoder)),
@@ -193,6 +194,14 @@ def _any_encoder_line(encoder: dict[str, Any]) -> str:
         f"{encoder['registers']} registers" if encoder["registers"] else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _source_lines(sources: dict[str, str]) -> list[tuple[str, str]]:
+    """Where the architecture is known from."""
+    by_source: dict[str, list[str]] = {}
+    for fact, where in sources.items():
+        by_source.setdefault(where, []).append(fact)
+    return [("known from", f"{' and '.join(facts)}: {where}") for where, facts in by_source.items()]
 
 
 def _preprocessing_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:

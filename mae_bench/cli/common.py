@@ -30,8 +30,9 @@ Arch = Annotated[
     str | None,
     typer.Option(
         "--arch",
-        metavar="timm:NAME",
-        help="Which model a file holds that does not say so itself (no config.json, names of several models).",
+        metavar="timm:NAME|vit_wW_dD_hH_patchP",
+        help="Which model a file holds that does not say so itself (no config.json, names of several models): one of timm's, "
+        "or a plain ViT by width, depth, heads and patch (or vit_base_patch16).",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

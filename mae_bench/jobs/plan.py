@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from backbones.encoders.preprocessing import ARCHITECTURE
 from backbones.errors import UserError
 from mae_bench.engine.optimizer import check
 from mae_bench.jobs.for_encoder import check_arch, with_published_crop
@@ -68,8 +69,15 @@ def make_plan(request: Request) -> JobPlan:
         plans = [from_tasks(request.tasks, source.arch, source, request.options) for source in sources]
     compared = ["encoders"] if len({source.arch for source in sources}) > 1 else []
     tables = dict.fromkeys([*(table for each in plans for table in each.tables), *compared])
-    notes = dict.fromkeys(note for each in plans for note in each.notes)
+    notes = dict.fromkeys([*_taken_for_granted(sources), *(note for each in plans for note in each.notes)])
     return _checked([job for each in plans for job in each.jobs], JobPlan([], list(tables), notes=list(notes)))
+
+
+def _taken_for_granted(sources: Sequence[Checkpoint]) -> Iterator[str]:
+    """What no one told of the encoders at hand, one line each."""
+    for source in sources:
+        for fact, where in source.assumed.items():
+            yield f"{ARCHITECTURE[fact]} of {source.method}: {where}"
 
 
 @lru_cache(maxsize=32)
@@ -112,7 +120,9 @@ def _of_suite(name: str, sources: list[Checkpoint], options: Options) -> JobPlan
         for arch in sorted(wanted - found)
     ]
     jobs = [job for file in suite.files for job in _of_file(file, sources)]
-    return _checked(jobs, JobPlan([], suite.tables, suite.speed, [*suite.notes, *left_out]))
+    return _checked(
+        jobs, JobPlan([], suite.tables, suite.speed, [*_taken_for_granted(sources), *suite.notes, *left_out])
+    )
 
 
 def _checked(jobs: Sequence[PlannedJob], rest: JobPlan) -> JobPlan:

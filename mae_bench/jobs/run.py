@@ -249,6 +249,7 @@ def _draft(job: PlannedJob, task: Task[Any], identity: str, accelerator: Acceler
             sha256=checkpoint.sha256 if checkpoint else None,
             layout=checkpoint.layout if checkpoint else None,
             pretraining=job.known_pretraining(),
+            sources=dict(checkpoint.sources) if checkpoint else {},
         ),
         metrics=Metrics(last={task.primary_metric: None} if task.primary_metric else {}, selection=task.selection),
         primary_metric=task.primary_metric,

@@ -8,8 +8,9 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbones.checkpoints.hub import SCHEMES
+from backbones.checkpoints.hub import PLAIN, SCHEMES
 from backbones.errors import UserError, unknown
+from backbones.vit.arch import parse_arch
 from mae_bench.recipes.load import load_recipe
 from tasks.recipe import Recipe
 
@@ -101,16 +102,26 @@ def named_path(flag: str, item: str) -> tuple[str, str]:
 
 
 def with_arch(item: str, arch: str | None) -> str:
-    """A checkpoint, ``[NAME=]FILE``, as the weights of ``--arch timm:NAME``; as it is without.
+    """A checkpoint, ``[NAME=]FILE``, as the weights of ``--arch timm:NAME`` or of a plain ViT's name; as it is without.
 
     Raises:
-        UserError: `arch` is no model of timm's, or the checkpoint names one already.
+        UserError: `arch` is no such name, or the checkpoint names one already.
     """
     if arch is None:
         return item
     label, source = named_path("--checkpoint", item)
-    if not arch.startswith("timm:") or "=" in arch:
-        raise UserError(f"--arch {arch}: give timm:NAME, such as timm:vit_so400m_patch14_siglip_224")
+    if not arch.startswith("timm:"):
+        _check_plain(arch)
+        arch = f"{PLAIN}{arch}"
+    if "=" in arch:
+        raise UserError(f"--arch {arch}: give a name alone, such as timm:vit_so400m_patch14_siglip_224")
     if source.startswith(SCHEMES):
         raise UserError(f"--arch {arch}: {source} says its model already: leave --arch out")
     return f"{label}={arch}={source}" if label else f"{arch}={source}"
+
+
+def _check_plain(arch: str) -> None:
+    try:
+        parse_arch(arch)
+    except UserError as e:
+        raise UserError(f"--arch: {e}; or timm:NAME, such as timm:vit_so400m_patch14_siglip_224") from e

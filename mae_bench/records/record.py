@@ -42,6 +42,7 @@ class Init:
     pretraining: dict[str, Any] | None = (
         None  # settings and changed keys (`mae_bench.recipes.pretraining`); None when unknown
     )
+    sources: dict[str, str] = field(default_factory=dict)  # where the architecture is known from (`Checkpoint.sources`)
 
 
 @dataclass(kw_only=True)

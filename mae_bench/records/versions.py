@@ -42,7 +42,7 @@ def _third(raw: Raw) -> Raw:
 def _fourth(raw: Raw) -> Raw:
     """Version 4 says what images went through before the encoder, where that is known from, and checksums of the weights.
 
-    Of the data it says what a look before the first step saw.
+    Of the data it says what a look before the first step saw, of the encoder where its architecture is known from.
     """
     data = raw.get("data")
     looked = {"data": {"looked": [], **data}} if isinstance(data, dict) else {}

@@ -227,7 +227,7 @@ def _notes(ablation: Ablation, entries: Sequence[Entry], own: Mapping[ColumnKey,
     yield from notes.precision(records)
     yield from notes.left_out(records)
     yield from notes.absent_classes(records)
-    yield from notes.assumed_preprocessing(records)
+    yield from notes.assumed(records)
     if any(column.metric == "flops_ratio" for column in ablation.columns):
         yield (
             "FLOPs: matrix products of one image's pre-training step, forward and backward, counted by torch, as a multiple "

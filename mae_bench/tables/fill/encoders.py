@@ -136,6 +136,6 @@ def _notes(records: Sequence[Record], data: Sequence[_Data]) -> Iterator[str]:
     for record in records:
         sizes.setdefault(record.init.method, set()).add(f"{record.img_size} ({record.protocol})")
     yield "input in pixels: " + "; ".join(f"{method} {', '.join(sorted(of))}" for method, of in sorted(sizes.items()))
-    yield from notes.assumed_preprocessing(records)
+    yield from notes.assumed(records)
     yield notes.recipes(records)
     yield from notes.left_out(records)

@@ -270,7 +270,7 @@ def _run_notes(definition: Definition, entries: Sequence[Entry], filling: TableI
     yield from notes.precision(e.record for e in entries)
     yield from notes.left_out(e.record for e in entries)
     yield from notes.absent_classes(e.record for e in entries)
-    yield from notes.assumed_preprocessing(e.record for e in entries)
+    yield from notes.assumed([e.record for e in entries])
     for setting, heading in filling.own.items():
         these = [e.record for e in entries if e.setting == setting]
         named = " ".join(filter(None, (setting.kind, heading)))

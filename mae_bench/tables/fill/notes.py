@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from backbones.encoders.preprocessing import ASSUMED
+from backbones.encoders.preprocessing import ARCHITECTURE, ASSUMED
 from mae_bench.recipes import originals
 from mae_bench.records.groups import declared, gain
 from mae_bench.records.record import Data, Record
@@ -176,8 +176,19 @@ def _no_gain(heading: str, method: str, measured: Measured, scratch: Measured, m
         yield f"{heading}: no telling whether pre-training helps, {both}, within {TOLERANCE_STDS} {of}"
 
 
-def assumed_preprocessing(records: Iterable[Record]) -> Iterable[str]:
-    """Which encoders' mean and deviation nothing told, so that those of their family were taken."""
+def assumed(records: Sequence[Record]) -> Iterable[str]:
+    """Which encoders' architecture, and which mean and deviation, nothing told, so that those of a family were taken."""
+    for fact, heading in ARCHITECTURE.items():
+        by_default: dict[str, set[str]] = {}
+        for record in records:
+            if (where := record.init.sources.get(fact, "")).startswith(ASSUMED):
+                by_default.setdefault(where, set()).add(record.init.method)
+        for where, methods in sorted(by_default.items()):
+            yield f"{heading} of {', '.join(sorted(methods))}: {where}"
+    yield from _assumed_preprocessing(records)
+
+
+def _assumed_preprocessing(records: Iterable[Record]) -> Iterable[str]:
     by_default: dict[str, list[str]] = {}
     for record in records:
         told = record.preprocessing

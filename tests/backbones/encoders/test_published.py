@@ -107,7 +107,7 @@ def openai(state: Tensors) -> Tensors:
 
 
 def qkv_of(kind: str) -> Callable[[Tensors], Tensors]:
-    return {"dinov3": dinov3, "eva02": eva02, "openai": openai}[kind]
+    return {"dinov3": dinov3, "eva02": eva02, "openai": openai, "timm": dict}[kind]
 
 
 CASES = [
@@ -118,6 +118,7 @@ CASES = [
     ("vit_pe_core_tiny_patch16_384", "openai"),
     ("vit_pe_spatial_tiny_patch16_512", "openai"),
     ("vit_xsmall_patch16_clip_224", "openai"),
+    pytest.param("vit_base_patch32_siglip_256", "timm", marks=pytest.mark.slow),
 ]
 
 

@@ -14,6 +14,7 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
+from backbones.checkpoints.architecture import fixed_positions
 from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.encoders.contract import Encoder
 from backbones.encoders.timm_models import TimmModel
@@ -162,9 +163,121 @@ def test_heads_of_a_width_of_no_standard_size_are_asked_for(width: int, tmp_path
         load_checkpoint(tmp_path / "weights.pth")
 
 
-def test_heads_of_a_standard_size_say_where_they_are_from(tmp_path: Path) -> None:
-    torch.save(vit(), tmp_path / "weights.pth")
-    assert load_checkpoint(tmp_path / "weights.pth").sources["heads"] == "the standard size (tiny)"
+def bare(path: Path, net: nn.Module, **changes: Any) -> Path:
+    """The tensors of a net alone, in a file."""
+    torch.save({**net.state_dict(), **changes}, path)
+    return path
+
+
+def one_block(name: str, **args: Any) -> nn.Module:
+    return timm.create_model(name, num_classes=0, depth=1, **args)
+
+
+def test_a_bare_file_of_mae_s_says_its_net_by_its_fixed_positions(tmp_path: Path) -> None:
+    net = create_encoder("vit_w768_d1_h12_patch16", img_size=32)
+    sources = load_checkpoint(bare(tmp_path / "weights.pth", net)).sources
+    assert sources == {"net": "its fixed positions", "heads": "the standard size (base)"}
+
+
+def test_a_bare_file_of_deit_says_its_net_by_names_and_shapes(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(bare(tmp_path / "weights.pth", one_block("deit_base_patch16_224", img_size=32)))
+    assert "only plain ViTs" in checkpoint.sources["net"]
+    assert not checkpoint.assumed
+
+
+@torch.no_grad()
+def test_rotary_positions_that_are_in_no_file_are_asked_for(tmp_path: Path) -> None:
+    """RoPE-ViT with learnt positions has the very tensors of DeiT III as its authors publish it."""
+    net = randomised(one_block("vit_base_patch16_rope_ape_224"))
+    file = bare(tmp_path / "weights.pth", net)
+    with pytest.raises(UserError, match=r"DeiT III and of a RoPE-ViT .*--arch timm:NAME"):
+        load_checkpoint(file)
+    assert load_checkpoint(f"plain:vit_w768_d1_h12_patch16={file}").sources["net"] == "--arch"
+    (tmp_path / "weights.pth").rename(tmp_path / "deit_3_base_224_1k.pth")
+    assert load_checkpoint(tmp_path / "deit_3_base_224_1k.pth").method == "DeiT III"
+
+
+def test_a_plain_vit_by_names_and_shapes_alone_is_a_default_that_says_so(tmp_path: Path) -> None:
+    """Residual post-norm without class token: both have the same tensors."""
+    for name in ("vit_base_patch16_rpn_224", "vit_base_patch16_siglip_gap_224"):
+        assumed = load_checkpoint(bare(tmp_path / "weights.pth", one_block(name, img_size=32))).assumed
+        assert assumed.keys() == {"net", "heads"}
+        assert "post-norm" in assumed["net"]
+        assert "--arch" in assumed["net"]
+
+
+@pytest.mark.parametrize(("width", "other"), [(192, "MAE-Lite"), (384, "MoCo v3")])
+def test_heads_that_published_nets_of_a_width_have_not_alike_are_a_default(
+    width: int, other: str, tmp_path: Path
+) -> None:
+    net = create_encoder(f"vit_w{width}_d1_h{width // 64}_patch16", img_size=32)
+    assumed = load_checkpoint(bare(tmp_path / "weights.pth", net)).assumed
+    assert assumed.keys() == {"heads"}
+    assert other in assumed["heads"]
+
+
+def test_moco_v3_s_positions_have_its_twelve_heads(tmp_path: Path) -> None:
+    """Its linear probe's files have timm's names, and nothing else that tells MoCo v3's ViT-S from DeiT's."""
+    net = create_encoder("vit_small_patch16", img_size=32)
+    rows_first = fixed_positions("sincos_rows_first", 384, (2, 2), prefix_tokens=1)
+    checkpoint = load_checkpoint(bare(tmp_path / "weights.pth", net, pos_embed=rows_first))
+    assert checkpoint.arch == "vit_w384_d12_h12_patch16"
+    assert "MoCo v3's" in checkpoint.assumed["heads"]
+
+
+def test_arch_says_the_heads_of_a_plain_vit(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    file = bare(tmp_path / "weights.pth", create_encoder("vit_w384_d1_h6_patch16", img_size=32))
+    result = cli("inspect", file, "--arch", "vit_w384_d1_h12_patch16", "--json")
+    assert result.code == 0, result.err
+    card = json.loads(result.out)
+    assert (card["encoder"]["heads"], card["sources"]) == (12, {"net": "--arch", "heads": "--arch"})
+    assert load_checkpoint(f"plain:vit_w384_d1_h12_patch16={file}").source.startswith("plain:vit_w384_d1_h12_patch16=/")
+    for arch, said in [("vit_w384_d2_h12_patch16", "holds a vit_w384_d1_h12_patch16"), ("vit_base", "timm:NAME")]:
+        wrong = cli("inspect", file, "--arch", arch)
+        assert wrong.code == 2
+        assert said in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("eva02_small_patch14_224", "a SwiGLU MLP"),
+        ("vit_base_patch16_clip_224", "a norm before its blocks"),
+        ("vit_small_patch16_rope_mixed_ape_224", "rotary positions"),
+        ("vit_small_patch16_rope_224", "no positions in the file"),
+        ("samvit_base_patch16", "positions of a map"),
+        ("beit3_base_patch16_224", "norms inside its blocks"),
+        ("cait_xxs24_224", "another attention"),
+        ("xcit_nano_12_p16_224", "begins with one"),
+        ("vit_tiny_r_s16_p8_224", "a convolutional stem"),
+    ],
+)
+def test_a_bare_file_of_another_net_is_refused_by_what_it_is(name: str, what: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=what) as caught:
+        load_checkpoint(bare(tmp_path / "weights.pth", one_block(name)))
+    assert "--arch timm:NAME" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_siglip_gap_224", "vit_base_patch14_reg1_tipsv2"])
+def test_a_mean_that_such_nets_do_not_share_is_asked_for(name: str, tmp_path: Path) -> None:
+    """No class token, or other registers than DINOv2's: none of the families that ImageNet's mean is the default of."""
+    found = load_checkpoint(bare(tmp_path / "weights.pth", one_block(name, img_size=56))).preprocessing
+    assert found.mean is None
+    assert found.source["mean"].startswith("not told")
+
+
+def test_a_config_beside_a_file_of_another_name_is_said_to_be_unread(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "num_attention_heads": 3}))
+    net = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1, img_size=32, embed_dim=96, num_heads=3)
+    with pytest.raises(UserError, match=r"name it model\.safetensors") as caught:
+        load_checkpoint(bare(tmp_path / "renamed.pth", net))
+    assert "beside it" in str(caught.value)
+    deit = bare(tmp_path / "renamed.pth", one_block("deit_tiny_patch16_224", img_size=32))
+    assert "config.json beside it counts" in load_checkpoint(deit).sources["net"]
+
+
+def test_layer_scale_makes_no_dinov2(tmp_path: Path) -> None:
+    assert load_checkpoint(bare(tmp_path / "weights.pth", one_block("deit3_small_patch16_224"))).layout == "timm"
 
 
 def test_a_result_of_an_encoder_that_is_no_plain_vit_is_read_again(tmp_path: Path) -> None:

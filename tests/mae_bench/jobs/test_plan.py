@@ -118,6 +118,11 @@ def test_several_checkpoints_are_told_apart_by_name(tmp_path: Path) -> None:
         make_plan(Request([str(file)], suite="table3"))
 
 
+def test_what_nothing_tells_of_a_checkpoint_is_a_note_of_its_plan(tmp_path: Path) -> None:
+    plan = make_plan(Request([str(save_micro(tmp_path / "mine.pth"))], tasks=["knn/vit_micro_patch8_embedded"]))
+    assert plan.notes == ["attention heads of mine: family default: the standard size (micro)"]
+
+
 def test_a_suite_may_bring_encoders_of_its_own_beside_its_pretraining(tmp_path: Path) -> None:
     """They are a row of the tables by their name; a checkpoint of the command line takes the place of all of them."""
     shipped = save_micro(tmp_path / "shipped.pth")

@@ -38,7 +38,8 @@ def test_a_record_of_version_1_is_read_as_one_of_the_newest(tmp_path: Path) -> N
     old = record.read(kept)
     assert (raw["schema_version"], old.schema_version) == (1, record.SCHEMA_VERSION)
     again = old.to_dict()
-    expected = {**raw, "data": {**raw["data"], "account": {}, "class_names": [], "looked": []}}
+    looked = {"account": {}, "class_names": [], "looked": []}
+    expected = {**raw, "init": {**raw["init"], "sources": {}}, "data": {**raw["data"], **looked}}
     assert {name: again[name] for name in raw if name != "schema_version"} == {
         name: value for name, value in expected.items() if name != "schema_version"
     }

@@ -50,6 +50,17 @@ def test_other_images_are_another_column() -> None:
     assert all(sum(cell.ours is not None for cell in row.cells) == 1 for row in table.rows)
 
 
+def test_what_nothing_told_of_an_encoder_is_said() -> None:
+    told, default = {"net": "its fixed positions"}, {"heads": "family default: the standard size (small)"}
+    runs = [run("a", SIGLIP, "knn", 1.0), run("b", CONVNEXT, "knn", 2.0), run("c", CONVNEXT, "knn", 2.0)]
+    for record, sources in zip(runs, (told, default, default), strict=True):
+        record.init.sources = sources
+    table = build("encoders", runs)
+    assert [n for n in table.notes if "family default" in n] == [
+        "attention heads of b, c: family default: the standard size (small)"
+    ]
+
+
 def test_what_is_not_alike_is_said() -> None:
     short = run("a", SIGLIP, "finetune", 1.0, recipe={"schedule": {"epochs": 5}})
     long = run("b", CONVNEXT, "finetune", 2.0, recipe={"schedule": {"epochs": 100}})
