@@ -16,7 +16,12 @@ PLAIN_SECONDS = 60.0  # between progress lines where stderr is no terminal
 @contextmanager
 def progress(label: str, total: int, unit: str = "images", *, active: bool = True) -> Iterator[Callable[[int], None]]:
     """Gives a function that is told how many are done; now and then a line where stderr is no terminal."""
-    columns = (TextColumn(label), BarColumn(bar_width=16), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     started = last = time.monotonic()
 
     def advance(done: int) -> None:
@@ -32,5 +37,5 @@ def progress(label: str, total: int, unit: str = "images", *, active: bool = Tru
             console.print(f"{label}  {done}/{total}  {rate}", markup=False, soft_wrap=True)
 
     with Progress(*columns, console=console, disable=not (active and console.is_terminal)) as bar:
-        task = bar.add_task("", total=total)
+        task = bar.add_task(label, total=total)
         yield advance

@@ -11,7 +11,7 @@ import typer
 
 from backbones import atomic
 from backbones.errors import UserError
-from mae_bench.cli.common import Json, Runs, print_json, print_rows
+from mae_bench.cli.common import Json, Runs, print_json, print_lines, print_rows
 
 
 def check(
@@ -61,6 +61,6 @@ def check(
     else:
         print_rows(show.rows(verdict))
         count = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
-        print(f"{baseline}: written, {count}" if update else show.summary(verdict))
+        print_lines([f"{baseline}: written, {count}" if update else show.summary(verdict)])
     if not update and verdict.code != HOLDS:
         raise typer.Exit(verdict.code)

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from backbones.errors import UserError
-from mae_bench.cli.common import Arch, Json, print_json
-from mae_bench.common.text import visible
+from mae_bench.cli.common import Arch, Json, print_json, print_lines
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint file, or a pre-training's run directory.")]
 ImgSize = Annotated[
@@ -54,8 +53,7 @@ def inspect(
         print_json(card)
         return
     width = max(len(heading) for heading, _ in rows)
-    for heading, text in rows:
-        print(f"{heading.ljust(width)}  {visible(text)}")
+    print_lines(f"{heading.ljust(width)}  {text}" for heading, text in rows)
 
 
 def convert(
@@ -77,7 +75,7 @@ def convert(
     from backbones.checkpoints.checkpoint import load_checkpoint
     from backbones.checkpoints.write_layouts import save_as
 
-    print(save_as(load_checkpoint(checkpoint), out, to))
+    print_lines([str(save_as(load_checkpoint(checkpoint), out, to))])
 
 
 def extract(
@@ -127,8 +125,8 @@ def extract(
     for name, array in about["arrays"].items():
         shape = " x ".join(map(str, array["shape"]))
         note = "final norm applied" if array["norm"] else "before the final norm"
-        print(f"{out.parent / array['file']}: {name}, {shape}, {note}")
-    print(f"{sidecar(out)}: names, labels, checkpoint")
+        print_lines([f"{out.parent / array['file']}: {name}, {shape}, {note}"])
+    print_lines([f"{sidecar(out)}: names, labels, checkpoint"])
 
 
 def reconstruct(
@@ -168,12 +166,12 @@ def reconstruct(
     if as_json:
         print_json([asdict(row) for row in rows])
         return
-    for row in rows:
-        print(
-            f"{row.image}  {row.sampling} {100 * row.mask_ratio:g} %  {row.visible} of {row.patches} visible  "
-            f"loss {row.loss:.4f}"
-        )
-    print(f"picture: {out}")
+    print_lines(
+        f"{row.image}  {row.sampling} {100 * row.mask_ratio:g} %  {row.visible} of {row.patches} visible  "
+        f"loss {row.loss:.4f}"
+        for row in rows
+    )
+    print_lines([f"picture: {out}"])
 
 
 def _ratios(texts: list[str]) -> list[float]:

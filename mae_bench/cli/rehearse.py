@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -72,7 +71,7 @@ def show(jobs: list[PlannedJob], asked: Asked, as_json: bool) -> None:
         print_rows(shown.rows(reports))
         print_lines(shown.lines(reports, asked))
     if failed := sum(each.stops for each in reports):
-        print(f"{failed} of {len(reports)} jobs would not start or not fit", file=sys.stderr)
+        print_lines([f"{failed} of {len(reports)} jobs would not start or not fit"], err=True)
         raise typer.Exit(FAILED)
 
 

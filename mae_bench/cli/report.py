@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backbones.errors import UserError
-from mae_bench.cli.common import Runs
+from mae_bench.cli.common import Runs, print_lines
 
 
 def report(
@@ -23,4 +23,4 @@ def report(
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder")
     contents = write_report(runs, out)
-    print(f"{summary(contents)}\n{out}")
+    print_lines([summary(contents), str(out)])

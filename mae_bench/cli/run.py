@@ -48,7 +48,7 @@ def pretrain(
     if as_json:
         print_json(record.to_dict())
     else:
-        print(f"encoder: {out / 'encoder.safetensors'}\nrecord:  {out / 'record.json'}")
+        print_lines([f"encoder: {out / 'encoder.safetensors'}", f"record:  {out / 'record.json'}"])
 
 
 def run(
@@ -236,7 +236,7 @@ def _again(path: Path, out: Path, data: list[str], as_json: bool) -> None:
     print_rows(
         [{k: "–" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in r.items()} for r in rows]
     )
-    print(f"record: {out / 'record.json'}")
+    print_lines([f"record: {out / 'record.json'}"])
 
 
 def _parse_seeds(flag: str, text: str | None) -> list[int] | None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from backbones.errors import unknown
+from mae_bench.cli.common import print_lines
 
 _KNOWN = ("detectron2",)
 
@@ -22,8 +23,8 @@ def setup(what: Annotated[str, typer.Argument(metavar="|".join(_KNOWN), help="Wh
         raise unknown("package to set up", what, _KNOWN)
     found = install.importable()
     if found is not None:
-        print(f"detectron2: kept the one in {found}")
+        print_lines([f"detectron2: kept the one in {found}"])
         return
     site_packages = Path(sysconfig.get_path("purelib"))
     say(f"detectron2: downloading {install.REQUIREMENT} (sha256 {install.SHA256[:12]}…) with pip to {site_packages}")
-    print(f"detectron2: installed {install.REQUIREMENT} in {install.install(site_packages)}")
+    print_lines([f"detectron2: installed {install.REQUIREMENT} in {install.install(site_packages)}"])

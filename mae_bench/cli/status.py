@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from mae_bench.cli.common import Json, print_json, print_rows
+from mae_bench.cli.common import Json, print_json, print_lines, print_rows
 from mae_bench.common.text import duration, visible
 from mae_bench.jobs.status import UNDER_WAY, JobStatus, collect, summary
 from mae_bench.records.groups import shown_metrics
@@ -77,9 +77,8 @@ def _watch_plain(folder: Path, console: Console, jobs: list[JobStatus]) -> list[
             if said.get(job.name) != line:
                 said[job.name] = line
                 detail = rows([job])[0]
-                console.print(
-                    " ".join(filter(None, [line, detail["step"], detail["result"]])), markup=False, soft_wrap=True
-                )
+                shown = visible(" ".join(filter(None, [line, detail["step"], detail["result"]])))
+                console.print(shown, markup=False, soft_wrap=True)
         if not any(job.state in UNDER_WAY for job in jobs):
             return jobs
         time.sleep(_REFRESH_SECONDS)
@@ -109,10 +108,10 @@ def status(
             watch_jobs(folder, Console(stderr=True))
         print_json([asdict(job) for job in collect(folder)])
     elif watch:
-        print(summary(watch_jobs(folder, console)))
+        print_lines([summary(watch_jobs(folder, console))])
     elif console.is_terminal:
         console.print(table(collect(folder)))
     else:
         jobs = collect(folder)
         print_rows(rows(jobs))
-        print(summary(jobs))
+        print_lines([summary(jobs)])

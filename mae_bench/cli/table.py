@@ -9,6 +9,7 @@ import typer
 
 from backbones.atomic import check_writable, write_bytes
 from backbones.errors import UserError
+from mae_bench.cli.common import print_lines
 
 
 def table(
@@ -39,4 +40,4 @@ def table(
         print(content.decode(), end="")
     else:
         write_bytes(out, content)
-        print(out)
+        print_lines([str(out)])

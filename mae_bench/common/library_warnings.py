@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mae_bench.common.text import visible
+
 FILE_NAME = "warnings.log"
 _OWN = ("mae_bench", "tasks", "backbones")
 
@@ -22,7 +24,7 @@ class _Handler(logging.Handler):
         text = " ".join(record.getMessage().split())
         own = record.name.partition(".")[0] in _OWN
         if own or self.shown:
-            print(text, file=sys.stderr)
+            print(visible(text), file=sys.stderr)
         if not own and self.path is not None:
             with suppress(OSError), open(self.path, "a", encoding="utf-8") as file:
                 file.write(f"{record.name}: {text}\n")

@@ -16,6 +16,7 @@ from backbones.atomic import json_text, refuse_special, write_text
 from backbones.plain_files import parse_json, read_plain
 from mae_bench.common.console import console, place_in_plan, say
 from mae_bench.common.disk import writing
+from mae_bench.common.text import visible
 from mae_bench.engine.progress import Progress
 from tasks.progress import PLAIN_SECONDS
 
@@ -28,7 +29,7 @@ class RunLog:
     """
 
     def __init__(self, run_dir: Path, name: str, total: int, progress: Progress, *, active: bool) -> None:
-        self.name, self.total, self.active, self.run_dir = name, total, active, run_dir
+        self.name, self.total, self.active, self.run_dir = visible(name), total, active, run_dir
         self._last_line = 0.0
         self._live = active and console.is_terminal
         if not active:
@@ -40,14 +41,16 @@ class RunLog:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             # At 80 columns the ends of these two go, and nothing wraps.
-            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            ),
             TextColumn("{task.fields[detail]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=console,
             expand=True,
             disable=not self._live,
         )
         self._task: TaskID = self._bar.add_task(
-            name, total=total, completed=progress.step, detail="", place=place_in_plan.get()
+            self.name, total=total, completed=progress.step, detail="", place=place_in_plan.get()
         )
         self._evaluation: TaskID | None = None
         self._bar.start()
