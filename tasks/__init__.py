@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from backbones.errors import UserError, unknown
-from tasks.recipe import Recipe
+from tasks.recipe import Recipe, check_ranges
 from tasks.spec import Metric, TaskSpec, undeclared
 
 if TYPE_CHECKING:  # torch takes seconds to import, and listing tasks needs none of it
@@ -100,17 +100,24 @@ def require(task: str) -> None:
         raise UserError(f"task {task} needs {', '.join(missing)}: {way}")
 
 
-def create_task(recipe: Recipe, checkpoint: Checkpoint | None = None) -> Task[Any]:
-    """The task of a resolved recipe, its encoder from `checkpoint` (a `Checkpoint`), or from scratch."""
+def check_recipe(recipe: Recipe) -> None:
+    """A UserError for values that no job can take, whatever its data and its checkpoint are."""
     from tasks.datasets.account import check_allowed
     from tasks.datasets.manifest import CHECKS
 
-    require(recipe.task)
+    check_ranges(recipe)  # again: a seed of the command line's comes after loading
     check_allowed(recipe.data.allow, CHECKS)
     labels = (recipe.data.label_share, recipe.data.label_list)
     if not spec(recipe.task).labelled and labels != (None, None):
         able = " and ".join(name for name, each in registry().items() if each.labelled)
         raise UserError(f"data.label_share and data.label_list are for {able}, not for {recipe.task}")
+    recipe.check_values()
+
+
+def create_task(recipe: Recipe, checkpoint: Checkpoint | None = None) -> Task[Any]:
+    """The task of a resolved recipe, its encoder from `checkpoint` (a `Checkpoint`), or from scratch."""
+    require(recipe.task)
+    check_recipe(recipe)
     if checkpoint is not None:
         from tasks.suitability import why_not
 

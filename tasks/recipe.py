@@ -6,11 +6,14 @@ Each task extends `Recipe` by its own section (`tasks/<task>/config.py`), so tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
-from backbones.errors import UserError
+from backbones.errors import UserError, unknown
+
+MOST = 1_000_000_000
+"""No count, size or length that anybody means is larger, and what is overflows somewhere in a library."""
+_LISTS = (1, 10_000)
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,13 @@ class Range:
     Attributes:
         low, high: both ends are in it.
         above: `low` itself is not.
+        members: fewest and most members of a list.
     """
 
     low: float | None = None
     high: float | None = None
     above: bool = False
+    members: tuple[int, int] = _LISTS
 
     def __contains__(self, value: float) -> bool:
         low = self.low is None or value > self.low or (value == self.low and not self.above)
@@ -37,37 +42,80 @@ class Range:
         return f"a number {low}" + ("" if self.high is None else f" to {self.high:g}")
 
 
-Ranges = dict[str, Range]
-ANY, COUNT, NATURAL, POSITIVE, SHARE = Range(), Range(1), Range(0), Range(0, above=True), Range(0, 1)
+@dataclass(frozen=True)
+class Words:
+    """Which words a key of text takes; of a list, each of its members. Texts that are names or paths are declared by none.
+
+    Attributes:
+        known: the words; none for a list of any texts.
+        members: fewest and most members of a list.
+    """
+
+    known: tuple[str, ...] = ()
+    members: tuple[int, int] = _LISTS
+
+
+Ranges = dict[str, Range | Words]
+COUNT, NATURAL, POSITIVE, SHARE = Range(1, MOST), Range(0, MOST), Range(0, MOST, above=True), Range(0, 1)
 NOT_NEGATIVE = NATURAL
 BATCH = Range(1, 1_000_000)
+BLOCKS = Range(-1000, 1000)
+"""Blocks of an encoder by number, from the end where negative; whether it has them is asked of the encoder."""
 
 
 def check_ranges(recipe: Any, prefix: str = "") -> None:
-    """Every number of a recipe is in the range that its schema declares (`RANGES` beside the fields).
+    """Every number, word and length of a list is one that the schema declares (`RANGES` beside the fields).
 
     Raises:
         UserError: the first that is not, as ``key=value``.
     """
-    for key, value, allowed in numbers(recipe, prefix):
-        if isinstance(value, list) and any(number not in allowed for number in value):
-            raise UserError(f"{key}={value}: give numbers, each {str(allowed).removeprefix('a number ')}")
-        if not isinstance(value, list) and value not in allowed:
-            raise UserError(f"{key}={value}: give {allowed}")
-
-
-def numbers(recipe: Any, prefix: str = "") -> Iterator[tuple[str, Any, Range]]:
-    """(dotted key, value, range) of all numbers and lists of numbers in a recipe that are given."""
+    declared = getattr(recipe, "RANGES", {})
     for entry in fields(recipe):
         value, key = getattr(recipe, entry.name), f"{prefix}{entry.name}"
         if is_dataclass(value):
-            yield from numbers(value, f"{key}.")
-        elif _is_number(value) or (isinstance(value, list) and value and all(map(_is_number, value))):
-            yield key, value, getattr(recipe, "RANGES", {}).get(entry.name, ANY)
+            check_ranges(value, f"{key}.")
+        elif isinstance(value, list):
+            _check_members(key, value, declared.get(entry.name, Words()))
+        elif isinstance(value, str):
+            _check_word(key, value, declared.get(entry.name, Words()))
+            if not value and entry.default != "":
+                raise UserError(f"{key}: an empty text: give one, or null")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            allowed = declared.get(entry.name, Range())
+            if value not in allowed:
+                raise UserError(f"{key}={value}: give {allowed}")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _check_members(key: str, value: list[Any], allowed: Range | Words) -> None:
+    fewest, most = allowed.members
+    if not fewest <= len(value) <= most:
+        wanted = (
+            f"{fewest} of them"
+            if fewest == most
+            else f"at least {fewest}"
+            if len(value) < fewest
+            else f"at most {most}"
+        )
+        raise UserError(f"{key}={value}: a list of {len(value)}: give {wanted}")
+    if isinstance(allowed, Words):
+        for word in value:
+            _check_word(key, word, allowed)
+    elif any(number not in allowed for number in value):
+        raise UserError(f"{key}={value}: give numbers, each {str(allowed).removeprefix('a number ')}")
+
+
+def _check_word(key: str, value: str, allowed: Words) -> None:
+    if allowed.known and value not in allowed.known:
+        raise unknown("word", value, allowed.known, where=key)
+    if "\0" in value:
+        raise UserError(f"{key}: a text with a null character, which no name and no path has: take it out")
+
+
+INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
+DECODERS = ("fast", "pil")
+OPTIMIZERS = ("adamw", "lars", "sgd")
+SCHEDULES = ("cosine", "multistep", "poly")
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass
@@ -77,8 +125,9 @@ class EncoderConfig:
     RANGES: ClassVar[Ranges] = {
         "img_size": COUNT,
         "drop_path": Range(0, 0.99),
-        "mean": SHARE,
-        "std": Range(0, 1, above=True),
+        "mean": Range(0, 1, members=(3, 3)),
+        "std": Range(0, 1, above=True, members=(3, 3)),
+        "interpolation": Words(INTERPOLATIONS),
         "crop_pct": Range(0, 1, above=True),
     }
 
@@ -99,6 +148,8 @@ class DataConfig:
     RANGES: ClassVar[Ranges] = {
         "limit_train": COUNT,
         "limit_val": COUNT,
+        "decoder": Words(DECODERS),
+        "allow": Words(members=(0, 100)),
         "label_share": Range(0, 1, above=True),
         "white_level": Range(1, 65535),
     }
@@ -127,9 +178,10 @@ class OptimizerConfig:
     """One of `blr` (scaled by effective batch size / 256, paper App. A) and `lr` (as it is)."""
 
     RANGES: ClassVar[Ranges] = {
+        "name": Words(OPTIMIZERS),
         "blr": NOT_NEGATIVE,
         "lr": NOT_NEGATIVE,
-        "betas": Range(0, 0.999999),
+        "betas": Range(0, 0.999999, members=(2, 2)),
         "momentum": Range(0, 0.999999),
         "weight_decay": NOT_NEGATIVE,
         "layer_decay": Range(0, 1, above=True),
@@ -151,13 +203,14 @@ class ScheduleConfig:
     """Length in epochs or in iterations (one of them), and the curve of the learning rate, set at every step."""
 
     RANGES: ClassVar[Ranges] = {
+        "name": Words(SCHEDULES),
         "epochs": POSITIVE,
         "iterations": NATURAL,
         "warmup_epochs": NOT_NEGATIVE,
         "warmup_iterations": NATURAL,
         "warmup_factor": SHARE,
         "min_lr": NOT_NEGATIVE,
-        "milestones": SHARE,
+        "milestones": Range(0, 1, members=(0, 1000)),
         "gamma": Range(0, 1, above=True),
         "power": POSITIVE,
     }
@@ -182,6 +235,7 @@ class TrainConfig:
         "batch_size": BATCH,
         "reference_batch_size": BATCH,
         "micro_batch_size": BATCH,
+        "precision": Words(PRECISIONS),
         "ema": Range(0, 0.999999999),
         "workers": Range(
             0, 256
@@ -234,7 +288,7 @@ class Recipe:
     """What every recipe has. The task's own section comes with its subclass."""
 
     RANGES: ClassVar[Ranges] = {
-        "seed": ANY,
+        "seed": Range(0, 2**32 - 1),
         "gpus": COUNT,
     }
 

@@ -30,7 +30,7 @@ FLOORS: dict[str, list[list[str]]] = {
     "tasks": [
         ["classification", "probing", "detection", "segmentation", "pretraining"],
         ["features"],
-        ["__init__", "base", "contact_sheet", "datasets", "progress", "recipe", "spec", "suitability"],
+        ["__init__", "base", "contact_sheet", "datasets", "kinds", "progress", "recipe", "spec", "suitability"],
     ],
     "backbones": [
         ["checkpoints"],

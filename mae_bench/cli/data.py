@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -83,10 +84,13 @@ _RECIPES = {
 def _reader(name: str, folder: str, recipe_name: str | None, overrides: list[str]) -> Callable[..., Any]:
     """What looks at a data set: the reader of the task whose recipe reads it."""
     from mae_bench.recipes.load import load_recipe
-    from tasks import load, require, spec
+    from tasks import check_recipe, load, require, spec
 
     recipe_name = recipe_name or _RECIPES.get(name) or _RECIPES.get(_kind(Path(folder).expanduser()))
-    recipe: Any = load_recipe(recipe_name or "finetune/vit_base_patch16_imagenet", [f"data.name={name}", *overrides])
+    recipe: Any = load_recipe(
+        recipe_name or "finetune/vit_base_patch16_imagenet", [f"data.name={json.dumps(name)}", *overrides]
+    )
+    check_recipe(recipe)
     verify = spec(recipe.task).verify
     if verify is None:
         raise UserError(

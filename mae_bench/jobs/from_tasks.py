@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -73,7 +74,7 @@ def _load(protocol: str, data: str, encoder: EncoderAtHand, options: Options) ->
     if row is not None and row != name_for(
         protocol, other_data(protocol) or "", encoder.arch
     ):  # for one size of its own
-        return load_recipes([row], replace(options, overrides=[f"data.name={data}", *options.overrides]))
+        return load_recipes([row], replace(options, overrides=[f"data.name={json.dumps(data)}", *options.overrides]))
     overrides = overrides_of(options, protocol)
     recipe = encoder.recipe(protocol, data, overrides)
     folder = options.data.get(recipe.data.name, options.data.get(""))

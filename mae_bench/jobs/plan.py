@@ -22,6 +22,7 @@ from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.recipes.load import recipe_hash, short_name
 from mae_bench.recipes.options import Options, named_path
 from mae_bench.tables.definitions.data_sets import bare
+from tasks import check_recipe
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,9 @@ def _check_values(job: PlannedJob) -> None:
     """A UserError for values that would stop a job when its turn comes, after others have run for hours."""
     try:
         check(job.recipe)
-        job.recipe.check_values()
+        check_recipe(job.recipe)
+        if job.checkpoint is None and job.after is None:
+            check_arch(job.recipe.encoder.arch)
     except UserError as e:
         raise UserError(f"{job.name}: {e}") from e
 

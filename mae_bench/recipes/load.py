@@ -19,6 +19,7 @@ from mae_bench.recipes.protocol_files import Layer, flat, folders, merged, place
 from mae_bench.recipes.published import cite
 from mae_bench.recipes.scaling import at_batch_size
 from tasks import recipe_schema, registry, task_of_protocol
+from tasks.kinds import wrong_kind
 from tasks.recipe import Recipe, check_ranges
 
 if TYPE_CHECKING:  # its import takes longer than listing all recipes
@@ -213,6 +214,9 @@ def _typed(task: str, values: Mapping[str, Any], name: str, layers: Sequence[Lay
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+    for layer in layers or [Layer(dict(values), name)]:
+        if said := wrong_kind(recipe_schema(task), layer.values):
+            raise UserError(f"{layer.where}: {_one_line(said)}")
     try:
         config = OmegaConf.merge(_schema(task), values)
         recipe = cast(Recipe, OmegaConf.to_object(config))
@@ -220,7 +224,7 @@ def _typed(task: str, values: Mapping[str, Any], name: str, layers: Sequence[Lay
         raise UserError(f"{name}: {e.full_key} has no value: give it in the recipe or by --set") from e
     except OmegaConfBaseException as e:
         _refuse(task, layers)
-        raise UserError(f"{name}: {_plainly(e)}") from e
+        raise UserError(f"{name}: {_first_line(e)}") from e
     check_ranges(recipe)
     return recipe
 
@@ -236,7 +240,7 @@ def _refuse(task: str, layers: Sequence[Layer]) -> None:
         except (ConfigKeyError, ConfigAttributeError) as e:
             raise unknown("key", _one_line(str(e.full_key or e.key)), _keys(_schema(task)), where=layer.where) from e
         except OmegaConfBaseException as e:
-            raise UserError(f"{layer.where}: {_plainly(e)}") from e
+            raise UserError(f"{layer.where}: {_first_line(e)}") from e
 
 
 @lru_cache(maxsize=16)
@@ -261,30 +265,14 @@ def _check_protocol(recipe: Recipe, name: str) -> None:
         )
 
 
+def _first_line(error: Any) -> str:
+    """Of an OmegaConf error, with the key that it is about; values of a wrong kind do not come this far."""
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{said} ({error.full_key})" if error.full_key else said
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-# What OmegaConf says of its own classes -> what the user is to give.
-_PLAIN = (
-    (
-        r".* is not a ListConfig, .*tuple.*|Cannot merge DictConfig with ListConfig",
-        "takes a list, such as [1, 2]",
-    ),
-    (r".* is not a subclass of \w+Config\b.*", "is a group of keys: set one of its keys"),
-    (r"Value '(.*)' of type '\w+' could not be converted to Float", r"takes a number, not \1"),
-    (r"Value '(.*)' of type '\w+' could not be converted to Integer", r"takes a whole number, not \1"),
-    (r"Value '(.*)' is not a valid bool.*", r"takes true or false, not \1"),
-    (r"Cannot convert '\w+' to string: '(.*)'", r"takes a text, not \1"),
-)
-
-
-def _plainly(error: Any) -> str:
-    """The first line of an OmegaConf error in the user's words, with the key that it is about."""
-    said = (str(error).splitlines() or [type(error).__name__])[0]
-    for pattern, words in _PLAIN:
-        said = re.sub(rf"^(?:{pattern})$", words, said)
-    return f"{said} ({error.full_key})" if error.full_key else said
 
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from tasks.recipe import NOT_NEGATIVE, SHARE, Range, Ranges, Recipe
+from backbones.errors import UserError
+from tasks.recipe import NOT_NEGATIVE, SHARE, Range, Ranges, Recipe, Words
+
+_NUMBER = r"\d{1,4}(\.\d{1,4})?"
+_RAND_AUGMENT = re.compile(
+    rf"rand(-(m\d{{1,2}}|n\d{{1,2}}|mmax\d{{1,2}}|inc[01]|mstd{_NUMBER}|p{_NUMBER}|t\w{{1,12}}))*"
+)
+POOLS = ("avg", "token", "attentive", "own")
+CROPS = ("inception", "tf")
+TEST_SETS = ("imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_c", "imagenet_v2", "imagenet_real")
 
 
 @dataclass
@@ -13,6 +23,7 @@ class HeadConfig:
     """What is trained, and on which features."""
 
     RANGES: ClassVar[Ranges] = {
+        "pool": Words(POOLS),
         "tune_blocks": NOT_NEGATIVE,
         "init_std": NOT_NEGATIVE,
         "label_smoothing": Range(0, 0.999999),
@@ -34,7 +45,8 @@ class AugmentationConfig:
     """Training augmentation, in timm's words, and the evaluation crop."""
 
     RANGES: ClassVar[Ranges] = {
-        "scale": Range(0, 1, above=True),
+        "crop": Words(CROPS),
+        "scale": Range(0, 1, above=True, members=(2, 2)),
         "hflip": SHARE,
         "erasing": SHARE,
         "mixup": NOT_NEGATIVE,
@@ -57,6 +69,8 @@ class AugmentationConfig:
 class ClassificationRecipe(Recipe):
     """A recipe with ``task: classification``."""
 
+    RANGES: ClassVar[Ranges] = {**Recipe.RANGES, "test_set": Words(TEST_SETS)}
+
     task: str = "classification"
     from_scratch: bool = False  # supervised training (Table 11): refuses a checkpoint
     # Evaluation only, of a fine-tuned checkpoint: imagenet_a | imagenet_r | imagenet_sketch | imagenet_c | imagenet_v2 |
@@ -64,6 +78,19 @@ class ClassificationRecipe(Recipe):
     test_set: str | None = None
     head: HeadConfig = field(default_factory=HeadConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+    def check_values(self) -> None:
+        """See `Recipe`."""
+        from tasks.datasets.options import check_options
+
+        check_options(self.data)
+        policy = self.augmentation.auto_augment
+        if policy is not None and not _RAND_AUGMENT.fullmatch(policy):
+            raise UserError(
+                f"augmentation.auto_augment={policy}: give timm's RandAugment, such as rand-m9-mstd0.5-inc1"
+            )
+        if self.augmentation.scale[0] > self.augmentation.scale[1]:
+            raise UserError(f"augmentation.scale={self.augmentation.scale}: give [smallest, largest]")
 
     def implied_protocol(self) -> str:
         """By what trains: nothing (robustness), a part, everything from scratch, a probe's head only, or everything."""

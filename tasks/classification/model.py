@@ -12,12 +12,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from backbones.encoders.contract import Encoder
-from backbones.errors import UserError, unknown
+from backbones.errors import UserError
 from backbones.vit.param_groups import freeze_below
 from tasks.classification.config import HeadConfig
 from tasks.classification.pooled import PooledEncoder
-
-POOLS = ("avg", "token", "attentive", "own")
 
 
 class Classifier(nn.Module):
@@ -32,8 +30,6 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: Encoder, classes: int, config: HeadConfig, criterion: nn.Module) -> None:
         super().__init__()
-        if config.pool not in POOLS:
-            raise unknown("pooling", config.pool, POOLS, where="head.pool")
         vit = encoder.plain
         if vit is not None:
             _set_pooling(vit, config.pool)

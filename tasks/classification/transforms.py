@@ -15,7 +15,6 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
 from backbones.encoders.preprocessing import Preprocessing
-from backbones.errors import unknown
 from tasks.classification.config import AugmentationConfig
 from tasks.datasets.decoding import Box, RandomCrop, RandomFlip, to_pil
 
@@ -69,9 +68,7 @@ def _crop(size: int, config: AugmentationConfig) -> Any:
     scale = (config.scale[0], config.scale[1])
     if config.crop == "inception":
         return RandomResizedCropAndInterpolation(size, scale=scale, interpolation="bicubic")
-    if config.crop == "tf":
-        return RandomResizedCropTF(size, scale)
-    raise unknown("crop", config.crop, ["inception", "tf"], where="augmentation.crop")
+    return RandomResizedCropTF(size, scale)
 
 
 def _inception_box(crop: RandomResizedCropAndInterpolation, width: int, height: int) -> Box:

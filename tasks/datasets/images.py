@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from backbones.errors import UserError, unknown
+from backbones.errors import UserError
 from tasks.datasets.account import Account
 from tasks.datasets.decoding import SKIP_BROKEN, UNREADABLE, WHITE, RandomCrop, decode_rgb, unreadable
 from tasks.datasets.layouts import Reader, open_reader
@@ -24,7 +24,6 @@ from tasks.datasets.options import LayoutOptions
 from tasks.datasets.roots import data_root
 
 # fast: `CroppedImages`; pil: PIL decodes and resizes the whole, as in the official code.
-DECODERS = ("fast", "pil")
 
 
 @dataclass
@@ -298,12 +297,7 @@ def training_images(
     Args:
         transform: of the whole image, the official pixels.
         crop: the same draws as `transform`; None for a transform that does not start with a random crop.
-
-    Raises:
-        UserError: no such decoder.
     """
-    if decoder not in DECODERS:
-        raise unknown("decoder", decoder, DECODERS, where="data.decoder")
     return TransformedImages(images, transform) if decoder == "pil" or crop is None else CroppedImages(images, crop)
 
 

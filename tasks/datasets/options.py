@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from backbones.errors import UserError, unknown
@@ -31,6 +32,29 @@ class LayoutOptions:
     white: int = WHITE
 
 
+def check_options(data: DataConfig, read: Sequence[str] | None = None) -> None:
+    """A UserError for ``data.options`` that nobody reads or that are of another kind.
+
+    Args:
+        read: texts that the task's own layout reads, and ``outside``; None for labelled images' layouts.
+    """
+    if data.name == "embedded" and data.root is None:
+        # Kept out of module scope: other data sets need nothing of it.
+        from tasks.datasets.embedded.config import EmbeddedConfig
+
+        EmbeddedConfig.of(data.options)
+    elif read is None:
+        layout_options(data)
+    elif data.name != "embedded":
+        for key, value in data.options.items():
+            if key not in read:
+                raise unknown("option", key, read, where="data.options")
+            if key == "outside" and not isinstance(value, bool):
+                raise UserError(f"data.options.outside={value}: give true or false")
+            if key != "outside" and not (value and isinstance(value, str)):
+                raise UserError(f"data.options.{key}={value}: give a path")
+
+
 def layout_options(data: DataConfig) -> LayoutOptions:
     """``data.options`` of a data set on disk; the embedded one's are its maker's.
 
@@ -40,6 +64,9 @@ def layout_options(data: DataConfig) -> LayoutOptions:
     if data.name == "embedded" and data.root is None:
         return LayoutOptions(white=data.white_level)
     known = [option.name for option in fields(LayoutOptions) if option.name != "white"]
+    for key in _OF_OTHERS:
+        if not isinstance(data.options.get(key, ""), str):
+            raise UserError(f"data.options.{key}={data.options[key]}: give a path")
     given = {key: value for key, value in data.options.items() if key not in _OF_OTHERS}
     for key, value in given.items():
         if key not in known:

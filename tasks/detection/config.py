@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from tasks.recipe import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, DataConfig, Ranges, Recipe
+from tasks.recipe import COUNT, MOST, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, DataConfig, Range, Ranges, Recipe, Words
+
+PYRAMIDS = ("simple", "fpn", "stages")
 
 
 @dataclass
@@ -20,18 +22,19 @@ class DetectionConfig:
 
     RANGES: ClassVar[Ranges] = {
         "img_size": COUNT,
-        "scale_range": POSITIVE,
+        "pyramid": Words(PYRAMIDS),
+        "scale_range": Range(0, MOST, above=True, members=(2, 2)),
         "classes": COUNT,
         "window_size": NATURAL,
-        "global_blocks": NATURAL,
+        "global_blocks": Range(0, 1000, members=(0, 1000)),
         "patch_size": COUNT,
         "channels": COUNT,
         "anchor_sizes": COUNT,
         "anchor_ratios": POSITIVE,
         "rpn_convs": NATURAL,
         "rpn_batch_per_image": COUNT,
-        "rpn_pre_nms_topk": COUNT,
-        "rpn_post_nms_topk": COUNT,
+        "rpn_pre_nms_topk": Range(1, MOST, members=(2, 2)),
+        "rpn_post_nms_topk": Range(1, MOST, members=(2, 2)),
         "roi_batch_per_image": COUNT,
         "box_pool": COUNT,
         "box_convs": NATURAL,
@@ -101,6 +104,13 @@ class DetectionRecipe(Recipe):
     task: str = "detection"
     data: DataConfig = field(default_factory=lambda: DataConfig(name="coco"))
     detection: DetectionConfig = field(default_factory=DetectionConfig)
+
+    def check_values(self) -> None:
+        """See `Recipe`."""
+        from tasks.datasets.options import check_options
+        from tasks.detection.layout import OPTIONS
+
+        check_options(self.data, OPTIONS)
 
     def implied_protocol(self) -> str:
         """Tables keep the two detectors apart, and LVIS from COCO; the protocol of LVIS takes other sets like it."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backbones.errors import UserError, unknown
+from backbones.errors import UserError
 from tasks.detection.files import hits
 
 OPTIONS = (*(f"{split}_{what}" for split in ("train", "val") for what in ("json", "images")), "outside")
@@ -30,11 +30,6 @@ def find_json(root: Path, split: str, options: Mapping[str, Any]) -> Path | None
     Raises:
         UserError: an option that is none, or names no file; or several jsons that might be meant.
     """
-    for key in options:
-        if key not in OPTIONS:
-            raise unknown("option", key, OPTIONS, where="data.options")
-    if not isinstance(options.get("outside", False), bool):
-        raise UserError(f"data.options.outside={options['outside']}: give true or false")
     if given := options.get(f"{split}_json"):
         return _given(root, f"{split}_json", given)
     if root.is_file():

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from tasks.recipe import COUNT, NATURAL, NOT_NEGATIVE, Range, Ranges, Recipe
+from backbones.errors import UserError
+from tasks.recipe import COUNT, MOST, NATURAL, SHARE, Range, Ranges, Recipe, Words
+
+SAMPLINGS = ("random", "block", "grid")
+TARGETS = ("pixels_norm", "pixels", "pca", "tokens")
+CROPS = ("random", "fixed", "none")
 
 
 @dataclass
@@ -13,12 +18,14 @@ class MAEConfig:
     """The decoder and the objective; defaults are the released models' (Table 1's, but for normalised pixels)."""
 
     RANGES: ClassVar[Ranges] = {
+        "mask_sampling": Words(SAMPLINGS),
+        "target": Words(TARGETS),
         "decoder_embed_dim": COUNT,
         "decoder_depth": NATURAL,
         "decoder_num_heads": COUNT,
         "mask_ratio": Range(0, 1),
         "pca_components": COUNT,
-        "vocabulary": Range(2),
+        "vocabulary": Range(2, MOST),
     }
 
     decoder_embed_dim: int = 512
@@ -39,8 +46,9 @@ class CropConfig:
     """Augmentation (paper Sec. 4.1, Table 1e): by default random resized crop and flip only."""
 
     RANGES: ClassVar[Ranges] = {
-        "scale": Range(0, 1, above=True),
-        "color_jitter": NOT_NEGATIVE,
+        "crop": Words(CROPS),
+        "scale": Range(0, 1, above=True, members=(2, 2)),
+        "color_jitter": SHARE,
     }
 
     # random: random resized crop; fixed: a window of fixed size somewhere, its side 224/256 of the image's short side;
@@ -59,6 +67,14 @@ class PretrainingRecipe(Recipe):
     task: str = "pretraining"
     mae: MAEConfig = field(default_factory=MAEConfig)
     augmentation: CropConfig = field(default_factory=CropConfig)
+
+    def check_values(self) -> None:
+        """See `Recipe`."""
+        from tasks.datasets.options import check_options
+
+        check_options(self.data)
+        if self.augmentation.scale[0] > self.augmentation.scale[1]:
+            raise UserError(f"augmentation.scale={self.augmentation.scale}: give [smallest, largest]")
 
     def implied_protocol(self) -> str:
         return "pretrain"

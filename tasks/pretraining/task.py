@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from backbones.checkpoints.checkpoint import Checkpoint, open_encoder
 from backbones.encoders.contract import Encoder
-from backbones.errors import UserError, unknown
+from backbones.errors import UserError
 from backbones.files.tensor_files import sha256_file
-from backbones.mae.masking import SAMPLINGS, grid_stride, random_masking, visible_count
+from backbones.mae.masking import grid_stride, random_masking, visible_count
 from backbones.mae.model import MaskedAutoencoder
 from backbones.mae.patches import patchify
 from backbones.mae.targets import TokenTarget, create_target
@@ -44,7 +44,6 @@ class PretrainingTask(Task[PretrainingRecipe]):
         encoder = open_encoder(recipe.encoder, checkpoint, positions="regenerate")
         self.preprocessing = encoder.preprocessing
         self.model = create_model(recipe, encoder)
-        transforms.check(recipe.augmentation)
         data = recipe.data
         root = embedded_root(data, "imagenet")
         options = layout_options(data)
@@ -171,8 +170,6 @@ def _fingerprint(images: str, mae: MAEConfig) -> str:
 
 def _check(mae: MAEConfig, grid: tuple[int, int]) -> None:
     patches = grid[0] * grid[1]
-    if mae.mask_sampling not in SAMPLINGS:
-        raise unknown("mask sampling", mae.mask_sampling, SAMPLINGS, where="mae.mask_sampling")
     if not 0 < mae.mask_ratio < 1:
         raise UserError(f"mae.mask_ratio={mae.mask_ratio}: give a share between 0 and 1")
     if visible_count(patches, mae.mask_ratio) == 0:

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from backbones.errors import UserError
-from tasks.recipe import ANY, COUNT, NOT_NEGATIVE, POSITIVE, Range, Ranges, Recipe
+from tasks.recipe import BLOCKS, COUNT, MOST, NOT_NEGATIVE, POSITIVE, Range, Ranges, Recipe, Words
+
+METHODS = ("knn", "probe")
+SELECTIONS = ("val", "train_split")
+POOLS = ("token", "avg", "own")
+NORMS = ("last", "all", "none")
+STORES = ("fp16", "fp32")
 
 
 @dataclass
@@ -14,7 +20,10 @@ class FeaturesConfig:
     """Which features of the frozen encoder, in which form on disk."""
 
     RANGES: ClassVar[Ranges] = {
-        "layers": ANY,
+        "pools": Words(POOLS),
+        "norm": Words(NORMS),
+        "store": Words(STORES),
+        "layers": BLOCKS,
         "batch_size": COUNT,
         "eval_crop_ratio": Range(0, 1, above=True),
     }
@@ -34,7 +43,7 @@ class KnnConfig:
 
     RANGES: ClassVar[Ranges] = {
         "k": COUNT,
-        "temperature": Range(0.0125),
+        "temperature": Range(0.0125, MOST),
         "train_chunk": COUNT,
         "query_chunk": COUNT,
     }
@@ -66,6 +75,8 @@ class ProbeConfig:
 class ProbingRecipe(Recipe):
     """A recipe with ``task: probing``."""
 
+    RANGES: ClassVar[Ranges] = {**Recipe.RANGES, "method": Words(METHODS), "select_on": Words(SELECTIONS)}
+
     task: str = "probing"
     method: str = "knn"  # knn | probe
     # What the best head of a probe is chosen by: val, the validation set itself, or train_split, a tenth of the training images
@@ -77,8 +88,11 @@ class ProbingRecipe(Recipe):
 
     def check_values(self) -> None:
         """k-NN trains nothing."""
+        from tasks.datasets.options import check_options
+
         if self.method == "knn" and not self.evaluate_only:
             raise UserError("k-NN trains nothing: give schedule.iterations=0")
+        check_options(self.data)
 
     def implied_protocol(self) -> str:
         """``knn`` or ``probe``."""

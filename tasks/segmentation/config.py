@@ -8,7 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from tasks.recipe import ANY, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, DataConfig, EncoderConfig, Ranges, Recipe
+from tasks.recipe import (
+    BLOCKS,
+    COUNT,
+    MOST,
+    NATURAL,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    DataConfig,
+    EncoderConfig,
+    Range,
+    Ranges,
+    Recipe,
+    Words,
+)
+
+HEADS = ("upernet", "linear")
+INFERENCES = ("slide", "whole")
 
 
 @dataclass
@@ -16,13 +33,15 @@ class SegmentationConfig:
     """Layout and augmentation of the data, decoder, and inference. Sizes in pixels; crops are `encoder.img_size`."""
 
     RANGES: ClassVar[Ranges] = {
+        "head": Words(HEADS),
+        "inference": Words(INFERENCES),
         "num_classes": COUNT,
-        "resize_scale": COUNT,
-        "resize_ratio": POSITIVE,
+        "resize_scale": Range(1, MOST, members=(2, 2)),
+        "resize_ratio": Range(0, MOST, above=True, members=(2, 2)),
         "cat_max_ratio": SHARE,
         "flip": SHARE,
-        "out_blocks": ANY,
-        "rescales": POSITIVE,
+        "out_blocks": BLOCKS,
+        "rescales": Range(0, MOST, above=True, members=(4, 4)),
         "channels": COUNT,
         "pool_scales": COUNT,
         "aux_channels": COUNT,
@@ -86,6 +105,12 @@ class SegmentationRecipe(Recipe):
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(img_size=512, drop_path=0.1))
     data: DataConfig = field(default_factory=lambda: DataConfig(name="ade20k"))
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+
+    def check_values(self) -> None:
+        """See `Recipe`."""
+        from tasks.datasets.options import check_options
+
+        check_options(self.data, ())
 
     def implied_protocol(self) -> str:
         """Frozen features are a protocol of their own."""

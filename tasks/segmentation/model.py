@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from backbones.encoders.contract import Encoder
 from backbones.encoders.maps import windowed
 from backbones.encoders.preprocessing import Preprocessing
-from backbones.errors import UserError, unknown
+from backbones.errors import UserError
 from tasks.datasets.transforms import has_imagenet_colours
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.folders import IGNORE
@@ -25,7 +25,6 @@ from tasks.segmentation.mm import MODELS, ConfigDict
 from tasks.segmentation.modules import PatchwiseEncoderDecoder
 
 ENCODER_PREFIX = "net.backbone.encoder."
-HEADS = ("upernet", "linear")
 
 
 class Segmenter(nn.Module):
@@ -160,8 +159,6 @@ def _backbone(config: SegmentationConfig, encoder: Encoder, img_size: int) -> di
 
 def _check(config: SegmentationConfig, encoder: Encoder, classes: int) -> None:
     depth = len(encoder.stages)
-    if config.head not in HEADS:
-        raise unknown("head", config.head, HEADS, where="segmentation.head")
     blocks, four = sorted(config.out_blocks), config.head == "upernet"
     fits = len(blocks) == 4 if four else blocks
     repeated = len(set(blocks)) != len(blocks) and (depth >= 4 or windowed(encoder) is not None)
@@ -170,8 +167,6 @@ def _check(config: SegmentationConfig, encoder: Encoder, classes: int) -> None:
             f"segmentation.out_blocks must be {'four ' if four else ''}blocks within 0..{depth - 1} that end with "
             f"{depth - 1} for this encoder, not {list(config.out_blocks)}"
         )
-    if config.inference not in ("slide", "whole"):
-        raise UserError(f'segmentation.inference must be slide or whole, not "{config.inference}"')
     if config.class_weight is not None and len(config.class_weight) != classes:
         raise UserError(f"segmentation.class_weight has {len(config.class_weight)} values for {classes} classes")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, cast
 
 from backbones.errors import UserError, unknown
+from tasks.kinds import wrong_kind
 
 NATIVE_DIGIT = 28
 """Side in pixels of an MNIST tile; a digit's ink spans about 20 of them."""
@@ -53,6 +55,29 @@ class EmbeddedConfig:
     scene_train_count: int = 400
     scene_val_count: int = 100
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> EmbeddedConfig:
+        """From ``data.options`` of a recipe.
+
+        Raises:
+            UserError: an option that there is none of, of another kind, or whose value makes no data set.
+        """
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        known = [entry.name for entry in fields(cls)]
+        for key in options:
+            if key not in known:
+                raise unknown("option", str(key), known, where="data.options")
+        if said := wrong_kind(cls, options):
+            raise UserError(f"data.options of the embedded set: {said}")
+        try:
+            config = cast("EmbeddedConfig", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), options)))
+        except OmegaConfBaseException as e:
+            raise UserError(f"data.options of the embedded set: {str(e).splitlines()[0]} ({e.full_key})") from e
+        config.check()
+        return config
+
     def check(self) -> None:
         """Raises `UserError` naming the first field whose value makes no data set."""
         for name in ("background_brightness", "ink_brightness", "scene_overlap"):
@@ -61,11 +86,14 @@ class EmbeddedConfig:
         for name in ("pretrain_count", "train_count", "val_count", "scene_train_count", "scene_val_count"):
             if not 1 <= getattr(self, name) <= 999_999:
                 raise UserError(f"embedded data set: {name} must lie in 1..999999, not {getattr(self, name)}")
-        if self.seed < 0:
-            raise UserError(f"embedded data set: seed must not be negative, not {self.seed}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"embedded data set: seed must lie in 0..4294967295, not {self.seed}")
         if not 0 <= self.scene_bold <= 4:
             raise UserError(f"embedded data set: scene_bold must lie in 0..4, not {self.scene_bold}")
         self._check_pretraining()
+        for name in ("image_size", "scene_size"):
+            if not 16 <= getattr(self, name) <= 1024:
+                raise UserError(f"embedded data set: {name} must lie in 16..1024, not {getattr(self, name)}")
         self._check_range("digit_size", 8, self.image_size, "image_size")
         self._check_range("scene_digit_size", 8, self.scene_size, "scene_size")
         self._check_range("scene_digits", 1, 100, "100")

@@ -144,11 +144,6 @@ def test_bf16_autocast_trains(frozen: bool) -> None:
     assert all(torch.isfinite(p.grad).all() and p.grad.dtype == torch.float32 for p in trained)
 
 
-def test_unknown_pooling_is_named() -> None:
-    with pytest.raises(UserError, match=r'unknown pooling "avgg" in head\.pool: did you mean "avg"'):
-        build(pool="avgg")
-
-
 @pytest.mark.parametrize(
     "options",
     [

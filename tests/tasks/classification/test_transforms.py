@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from timm.data import create_transform
 from timm.data.auto_augment import rand_augment_transform
 
-from backbones.errors import UserError
 from tasks.classification.config import AugmentationConfig
 from tasks.classification.transforms import (
     RandomResizedCropTF,
@@ -88,11 +87,6 @@ def test_flip_can_be_left_out() -> None:
     plain = never(picture(16, 16))
     seed(0)
     assert torch.equal(always(picture(16, 16)), plain.flip(-1))
-
-
-def test_unknown_crop_is_named() -> None:
-    with pytest.raises(UserError, match=r'unknown crop "tff" in augmentation\.crop: did you mean "tf"'):
-        train_transform(16, AugmentationConfig(crop="tff"), MAE)
 
 
 def test_hardest_posterize_is_black_and_not_an_error() -> None:

@@ -315,9 +315,3 @@ def test_recipe_chooses_the_decoder(folders: Path, name: str, crop: RandomCrop |
     images = open_split("mine", str(folders), "train")
     transform: Callable[[Image.Image], Any] = pretraining_transform(16, CropConfig())
     assert type(training_images(images, name, transform, crop)) is wanted
-
-
-def test_unknown_decoder_is_named(folders: Path) -> None:
-    images = open_split("mine", str(folders), "train")
-    with pytest.raises(UserError, match=r'unknown decoder "fats" in data\.decoder: did you mean "fast"'):
-        training_images(images, "fats", lambda image: image, CROP)

@@ -10,6 +10,8 @@ import pytest
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from backbones.errors import UserError
+from mae_bench.recipes.load import load_recipe
+from tasks import check_recipe
 from tasks.detection.data import read_split
 
 from .conftest import COUNTS
@@ -93,8 +95,9 @@ def test_one_json_for_both_is_not_taken_for_either(coco: Path) -> None:
 
 
 def test_options_are_checked(coco: Path) -> None:
-    with pytest.raises(UserError, match="train_jsn"):
-        read_split(coco, "train", {"train_jsn": "x.json"})
+    recipe = load_recipe("detection/vit_base_patch16_coco", ["data.options.train_jsn=x.json"])
+    with pytest.raises(UserError, match=r'unknown option "train_jsn" in data\.options'):
+        check_recipe(recipe)
     with pytest.raises(UserError, match=r"data\.options\.train_json=nowhere\.json: no such file"):
         read_split(coco, "train", {"train_json": "nowhere.json"})
     with pytest.raises(UserError, match=r"data\.options\.train_images=nowhere: no such folder"):

@@ -153,7 +153,6 @@ def test_sizes_that_do_not_fit_together_are_one_line(root: Path, mae: dict[str, 
 @pytest.mark.parametrize(
     ("mae", "part"),
     [
-        ({"mask_sampling": "blocks"}, 'did you mean "block"'),
         ({"mask_sampling": "grid", "mask_ratio": 0.5}, "0.75 (2 x 2)"),
         ({"target": "pixel"}, 'did you mean "pixels"'),
         ({"target": "pca", "pca_components": 999}, "mae.pca_components=999"),
@@ -164,11 +163,6 @@ def test_switches_are_checked_before_anything_is_trained(root: Path, mae: dict[s
     with pytest.raises(UserError) as caught:
         PretrainingTask(recipe(root, mae=mae))
     assert part in str(caught.value)
-
-
-def test_augmentation_is_checked_too(root: Path) -> None:
-    with pytest.raises(UserError, match=r"augmentation\.crop"):
-        PretrainingTask(recipe(root, CropConfig(crop="center")))
 
 
 def test_switches_reach_the_model(root: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from backbones.errors import UserError
 from mae_bench.engine.loop import fit
+from tasks import create_task
 from tasks.probing.config import FeaturesConfig, ProbeConfig, ProbingRecipe
 from tasks.probing.linear_grid import GridEvaluator, Head, ProbeHeads
 from tasks.probing.task import ProbingTask
@@ -206,7 +207,7 @@ def test_each_learning_rate_is_a_group_in_the_unit_of_the_optimiser(data: Path) 
         ({"method": "prob"}, ['"prob"', '"probe"']),
         ({"features": FeaturesConfig(pools=["tokne"])}, ['"tokne"', '"token"', "features.pools"]),
         ({"features": FeaturesConfig(layers=[4])}, ["features.layers=4", "0 to 3"]),
-        ({"features": FeaturesConfig(layers=[])}, ["features.layers", "at least one"]),
+        ({"features": FeaturesConfig(layers=[])}, ["features.layers=[]", "at least 1"]),
         ({"features": FeaturesConfig(norm="al")}, ['"al"', '"all"']),
         ({"features": FeaturesConfig(store="fp8")}, ['"fp8"', "features.store"]),
         ({"probe": ProbeConfig(lrs=[])}, ["probe.lrs=[]"]),
@@ -218,7 +219,7 @@ def test_each_learning_rate_is_a_group_in_the_unit_of_the_optimiser(data: Path) 
 )
 def test_what_cannot_be_is_refused_before_any_work(data: Path, sections: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as refusal:
-        ProbingTask(recipe(data, **sections))
+        create_task(recipe(data, **sections))
     for word in words:
         assert word in str(refusal.value)
     assert "\n" not in str(refusal.value)

@@ -176,7 +176,6 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         ({"out_blocks": [3, 5, 7, 11]}, "out_blocks"),
         ({"out_blocks": [0, 0, 2, 3]}, "out_blocks"),
         ({"rescales": [4, 2, 1]}, "rescales"),
-        ({"inference": "tiles"}, "inference"),
         ({"slide_stride": 65}, "slide_stride"),
         ({"slide_stride": 0}, "slide_stride"),
         ({"class_weight": [1, 1]}, "class_weight"),
