@@ -53,6 +53,32 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
+NAMED_TEST = re.compile(r"(tests/[\w/]+\.py)::(test_\w+)")
+
+
+def promises(page: str, begin: str, end: str) -> list[str]:
+    """Items of a page's lists and rows of its tables between two headings, each in one line with its comments."""
+    text = (ROOT / "docs" / page).read_text("utf-8").partition(f"\n## {begin}")[2].partition(f"\n## {end}")[0]
+    text = re.sub(r"\n +", " ", text)
+    return [line for line in text.splitlines() if line.startswith(("- ", "| ")) and not line.startswith("| fault |")]
+
+
+@pytest.mark.parametrize(
+    ("page", "begin", "end"),
+    [
+        ("security.md", "In general", "What is not promised"),
+        ("resume.md", "What happens at which fault", "Checkpoints"),
+    ],
+)
+def test_every_promise_has_a_test(page: str, begin: str, end: str) -> None:
+    """Named in a comment behind it, which a reader of the page does not see."""
+    found = promises(page, begin, end)
+    assert len(found) > 15
+    assert [line for line in found if not NAMED_TEST.search(line)] == []
+    named = [each for line in found for each in NAMED_TEST.findall(line)]
+    assert [each for each in named if f"def {each[1]}(" not in (ROOT / each[0]).read_text("utf-8")] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_examples_in_python_import_what_is_there(page: Path) -> None:
     for block in PYTHON.findall(page.read_text("utf-8")):

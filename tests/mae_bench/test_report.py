@@ -279,6 +279,21 @@ def test_a_link_out_of_a_run_is_named_and_not_followed(tmp_path: Path, whole_fol
     assert album.outside == ["run/predictions/0.png"]
 
 
+def test_pictures_of_a_data_folder_that_a_record_names_are_not_read(tmp_path: Path) -> None:
+    secret = tmp_path / "data" / "val" / "a" / "secret.png"
+    secret.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(secret)
+    (tmp_path / "data" / "val.txt").write_text("val/a/secret.png 0\n")
+    one = make()
+    one.data.root = str(tmp_path / "data")
+    put(tmp_path / "runs" / "one", one)
+    read: list[str] = []
+    sys.addaudithook(lambda event, told: read.append(str(told[0])) if event == "open" else None)
+    write_report(tmp_path / "runs", tmp_path / "report.html")
+    assert any("record.json" in path for path in read)
+    assert [path for path in read if str(tmp_path / "data") in path] == []
+
+
 def test_a_link_within_a_run_is_followed(tmp_path: Path) -> None:
     (tmp_path / "predictions").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "kept.png")

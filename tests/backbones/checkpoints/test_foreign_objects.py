@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from backbones.errors import UserError
 from backbones.files.inert_pickle import MalformedPickle
-from backbones.files.tensor_files import read_tensors
+from backbones.files.tensor_files import read_tensors, save_tensors
 from backbones.files.torch_files import read_content
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.5, 2.5, 3.5], dtype=torch.float16)}
@@ -208,6 +208,16 @@ def test_a_flipped_bit_in_a_tensor_is_found_by_the_checksum(tmp_path: Path) -> N
     content[at] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"damaged: .*checksum"):
+        read_tensors(path)
+
+
+def test_a_flipped_bit_in_safetensors_of_ours_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, STATE, {"method": "MAE"})
+    content = bytearray(path.read_bytes())
+    content[content.index(STATE["a.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
         read_tensors(path)
 
 

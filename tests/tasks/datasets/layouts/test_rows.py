@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import shutil
 import tarfile
 import unicodedata
@@ -316,6 +317,24 @@ def test_of_several_images_of_a_sample_the_plain_one_is_read(tmp_path: Path) -> 
     assert samples(opened(tmp_path)) == {(b"photo", "0"): 2, (b"photo", "1"): 2}
     assert left_out(opened(tmp_path)) == {"other_view": 4}
     assert samples(opened(tmp_path, image="depth.png")) == {(b"depth", "0"): 2, (b"depth", "1"): 2}
+
+
+def test_pickles_in_shards_are_not_read(tmp_path: Path) -> None:
+    content = b"cos\nmkdir\n(V" + str(tmp_path / "made").encode() + b"\ntR."
+    members: dict[str, bytes] = {}
+    for i in range(4):
+        members |= {
+            f"{i}.jpg": b"photo",
+            f"{i}.cls": b"%d" % (i % 2),
+            f"{i}.pyd": content,
+            f"{i}.pth": content,
+            f"{i}.npy": content,
+        }
+    shard(tmp_path / "train-000000.tar", members)
+    assert samples(opened(tmp_path)) == {(b"photo", "0"): 2, (b"photo", "1"): 2}
+    assert not (tmp_path / "made").exists()
+    assert pickle.loads(content) is None  # mkdir's
+    assert (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("in_folder", [True, False])
