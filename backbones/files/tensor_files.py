@@ -89,7 +89,7 @@ class TensorFile:
     def beside(self, name: str) -> dict[str, Any]:
         """The JSON file `name` in the same folder, such as ``preprocessor_config.json``; empty where there is none."""
         path = self.path.with_name(name)
-        return read_json_file(path) if path.is_file() else {}
+        return read_json_file(path) if os.path.lexists(path) else {}
 
 
 def read_tensors(path: Path) -> TensorFile:
@@ -211,7 +211,7 @@ def _resolve(path: Path) -> Path:
 def _configs_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """``config`` and ``timm`` of a `TensorFile`: a folder may hold other people's config.json; these two name their models."""
     config = path.with_name("config.json")
-    if not path.name.startswith((*_WEIGHTS[:2], "model", "pytorch_model", "open_clip_")) or not config.is_file():
+    if not path.name.startswith((*_WEIGHTS[:2], "model", "pytorch_model", "open_clip_")) or not os.path.lexists(config):
         return {}, {}
     content = read_json_file(config)
     if isinstance(content.get("architecture"), str):
@@ -336,11 +336,16 @@ def _part(module: Inert, key: str) -> dict[str, Any]:
     return {k: v for k, v in part.items() if isinstance(k, str)} if isinstance(part, dict) else {}
 
 
+_MOST_TENSORS = 50_000  # the largest published nets have some thousand; names are compared with patterns, one by one
+
+
 def _bare_names(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names without what activation checkpointing and FSDP put among them."""
     bare = {_WRAPPED_MODULES.sub("", name): tensor for name, tensor in tensors.items()}
     if len(bare) != len(tensors):
         raise UserError(f"{path} holds the same tensors with and without a wrapper's name: give one of the two")
+    if len(bare) > _MOST_TENSORS:
+        raise UserError(f"{path} holds {len(bare):,} tensors: no net has more than {_MOST_TENSORS:,}")
     if not bare:
         raise UserError(f"{path} holds no named tensors: give a model's state dict")
     return bare

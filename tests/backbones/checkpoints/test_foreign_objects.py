@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import collections
 import io
+import json
 import os
 import pathlib
 import pickle
 import random
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +221,21 @@ def test_a_flipped_bit_in_safetensors_of_ours_is_found(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         read_tensors(path)
+
+
+def test_more_tensors_than_any_net_has_are_refused(tmp_path: Path) -> None:
+    header = {f"k{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(50_001)}
+    text = json.dumps(header).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(UserError, match="holds 50,001 tensors: no net has more than 50,000"):
+        read_tensors(tmp_path / "x.safetensors")
+
+
+def test_a_config_that_is_no_plain_file_is_not_passed_over(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "model.safetensors", STATE)
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UserError, match=r"config\.json is a FIFO"):
+        read_tensors(tmp_path / "model.safetensors")
 
 
 def test_a_compressed_member_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from backbones.errors import UserError
-from mae_bench.engine.optimizer import check, create_optimizer, create_schedule, learning_rate, total_steps
+from mae_bench.engine.optimizer import create_optimizer, create_schedule, learning_rate, total_steps
 from mae_bench.recipes.scaling import at_batch_size
-from tasks.recipe import OptimizerConfig, Recipe, ScheduleConfig, TrainConfig
+from tasks.recipe import OptimizerConfig, Recipe, ScheduleConfig, TrainConfig, check_ranges
 from tests.golden.figures import arrays, figures, tensor
 
 
@@ -130,7 +130,7 @@ def test_length_in_steps() -> None:
 )
 def test_unknown_names_are_refused_with_the_nearest(recipe: Recipe, nearest: str) -> None:
     with pytest.raises(UserError, match=f'did you mean "{nearest}"'):
-        check(recipe)
+        check_ranges(recipe)
 
 
 def test_lars_equals_official_after_three_steps() -> None:
