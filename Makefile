@@ -13,7 +13,7 @@ UNFINISHED := .venv-unfinished
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart encoder test test-wheel unit lint constraints clean rehearse
+.PHONY: help quickstart encoder test test-wheel test-lowest test-with unit lint constraints clean rehearse
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -33,6 +33,26 @@ test: lint ## everything that CI checks: linter, types, all tests with coverage
 
 test-wheel: $(READY) ## the wheel in an empty environment, with all extras, runs every task (downloads some GB)
 	MAE_BENCH_TEST_WHEEL=1 $(BIN)/python -m pytest tests/test_install.py -k empty_environment
+
+# Environments of their own, made anew by uv each time: `make PYTHON=/path/to/python3.10 test-lowest` names the Python.
+# The headless OpenCV needs no libGL, as below.
+TRIAL := .venv-trial
+TRIAL_PIP := uv pip install --quiet --python $(TRIAL)/bin/python
+define try_set
+	@command -v uv >/dev/null || { echo "make $@ needs uv: pip install uv" >&2; exit 1; }
+	uv venv --quiet --clear --seed --python $(PYTHON) $(TRIAL)
+	$(TRIAL_PIP) -e ".[all]" $(1)
+	$(TRIAL_PIP) --reinstall --no-deps opencv-python-headless
+	$(TRIAL)/bin/python -m tasks.detection.install
+	OMP_NUM_THREADS=1 $(TRIAL)/bin/python -m pytest -m "not slow"
+endef
+
+test-lowest: ## the quick tests on the oldest releases that pyproject.toml allows (needs uv; downloads some GB)
+	$(call try_set,--resolution lowest-direct)
+
+WITH := torch==2.11.0 torchvision==0.26.0
+test-with: ## the same on the newest releases but for those of WITH="torch==2.11.0 torchvision==0.26.0"
+	$(call try_set,$(WITH))
 
 unit: $(READY) ## the quick tests only
 	$(BIN)/python -m pytest -m "not slow"

@@ -89,3 +89,11 @@ def test_the_wheel_in_an_empty_environment_runs_every_task_from_any_folder(wheel
     printed = run(bin / "mae-bench", "run", "--suite", "smoke", "--out", "runs", cwd=tmp_path)
     for task in ("finetune", "linear", "knn", "detection", "detection_fpn", "segmentation", "segmentation_frozen"):
         assert task in printed
+
+
+@pytest.mark.skipif(
+    "MAE_BENCH_TEST_LOWEST" not in os.environ,
+    reason="downloads some GB and runs the unit tests again, on the oldest releases allowed: make test-lowest (CI has a job)",
+)
+def test_the_unit_tests_pass_on_the_lowest_set() -> None:
+    assert " passed" in run("make", f"PYTHON={sys.executable}", "test-lowest", cwd=ROOT)

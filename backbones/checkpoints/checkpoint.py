@@ -332,11 +332,11 @@ def load_checkpoint(path: str | os.PathLike[str], *, img_size: tuple[int, int] |
         return _of_name(source.removeprefix(TIMM))
     if source.startswith(PLAIN):
         return _of_plain_name(source.removeprefix(PLAIN), img_size)
-    if is_remote(source):
-        file = read_tensors(resolve_remote(source))
-    else:
-        file = read_tensors(shipped.find(source) or Path(source))
+    ours = shipped.find(source)
+    file = read_tensors(resolve_remote(source) if is_remote(source) else ours or Path(source))
     found = replace(_of_file(file, img_size), source=str(file.path.absolute()))
+    if ours is not None:
+        return replace(found, method=shipped.METHOD)
     if source.startswith("hf:") and found.method == file.path.absolute().parent.name:  # the cache's name of a folder
         return replace(found, method=source.rpartition("/")[2])
     return found

@@ -46,7 +46,7 @@ _HF_ENCODER = (
 _HF_DECODER = (
     (r"^decoder_blocks\.", "blocks."),
     *_HF_BLOCK,
-    (r"^layer\.", "decoder_encoder.layer."),
+    (r"^layer\.", "decoder_layers."),
     (r"^", "decoder."),
 )
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -36,8 +36,8 @@ Arch = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show tracebacks, and what libraries warn of.")]
-Quiet = Annotated[bool, typer.Option("--quiet", metavar="", help="No progress: results and errors only.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, and what libraries warn of.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress: results and errors only.")]
 
 _state = {"debug": False, "quiet": False}
 
@@ -56,21 +56,22 @@ def debugging() -> bool:
     return _state["debug"]
 
 
-class _HelpWithoutType:
-    """``--help``, not ``--help <bool>``."""
+class _FlagsWithoutType:
+    """``--json``, not ``--json <bool>``; those that typer adds, ``--help`` and ``--install-completion``, too."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        option = super().get_help_option(ctx)  # type: ignore[misc]
-        if option is not None:
-            option.metavar = ""
-        return option
+    def get_params(self, ctx: Any) -> Any:
+        found = super().get_params(ctx)  # type: ignore[misc]
+        for option in found:
+            if getattr(option, "is_flag", False):
+                option.metavar = ""
+        return found
 
 
-class Verb(_HelpWithoutType, TyperCommand):
+class Verb(_FlagsWithoutType, TyperCommand):
     """A verb."""
 
 
-class Verbs(_HelpWithoutType, TyperGroup):
+class Verbs(_FlagsWithoutType, TyperGroup):
     """The app, or a verb that has verbs of its own."""
 
 
@@ -96,20 +97,10 @@ def add_verb(app: typer.Typer, function: Callable[..., None], *, name: str, exam
         function(*args, **kwargs)
 
     parameters = [*told.parameters.values(), *common]
-    for parameter in parameters:
-        _show_no_type_of_flags(parameter)
     verb.__signature__ = told.replace(parameters=parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
     prefix = "data " if app.info.name == "data" else ""
     app.command(name, cls=Verb, epilog=f"Example: mae-bench {prefix}{name} {example}")(verb)
-
-
-def _show_no_type_of_flags(parameter: inspect.Parameter) -> None:
-    """``--json``, not ``--json <bool>``."""
-    declared, *options = get_args(parameter.annotation) or (None,)
-    if declared is bool:
-        for option in options:
-            option.metavar = ""
 
 
 def set_quiet(on: bool, *, reset: bool = False) -> None:

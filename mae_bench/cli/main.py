@@ -50,7 +50,7 @@ def _root(
     quiet: Quiet = False,
     show_version: Annotated[
         bool,
-        typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version and leave."),
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave."),
     ] = False,
 ) -> None:
     set_debug(debug, reset=True)

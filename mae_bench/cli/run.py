@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shlex
 import sys
 from pathlib import Path
@@ -206,12 +207,30 @@ def _show_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
         print_json([r.to_dict() for r in outcome.records])
     elif outcome.records:
         print_rows(own_results(outcome.records, out))
-        print_lines(_next_steps(outcome.tables, out))
+        print_lines(_next_steps(_filled(outcome, out), out))
     print_lines((f"note: {note}" for note in outcome.notes), err=True)
-    for what, jobs in (("queued", outcome.queued), ("not run", outcome.not_run), ("failed", outcome.failures)):
+    if outcome.failures or outcome.not_run:
+        typed = shlex.join(["mae-bench", *sys.argv[1:]])
+        print_lines([f"again, with what is done kept, once the cause is mended: {typed}"], err=True)
+    failures = {name: f"{said}{_log(name, out)}" for name, said in outcome.failures.items()}
+    for what, jobs in (("queued", outcome.queued), ("not run", outcome.not_run), ("failed", failures)):
         print_lines((f"{what}: {name}: {said}" for name, said in jobs.items()), err=True)
     if outcome.interrupted:
         print("interrupted: the same command goes on from the last checkpoints", file=sys.stderr)
+
+
+def _filled(outcome: Outcome, out: Path) -> list[str]:
+    """The plan's tables in which figures of this run stand: not those of protocols whose jobs failed."""
+    from mae_bench.report.own_tables import own_rows
+    from mae_bench.tables import build
+
+    return [name for name in outcome.tables if own_rows(build(name, outcome.records, runs_dir=out))]
+
+
+def _log(name: str, out: Path) -> str:
+    """Where to read on about a job that failed; nothing where it failed before it had a log."""
+    logs = sorted((log.stat().st_mtime, log) for log in out.glob(f"{glob.escape(name)}-*/log.jsonl"))
+    return f" (log: {logs[-1][1]})" if logs else ""
 
 
 def _next_steps(tables: list[str], out: Path) -> list[str]:

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensorDeviceMismatchError,
     FakeTensorMode,
 )
 from torch.overrides import TorchFunctionMode
@@ -222,7 +221,9 @@ def _named(what: str) -> Iterator[None]:
         yield
     except (DataDependentOutputException, DynamicOutputShapeException) as e:
         raise UserError(f"{what} waits for the device to read a value ({e})") from e
-    except FakeTensorDeviceMismatchError as e:
+    except RuntimeError as e:
+        if not re.search("two (different )?devices", str(e)):  # older releases of torch have no class of its own for it
+            raise
         raise UserError(f"{what} leaves a tensor on the CPU: {' '.join(str(e).split())[:200]}") from e
 
 

@@ -14,6 +14,7 @@ from mae_bench.cli.common import print_lines
 from mae_bench.cli.run import _show_outcome
 from mae_bench.launchers.base import Outcome
 from tasks.progress import progress
+from tests.mae_bench.made_records import make
 
 HOSTILE = "a/\x1b[2J\n::error::x.png"
 
@@ -31,7 +32,12 @@ def test_what_went_wrong_with_jobs_is_shown_and_not_obeyed(capsys: pytest.Captur
     _show_outcome(outcome, Path("runs"), as_json=False)
     shown = capsys.readouterr().err
     assert "\x1b" not in shown
-    assert [line.partition(":")[0] for line in shown.splitlines()] == ["note", "not run", "failed"]
+    assert [line.partition(":")[0] for line in shown.splitlines()] == [
+        "note",
+        "again, with what is done kept, once the cause is mended",
+        "not run",
+        "failed",
+    ]
 
 
 def test_verbs_print_texts_by_these_functions_alone() -> None:
@@ -53,3 +59,23 @@ def test_a_progress_bar_takes_its_label_as_text(monkeypatch: pytest.MonkeyPatch)
     with progress("features of [/red]{x}", 2) as advance:
         advance(2)
     assert "features of [/red]{x}" in written.getvalue()
+
+
+def test_a_failure_says_where_to_read_on_and_how_to_run_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last line is the failure's; what ran has its results and those tables alone in which they stand."""
+    out = tmp_path / "my runs"
+    (out / "linear-s0-1").mkdir(parents=True)
+    (out / "linear-s0-1" / "log.jsonl").write_text("")
+    monkeypatch.setattr("sys.argv", ["mae_bench/__main__.py", "run", "--suite", "smoke", "--out", str(out)])
+    _show_outcome(
+        Outcome([make(protocol="linear")], {"linear-s0": "no figure"}, tables=["table3", "table12"]), out, as_json=False
+    )
+    shown = capsys.readouterr()
+    assert shown.err.splitlines() == [
+        f"again, with what is done kept, once the cause is mended: mae-bench run --suite smoke --out '{out}'",
+        f"failed: linear-s0: no figure (log: {out}/linear-s0-1/log.jsonl)",
+    ]
+    assert "table table12" in shown.out
+    assert "table table3" not in shown.out

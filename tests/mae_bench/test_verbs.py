@@ -53,6 +53,11 @@ def test_help_has_an_example_that_parses_and_flags_without_a_type(
     assert VERBS[name].make_context(name, example(name)).params
 
 
+def test_flags_that_typer_adds_have_no_type_either(cli: Cli) -> None:
+    assert "--install-completion" in cli("--help").out
+    assert "bool" not in cli("--help").out
+
+
 @pytest.mark.parametrize("name", ["list"])
 def test_examples_that_need_nothing_run(cli: Cli, name: str) -> None:
     assert cli(name, *example(name)).code == 0
@@ -97,5 +102,5 @@ def test_piped_progress_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> N
         for second in range(0, 150, 10):
             now[0] = float(second)
             advance(second)
-    assert len(said.get().splitlines()) == 2
+    assert len(said.get().split("\n\n")[0].splitlines()) == 2  # older releases of rich end with an empty line
     assert isinstance(progress.console, Console)

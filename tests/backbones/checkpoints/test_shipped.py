@@ -28,10 +28,12 @@ def test_an_encoder_comes_with_card_record_and_log_of_its_own(name: str) -> None
 
 
 @pytest.mark.parametrize("name", shipped.names())
-def test_it_is_loaded_by_name_and_has_its_decoder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_loaded_by_name_has_a_row_of_its_own_and_its_decoder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     checkpoint = load_checkpoint(name)
-    assert (checkpoint.arch, checkpoint.method) == (shipped.record(name)["arch"], "MAE")
+    assert (checkpoint.arch, checkpoint.method) == (shipped.record(name)["arch"], "MAE, shipped")
     checkpoint.masked_autoencoder()
 
 
