@@ -62,6 +62,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
         if durable:
             sync(path.parent)
+    except OSError as e:
+        if e.errno is not None and e.filename is None:  # a full disk, as `write` says it
+            e.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """A file is the old one or the new one, never a part, and a write that fails leaves nothing behind."""
 
+import errno
 import json
 import os
 import stat
@@ -35,6 +36,13 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -
         write_half()
     assert place.read_text() == "old"
     assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_full_disk_is_said_with_the_files_name(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "x.html"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "x.html")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_temporary_lies_beside_it_has_its_suffix_and_is_no_match_for_it(tmp_path: Path) -> None:
