@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Mapping
@@ -85,7 +86,11 @@ def sync(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Deletes what killed processes left half written in `folder`; for whoever knows that nobody writes there."""
     for path in folder.glob(".*.tmp*"):
-        if _TEMPORARY.fullmatch(path.name):
+        if not _TEMPORARY.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from backbones.encoders.preprocessing import Preprocessing
+from backbones.errors import UserError
+from backbones.vit.blocks import blocks_of, recompute
 from tasks.recipe import Recipe
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
@@ -107,6 +109,27 @@ class Task(ABC, Generic[RecipeT]):
     @abstractmethod
     def param_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups (``params``, ``weight_decay``, optional ``lr_scale``) over the parameters that train."""
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The blocks of encoder and decoder: of these activations are recomputed, and FSDP gathers one at a time."""
+        return blocks_of(self.model)
+
+    def checkpoint_activations(self) -> None:
+        """Has them recomputed in the backward pass, in place, where the recipe says so (`train.activation_checkpointing`).
+
+        Raises:
+            UserError: the net is no stack of blocks.
+        """
+        train = self.recipe.train
+        if not train.activation_checkpointing or self.recipe.evaluate_only or self.recipe.task == "probing":
+            return  # which keeps no activations of the encoder in any case
+        blocks = self.repeated_blocks()
+        if not blocks:
+            raise UserError(
+                f"train.activation_checkpointing=true: {self.recipe.encoder.arch} repeats no blocks that could be recomputed: "
+                "leave it out"
+            )
+        recompute(blocks, compiled=train.compile)
 
     def collate(self) -> Callable[[list[Any]], Any]:
         """Makes a batch of samples, for training and validation."""

@@ -116,6 +116,7 @@ DECODERS = ("fast", "pil")
 OPTIMIZERS = ("adamw", "lars", "sgd")
 SCHEDULES = ("cosine", "multistep", "poly")
 PRECISIONS = ("fp32", "bf16", "fp16")
+PARALLEL = ("ddp", "fsdp")
 
 
 @dataclass
@@ -236,6 +237,7 @@ class TrainConfig:
         "reference_batch_size": BATCH,
         "micro_batch_size": BATCH,
         "precision": Words(PRECISIONS),
+        "parallel": Words(PARALLEL),
         "ema": Range(0, 0.999999999),
         "workers": Range(
             0, 256
@@ -257,6 +259,9 @@ class TrainConfig:
     micro_batch_size: int | None = None  # images a process takes at once; default: all of its share
     precision: str = "fp32"  # fp32 | bf16 | fp16
     compile: bool = False
+    parallel: str = "ddp"  # ddp | fsdp: each of several processes keeps a share of weights, gradients and moments
+    # Compute the activations of encoder's and decoder's blocks again in the backward pass: less memory, a third more time.
+    activation_checkpointing: bool = False
     ema: float | None = None  # decay of the weights' moving average
     workers: int = 2  # data-loading processes of each training process
     cache_images: bool = False  # keep decoded training images in memory (small data sets)

@@ -16,9 +16,9 @@ from timm.layers import Attention, AttentionRope, PatchEmbed
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from backbones.errors import UserError
+from backbones.vit.blocks import recompute
 from backbones.vit.decomposed import attend_decomposed
 from backbones.vit.pos_embed import resample_grid
 from backbones.vit.relative import RelativeAttention, add_bias_tables, attend, bias_of_tables
@@ -98,7 +98,6 @@ class DenseEncoder(nn.Module):
         self.patch_size: int = encoder.patch_embed.patch_size[0]
         self.embed_dim: int = encoder.embed_dim
         self.prefix_tokens = encoder.num_prefix_tokens if class_token else 0
-        self.grad_checkpointing = grad_checkpointing
         size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         grid = (-(-size[0] // self.patch_size), -(-size[1] // self.patch_size))
         self.windows = [
@@ -118,6 +117,10 @@ class DenseEncoder(nn.Module):
                 table = torch.zeros(heads, 2 * h - 1, 2 * w - 1)
                 self.bias_tables["window" if window else "global"] = nn.Parameter(table)
         _drop_unused(encoder, class_token)
+        for block in encoder.blocks:
+            block.__class__ = _EvaBlockOnGrid if isinstance(block, EvaBlock) else _BlockOnGrid
+        if grad_checkpointing:
+            recompute(encoder.blocks)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, grid = self._embed(images)
@@ -125,10 +128,7 @@ class DenseEncoder(nn.Module):
         biases = {w: self._shared_bias(w, grid) for w in set(self.windows)}
         maps = []
         for i, (block, window) in enumerate(zip(self.encoder.blocks, self.windows, strict=True)):
-            if self.grad_checkpointing and self.training:
-                x = checkpoint(block_forward, block, x, grid, window, biases[window], ropes[i], use_reentrant=False)
-            else:
-                x = block_forward(block, x, grid, window, biases[window], ropes[i])
+            x = block(x, grid, window, biases[window], ropes[i])
             if i in self.out_blocks:
                 patches = x[:, self.prefix_tokens :]
                 maps.append(patches.transpose(1, 2).unflatten(2, grid))
@@ -179,6 +179,18 @@ def block_forward(
         return _rotary_block(block, x, grid, window, bias, rope)
     x = x + block.drop_path1(block.ls1(attend_on_grid(block.attn, block.norm1(x), grid, window, bias)))
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+
+class _BlockOnGrid(Block):
+    """timm's block called as `block_forward`: recomputing and sharding hang on a module's call."""
+
+    def forward(self, x: Tensor, *on_grid: Any) -> Tensor:
+        return block_forward(self, x, *on_grid)
+
+
+class _EvaBlockOnGrid(EvaBlock):
+    def forward(self, x: Tensor, *on_grid: Any) -> Tensor:
+        return block_forward(self, x, *on_grid)
 
 
 def _rotary_block(

@@ -4,7 +4,7 @@
 `torch.load` does not mind: checkpoint and checksum get their name in one go, and no power cut or kill leaves one of them
 without the other. Files without that line, of earlier versions, are read unchecked. They are read as any checkpoint, without
 unpickling (accelerate's own `save_state` keeps its counters in pickles). Random states are not in it: see
-`mae_bench.engine.sampler`.
+`mae_bench.engine.sampler`. Sharded runs write a folder instead, under the same rules (`mae_bench.engine.sharded_checkpoint`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,29 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-from backbones.atomic import replacing, sweep
+from backbones.atomic import replacing, sweep, sync
 from backbones.errors import RunFailed, UserError
 from backbones.files.tensor_files import write_torch
 from backbones.files.torch_files import read_content
 from mae_bench.common.disk import writing
+from mae_bench.engine.sharded_checkpoint import (
+    STATE_FILE,
+    ShardedState,
+    agree_on_folder,
+    remove,
+    rename,
+    why_damaged,
+    write_shards,
+)
 
 _MARK = b"\nsha256:"
-_NAME = re.compile(r"step_[0-9]{8,12}\.pt")
+# A folder that is written again at the same step gets another number: it cannot replace one that is not empty.
+_NAME = re.compile(r"step_(?P<step>[0-9]{8,12})(?:\.pt|(?:\.(?P<number>[0-9]{1,4}))?\.dcp)")
+State = dict[str, Any]
 _TRAILER = len(_MARK) + 64 + 1
 
 
@@ -39,45 +51,106 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     path = folder / f"step_{step:08d}.pt"
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path, durable=True) as temporary, open(temporary, "wb") as file:
-            sha256 = hashlib.sha256()
-
-            def write(content: bytes) -> int:
-                sha256.update(content)
-                return file.write(content)
-
-            write_torch(state, write)
-            file.write(_MARK + sha256.hexdigest().encode() + b"\n")
-    for old in checkpoints(folder)[: -max(1, keep)]:
-        old.unlink(missing_ok=True)
+        with replacing(path, durable=True) as temporary:
+            _write(temporary, state)
+        _delete_others(folder, path, keep)
     return path
 
 
+def save_sharded(folder: Path, step: int, state: State, keep: int, *, main: bool) -> Path:
+    """As `save_checkpoint`, of a state in shards: every process writes its own into a folder; a collective call.
+
+    Raises:
+        RunFailed: on every process, when one of them cannot write.
+    """
+    here = [path for path in checkpoints(folder) if step_of(path) == step and path.is_dir()]
+    number = f".{1 + _order(here[-1])[1]}" if here else ""
+    path = folder / f"step_{step:08d}{number}.dcp"
+    with writing(path):
+        temporary = agree_on_folder(path, main)
+        try:
+            left = write_shards(temporary, state)
+            if main:
+                _write(temporary / STATE_FILE, left)
+                sync(temporary / STATE_FILE)
+                rename(temporary, path)
+                _delete_others(folder, path, keep)
+        finally:
+            if main:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def _write(path: Path, state: State) -> None:
+    with open(path, "wb") as file:
+        sha256 = hashlib.sha256()
+
+        def write(content: bytes) -> int:
+            sha256.update(content)
+            return file.write(content)
+
+        write_torch(state, write)
+        file.write(_MARK + sha256.hexdigest().encode() + b"\n")
+
+
+def _delete_others(folder: Path, path: Path, keep: int) -> None:
+    """All but the newest `keep`, and others of the step of `path`, which is there now."""
+    same = [other for other in checkpoints(folder) if step_of(other) == step_of(path) and other != path]
+    for old in [*same, *[other for other in checkpoints(folder) if other not in same][: -max(1, keep)]]:
+        _delete(old)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        remove(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name) and path.is_file())
+    """Checkpoints, oldest first: files, and folders of sharded runs."""
+    found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)]
+    return sorted((path for path in found if path.is_dir() == (path.suffix == ".dcp")), key=_order)
+
+
+def _order(path: Path) -> tuple[int, int, str]:
+    found = _NAME.fullmatch(path.name)
+    assert found is not None
+    return int(found["step"]), int(found["number"] or 0), path.suffix
 
 
 def step_of(path: Path) -> int:
     """The step that a checkpoint's name says."""
-    return int(path.stem.removeprefix("step_"))
+    return _order(path)[0]
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint, on the CPU.
+def read_checkpoint(path: Path, *, checked: bool = False) -> State | ShardedState:
+    """The state in a checkpoint, on the CPU; of a folder what has to be read yet.
+
+    Args:
+        checked: another process has checked it: shards, which may be many, are not read for their checksums.
 
     Raises:
         Damaged: the checksum differs, or the file cannot be read.
     """
     try:
-        _check(path)
-        state = read_content(path)
-        if not isinstance(state, dict):
-            raise Damaged("it holds no state of a run")
+        if not path.is_dir():
+            return _read(path)
+        plain = _read(path / STATE_FILE)
+        if not checked and (why := why_damaged(path, plain)):
+            raise Damaged(why)
+        return ShardedState(path, plain)
     except Damaged:
         raise
     except Exception as e:  # a torn file can fail in any way
         raise Damaged(" ".join(str(e).split())[:100] or type(e).__name__) from e
+
+
+def _read(path: Path) -> State:
+    _check(path)
+    state = read_content(path)
+    if not isinstance(state, dict):
+        raise Damaged("it holds no state of a run")
     return state
 
 
@@ -100,7 +173,7 @@ def _check(path: Path) -> None:
         raise Damaged("its checksum differs")
 
 
-def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def load_newest(folder: Path) -> tuple[State | ShardedState | None, list[str]]:
     """The newest intact checkpoint (None if there is none), and a line for each damaged one, which is set aside.
 
     Raises:
@@ -126,11 +199,11 @@ def clean(run_dir: Path) -> None:
         sweep(folder)
 
 
-def go_back(folder: Path, step: int) -> dict[str, Any] | None:
+def go_back(folder: Path, step: int) -> State | ShardedState | None:
     """The newest intact checkpoint at or before `step`, later ones deleted; None if there is none."""
     for path in checkpoints(folder):
         if step_of(path) > step:
-            path.unlink(missing_ok=True)
+            _delete(path)
     try:
         return load_newest(folder)[0]
     except UserError as e:

@@ -10,10 +10,11 @@ from accelerate.utils import broadcast_object_list
 from backbones.errors import Interrupted, RunFailed, UserError
 from mae_bench.common.console import say
 from mae_bench.engine.batches import batch_names
-from mae_bench.engine.checkpoints import checkpoints, go_back, load_newest, read_checkpoint
+from mae_bench.engine.checkpoints import State, checkpoints, go_back, load_newest, read_checkpoint
 from mae_bench.engine.finite import SkippedSteps
 from mae_bench.engine.out_of_memory import MicroBatchLimit
 from mae_bench.engine.run_log import RunLog
+from mae_bench.engine.sharded_checkpoint import ShardedState
 from mae_bench.engine.trainer import Trainer
 from tasks.datasets.loading import explain_dead_worker, reset_worker_death_handler
 
@@ -48,7 +49,7 @@ def resume(trainer: Trainer, run_dir: Path, name: str) -> int:
     return progress.step
 
 
-def _load(trainer: Trainer, saved: dict[str, Any], run_dir: Path) -> None:
+def _load(trainer: Trainer, saved: State | ShardedState, run_dir: Path) -> None:
     try:
         trainer.load_state(saved)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
@@ -59,7 +60,7 @@ def _load(trainer: Trainer, saved: dict[str, Any], run_dir: Path) -> None:
         ) from e
 
 
-def _load_together(trainer: Trainer, run_dir: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def _load_together(trainer: Trainer, run_dir: Path) -> tuple[State | ShardedState | None, list[str]]:
     """The main process checks the files; the others read the one that it found intact."""
     folder = run_dir / "checkpoints"
     if trainer.plan.world == 1:
@@ -68,7 +69,7 @@ def _load_together(trainer: Trainer, run_dir: Path) -> tuple[dict[str, Any] | No
     shared: list[Any] = [saved is not None, damaged]
     broadcast_object_list(shared)
     if not trainer.main and shared[0]:
-        saved = read_checkpoint(checkpoints(folder)[-1])
+        saved = read_checkpoint(checkpoints(folder)[-1], checked=True)
     return saved, shared[1]
 
 
@@ -123,7 +124,7 @@ def return_to_good(trainer: Trainer, dataset: Any, run_dir: Path, log: RunLog, f
     if trainer.plan.world > 1:
         trainer.accelerator.wait_for_everyone()
         found = checkpoints(run_dir / "checkpoints")
-        saved = read_checkpoint(found[-1]) if found and not trainer.main else saved
+        saved = read_checkpoint(found[-1], checked=True) if found and not trainer.main else saved
     trainer.roll_back(saved)
     said = f"{said}: back to step {trainer.progress.step}, on with other batches"
     say(said, style="yellow")

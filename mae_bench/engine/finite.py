@@ -1,8 +1,8 @@
 """Steps whose loss or gradient is not finite: skipped on the device, counted there, judged at logging steps.
 
 On a GPU no step waits for the host where the optimiser's fused kernel takes torch's ``found_inf``; other optimisers, a
-moving average of the weights, and the CPU look at the flag at every step. In fp16 torch's GradScaler skips steps by itself,
-as part of finding its scale: those are counted apart and are no fault.
+moving average of the weights, a sharded model, and the CPU look at the flag at every step. In fp16 torch's GradScaler
+skips steps by itself, as part of finding its scale: those are counted apart and are no fault.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
+
+from mae_bench.engine.sharding import full
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,11 @@ class SkippedSteps:
 class FiniteGuard:
     """Decides on the device whether a step may change weights."""
 
-    def __init__(self, accelerator: Accelerator, optimizer: AcceleratedOptimizer, *, has_ema: bool) -> None:
+    def __init__(self, accelerator: Accelerator, optimizer: AcceleratedOptimizer, *, waits: bool) -> None:
         self.accelerator, self.optimizer = accelerator, optimizer
         self.scaler = accelerator.scaler
         group = optimizer.param_groups[0]
-        self.on_device = accelerator.device.type != "cpu" and bool(group.get("fused")) and not has_ema
+        self.on_device = accelerator.device.type != "cpu" and bool(group.get("fused")) and not waits
         self.reset()
 
     def reset(self) -> None:
@@ -58,7 +60,7 @@ class FiniteGuard:
             return bad
         if norm is None:
             gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = full(torch.nn.utils.get_total_norm(gradients))
         return bad | ~torch.isfinite(norm)
 
     def step(self, step: int, bad: Tensor) -> bool:

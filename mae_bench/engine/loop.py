@@ -38,6 +38,7 @@ from mae_bench.engine.progress import Progress
 from mae_bench.engine.run_log import RunLog
 from mae_bench.engine.sampler import BatchPlan
 from mae_bench.engine.seeding import seed_all
+from mae_bench.engine.sharding import check_parallel
 from mae_bench.engine.trainer import Trainer
 from mae_bench.records.status_file import write_status
 from tasks.base import Task
@@ -77,7 +78,9 @@ def create_accelerator(recipe: Recipe) -> Accelerator:
         raise unknown("precision", precision, PRECISIONS, where="train.precision")
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("train.precision=fp16 needs a GPU: use bf16 or fp32 on a CPU")
-    processes()  # which waits for the others, and keeps Accelerate's variables out
+    check_parallel(
+        recipe, processes().num_processes
+    )  # which waits for the others, and keeps Accelerate's variables out
     if is_initialized():
         # One process runs jobs of different precisions one after the other.
         AcceleratorState._reset_state()

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from backbones.errors import Interrupted, UserError
 from backbones.vit.attention import choose_attention
-from mae_bench.engine.checkpoints import save_checkpoint
+from mae_bench.engine.checkpoints import save_checkpoint, save_sharded
 from mae_bench.engine.finite import FiniteGuard, SkippedSteps
 from mae_bench.engine.optimizer import create_optimizer, create_schedule, total_steps
 from mae_bench.engine.out_of_memory import OutOfMemory, is_out_of_memory, release
 from mae_bench.engine.progress import Progress
 from mae_bench.engine.sampler import BatchPlan
 from mae_bench.engine.seeding import seed_all
+from mae_bench.engine.sharded_checkpoint import ShardedState
+from mae_bench.engine.sharding import full, likes_of, names_of, outline, shard, state_in_shards, whole
 from tasks import metric
 from tasks.base import Task
 from tasks.recipe import Recipe
@@ -51,18 +53,37 @@ class Trainer:
         self.reported_at: int | None = None
         self.progress = Progress()
         self.total = total_steps(self.recipe.schedule, plan.steps_per_epoch)
-        optimizer = create_optimizer(self.recipe, task.param_groups())
+        task.checkpoint_activations()
+        self.ema: ModelEmaV3 | None = None
+        self.outline: nn.Module | None = None  # of a sharded model, which is filled to be evaluated and exported
+        model = self._placed(task.model)
+        optimizer = create_optimizer(self.recipe, task.param_groups())  # after sharding, which makes other parameters
         self.schedule = create_schedule(self.recipe, optimizer, plan.steps_per_epoch)
-        model = task.model.to(accelerator.device)
-        choose_attention(model, accelerator.device, bf16=self.recipe.train.precision == "bf16")
-        decay = self.recipe.train.ema
-        self.ema = ModelEmaV3(model, decay=decay) if decay is not None else None
-        if self.recipe.train.compile:
-            model.compile()
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.guard = FiniteGuard(accelerator, self.optimizer, has_ema=self.ema is not None)
+        if self.outline is None:
+            self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        else:
+            self.model = accelerator.prepare_model(model, evaluation_mode=True)  # autocast alone: it is sharded already
+            self.optimizer = accelerator.prepare(optimizer)
+        self.guard = FiniteGuard(accelerator, self.optimizer, waits=self.ema is not None or self.outline is not None)
         self._clip = self.recipe.optimizer.clip_grad
         self._first: dict[str, Any] | None = None  # where to go back to as long as there is no checkpoint
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        """`model` on the device, compiled and sharded as the recipe says, and its moving average, which is not compiled."""
+        train, device = self.recipe.train, self.accelerator.device
+        model = model.to(device)
+        choose_attention(model, device, bf16=train.precision == "bf16")
+        if train.ema is not None:
+            self.ema = ModelEmaV3(model, decay=train.ema)
+        if train.parallel == "fsdp":
+            blocks = names_of(model, self.task.repeated_blocks())
+            self.outline = outline(model)
+            shard(model, blocks, device, compiled=train.compile)
+            if self.ema is not None:
+                shard(self.ema.module, blocks, device)
+        elif train.compile:
+            model.compile()
+        return model
 
     @contextmanager
     def taking_a_step(self) -> Iterator[None]:
@@ -139,7 +160,7 @@ class Trainer:
         bad = self.guard.check_loss(loss)
         norm = None
         if self._clip is not None:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._clip)
+            norm = full(self.accelerator.clip_grad_norm_(self.model.parameters(), self._clip))
         if not self.task.parts_may_diverge:
             bad = self.guard.check_gradient(bad, norm)
         taken = self.guard.step(step, bad)
@@ -149,9 +170,9 @@ class Trainer:
         return bad
 
     def eval_model(self) -> nn.Module:
-        """The model that is evaluated and exported: the moving average if there is one."""
+        """The model that is evaluated and exported: the moving average if there is one; of a sharded one, a collective call."""
         model: nn.Module = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.model)
-        return model
+        return model if self.outline is None else whole(self.outline, model)
 
     def epoch(self) -> float:
         """Where the run stands, in epochs."""
@@ -189,15 +210,19 @@ class Trainer:
 
     def save(self, run_dir: Path) -> None:
         """Writes a checkpoint; all processes wait for it."""
-        state = self.state()
+        state, keep, folder = self.state(), self.recipe.train.keep_checkpoints, run_dir / "checkpoints"
         if self.main:
             self.check_owner()
-            save_checkpoint(run_dir / "checkpoints", self.progress.step, state, self.recipe.train.keep_checkpoints)
+        if self.outline is not None:
+            save_sharded(folder, self.progress.step, state, keep, main=self.main)
+        elif self.main:
+            save_checkpoint(folder, self.progress.step, state, keep)
         self._first = None
         self.accelerator.wait_for_everyone()
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """What `state` gave, of this run."""
+    def load_state(self, state: dict[str, Any] | ShardedState) -> None:
+        """What `state` gave, of this run, whichever way it was trained in parallel then; a collective call."""
+        state = self._shared_as_here(state)
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
@@ -207,7 +232,14 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         self.plan = self.plan.reshuffled_at(self.progress.reshuffled)
 
-    def roll_back(self, saved: dict[str, Any] | None) -> None:
+    def _shared_as_here(self, state: dict[str, Any] | ShardedState) -> dict[str, Any]:
+        """A checkpoint's state with the shards of this process, or with whole tensors where nothing is sharded."""
+        if self.outline is None:
+            return state.load() if isinstance(state, ShardedState) else state
+        likes = likes_of(self.model, self.ema.module if self.ema is not None else None, self.optimizer)
+        return state.load(likes) if isinstance(state, ShardedState) else state_in_shards(state, likes)
+
+    def roll_back(self, saved: dict[str, Any] | ShardedState | None) -> None:
         """Returns to a checkpoint's state, or to the initial one; later batches are drawn anew, fault counts continue."""
         state = saved or self._first
         assert state is not None  # the first state is let go of only when a checkpoint is written

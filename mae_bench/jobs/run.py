@@ -30,6 +30,7 @@ from mae_bench.common.library_warnings import written_to
 from mae_bench.common.rendezvous import lost_companions_explained
 from mae_bench.common.signals import stop_signals
 from mae_bench.common.text import plain
+from mae_bench.engine.checkpoints import checkpoints
 from mae_bench.engine.flops import step_flops_per_image
 from mae_bench.engine.loop import FitResult, create_accelerator, fit
 from mae_bench.engine.optimizer import check
@@ -297,7 +298,7 @@ def _with_result(draft: Record, task: Task[Any], result: FitResult, run_dir: Pat
         warnings=([f"resumed {progress.starts - 1} times"] if progress.starts > 1 else [])
         + progress.notes
         + notes(run_dir),
-        checkpoints=[str(p.name) for p in sorted((run_dir / "checkpoints").glob("step_*.pt"))],
+        checkpoints=[str(p.name) for p in checkpoints(run_dir / "checkpoints")],
     )
 
 

@@ -98,7 +98,7 @@ def write_job(run_dir: Path, job: PlannedJob, identity: str, primary_metric: str
         say(f"{run_dir}: {JOB_FILE} is torn: made anew", style="yellow")
     told = before.get("changed") if isinstance(before, dict) else None
     changed = [line for line in told if isinstance(line, str)] if isinstance(told, list) else []
-    if any((run_dir / "checkpoints").glob("step_*.pt")):
+    if any((run_dir / "checkpoints").glob("step_*")):
         changed += [line for line in _changes(_old_recipe(run_dir), job) if line not in changed]
     about = {"id": identity, "name": job.name, "recipe": job.recipe_name, "task": job.recipe.task}
     content = {**about, "primary_metric": primary_metric, **identity_facts(job)}

@@ -27,7 +27,16 @@ if TYPE_CHECKING:  # its import takes longer than listing all recipes
 
 # Keys that say how a run is carried out, not what is learnt: left out of a job's identity.
 _RUNTIME = (
-    *("compile", "workers", "cache_images", "eval_batch_size", "micro_batch_size", "log_every_steps"),
+    *(
+        "compile",
+        "parallel",
+        "activation_checkpointing",
+        "workers",
+        "cache_images",
+        "eval_batch_size",
+        "micro_batch_size",
+        "log_every_steps",
+    ),
     *("checkpoint_every_seconds", "checkpoint_every_steps", "keep_checkpoints"),
     *("max_skipped_steps", "worker_timeout", "rendezvous_timeout"),
 )

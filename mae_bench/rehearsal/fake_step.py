@@ -15,18 +15,21 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 _ROUND = 512  # bytes: what torch's allocator rounds a tensor up to (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
+_ONCE: Any = getattr(checkpoint, "GraphExecGroup", nullcontext)  # recomputes a block once for all that asks for it
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -129,9 +132,27 @@ def autocast(precision: str) -> Iterator[None]:
         torch.set_autocast_enabled("cuda", False)
 
 
-@torch.no_grad()
+@contextmanager
+def _recomputing() -> Iterator[None]:
+    """Lets checkpointed activations be computed again outside of torch's engine: once each, under the forward's autocast."""
+    real = torch.amp.autocast
+
+    def of_forward(device_type: str, dtype: Any = None, enabled: bool = True, **rest: Any) -> Any:
+        if device_type != "cuda":
+            return real(device_type, dtype=dtype, enabled=enabled, **rest)
+        return autocast(next((name for name, kind in _AUTOCAST.items() if enabled and kind == dtype), "fp32"))
+
+    with mock.patch.object(torch.amp, "autocast", of_forward), _ONCE():
+        yield
+
+
 def backward(loss: list[Tensor]) -> None:
     """``loss[0].backward()`` without the engine; `loss` is emptied, so that what the graph keeps goes as the walk goes on."""
+    with torch.no_grad(), _recomputing():
+        _walk(loss)
+
+
+def _walk(loss: list[Tensor]) -> None:
     found = loss.pop()
     root = found.grad_fn
     assert root is not None

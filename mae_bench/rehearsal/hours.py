@@ -53,15 +53,26 @@ def steps_of(recipe: Recipe, train: int) -> int:
 def seconds_a_step(recipe: Recipe, step: Step, cluster: Cluster) -> float:
     """Of all processes together: computing, then the reduction, as if neither hid the other."""
     images = recipe.train.batch_size / cluster.processes
-    return step.operations * images / cluster.rate(recipe) + _reduction(step, cluster)
+    return step.operations * images / cluster.rate(recipe) + _exchange(recipe, step, cluster)
 
 
-def _reduction(step: Step, cluster: Cluster) -> float:
-    """A ring: each process sends 2 (n - 1) / n of the gradients; over the network where there are several nodes."""
+def moved(recipe: Recipe, step: Step, processes: int) -> int:
+    """Bytes that all processes exchange in a step: gradients; sharded, in every micro batch, weights twice as well."""
+    if processes == 1:
+        return 0
+    if recipe.train.parallel != "fsdp":
+        return step.gradients
+    return (2 * step.weights + step.gradients) * accumulation(recipe, processes, step.images)[1]
+
+
+def _exchange(recipe: Recipe, step: Step, cluster: Cluster) -> float:
+    """A ring: of n processes each sends (n - 1) / n of what is gathered or scattered, and all-reducing does both.
+
+    Over the network where there are several nodes.
+    """
     n = cluster.processes
-    if n == 1:
-        return 0.0
-    sent = 2 * (n - 1) / n * step.gradients
+    ways = 1 if recipe.train.parallel == "fsdp" else 2
+    sent = ways * (n - 1) / n * moved(recipe, step, n)
     return sent / (cluster.network if cluster.nodes > 1 else cluster.device.link)
 
 

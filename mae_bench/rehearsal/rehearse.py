@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from accelerate.utils import send_to_device
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
@@ -66,6 +67,7 @@ class Step:
         activations: kept from the forward pass for the backward one, at `images`.
         peak: the most that lives at once, at `images`; CUDA's own context and fragmentation are not in it.
         per_image, fixed: ``peak`` of n images is about ``fixed + n * per_image``.
+        gathered: weights that a sharded model has whole at once: what is in no block, and two blocks, one being fetched.
         evaluation_peak: in evaluation, at the recipe's ``eval_batch_size``.
     """
 
@@ -76,6 +78,7 @@ class Step:
     gradients: int = 0
     optimizer: int = 0
     ema: int = 0
+    gathered: int = 0
     operations: float = 0.0
     evaluation: float = 0.0
     activations: int = 0
@@ -166,7 +169,11 @@ def _build(job: PlannedJob, folder: Path) -> tuple[Task[Any], list[str]]:
             checkpoint = _with_heads(checkpoint, recipe)
         notes.append(f"checkpoint: {checkpoint.source}")
     with torch.device("meta"), _NoValues():
-        return create_task(recipe, checkpoint), notes
+        task = create_task(recipe, checkpoint)
+    if recipe.train.activation_checkpointing and not hasattr(torch.utils.checkpoint, "GraphExecGroup"):
+        raise UserError(f"train.activation_checkpointing=true is rehearsed by a newer torch than {torch.__version__}")
+    task.checkpoint_activations()
+    return task, notes
 
 
 class _NoValues(TorchFunctionMode):
@@ -275,6 +282,7 @@ def _training(task: Task[Any], batches: dict[int, Any], meter: Meter, found: Ste
     return replace(
         found,
         trained=sum(p.numel() for p in learnt),
+        gathered=_gathered(task),
         gradients=sum(p.numel() * p.element_size() for p in learnt),
         optimizer=state,
         ema=ema_bytes,
@@ -284,6 +292,15 @@ def _training(task: Task[Any], batches: dict[int, Any], meter: Meter, found: Ste
         per_image=per_image,
         fixed=own.peak - found.images * per_image,
     )
+
+
+def _gathered(task: Task[Any]) -> int:
+    sizes = [_size(block) for block in task.repeated_blocks()]
+    return _size(task.model) - sum(sizes) + sum(sorted(sizes)[-2:])
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
 @dataclass(frozen=True)

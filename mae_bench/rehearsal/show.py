@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from backbones.errors import UserError
+from mae_bench.engine.sharding import ALONE
 from mae_bench.jobs.job import PlannedJob
 from mae_bench.rehearsal import devices
-from mae_bench.rehearsal.hours import Cluster, accumulation, hours, seconds_a_step
+from mae_bench.rehearsal.hours import Cluster, accumulation, hours, moved, seconds_a_step
 from mae_bench.rehearsal.rehearse import Rehearsals, Step
 from tasks.progress import progress
 
@@ -101,21 +102,25 @@ def report(job: PlannedJob, asked: Asked, rehearsals: Rehearsals) -> Report:
     processes = asked.processes or recipe.gpus
     cluster = Cluster(device, processes, asked.nodes, asked.share, asked.network)
     trains = not recipe.evaluate_only
-    buckets = step.gradients if processes > 1 else 0
-    peak = max(step.peak + buckets, step.evaluation_peak + step.optimizer + step.ema)
+    sharded = recipe.train.parallel == "fsdp"
+    if sharded and processes == 1:
+        return Report(name, job.recipe_name, error=ALONE)
+    mine = in_shards(step, processes) if sharded else step
+    buckets = step.gradients if processes > 1 and not sharded else 0
+    peak = max(mine.peak + buckets, mine.evaluation_peak + mine.optimizer + mine.ema)
     kept = step.weights + step.optimizer + step.ema
     notes = list(step.notes)
     if recipe.train.precision == "bf16" and not device.bf16:
         notes.append(f"{asked.device} has no bf16: --set train.precision=fp16")
-    largest = _largest(step, asked.room - buckets, recipe.train.batch_size // processes) if trains else None
+    largest = _largest(mine, asked.room - buckets, recipe.train.batch_size // processes) if trains else None
     if trains and largest == 0:
-        one = (step.fixed + step.per_image + buckets) / GB
+        one = (mine.fixed + mine.per_image + buckets) / GB
         error = f"not one image fits into {asked.room / GB:.1f} GB: a step of one takes {one:.1f} GB"
-        return Report(name, job.recipe_name, error, step, processes, False, peak, notes=notes)
+        return Report(name, job.recipe_name, error, mine, processes, False, peak, notes=notes)
     return Report(
         name,
         job.recipe_name,
-        step=step,
+        step=mine,
         processes=processes,
         fits=peak <= asked.room,
         peak=peak,
@@ -123,10 +128,37 @@ def report(job: PlannedJob, asked: Asked, rehearsals: Rehearsals) -> Report:
         accumulation=accumulation(recipe, processes, step.images)[1] if trains else 0,
         accumulation_of_largest=accumulation(recipe, processes, largest)[1] if largest else None,
         checkpoints=kept * (recipe.train.keep_checkpoints + 1) if trains else 0,
-        reduced_per_step=step.gradients if processes > 1 else 0,
+        reduced_per_step=moved(recipe, step, processes),
         seconds_per_step=seconds_a_step(recipe, step, cluster) if trains else None,
         hours=hours(recipe, step, cluster),
         notes=notes,
+    )
+
+
+def in_shards(step: Step, processes: int) -> Step:
+    """What one of several processes has of a sharded model; in evaluation it has all weights."""
+
+    def share(size: int) -> int:
+        return -(-size // processes)
+
+    left = replace(
+        step,
+        weights=share(step.weights),
+        gradients=share(step.gradients),
+        optimizer=share(step.optimizer),
+        ema=share(step.ema),
+    )
+    parts = ("weights", "gradients", "optimizer", "ema")
+    less = sum(getattr(step, part) - getattr(left, part) for part in parts)
+    # Weights and gradients of what is gathered, which a share of each is counted for already.
+    less -= 2 * (step.gathered - share(step.gathered))
+    # At the end of the forward pass there are no gradients yet, and all activations.
+    least = left.weights + left.optimizer + left.ema + step.gathered
+    return replace(
+        left,
+        peak=max(step.peak - less, least + step.activations),
+        fixed=max(step.fixed - less, least),
+        evaluation_peak=step.evaluation_peak + left.weights,
     )
 
 

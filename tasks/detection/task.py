@@ -14,6 +14,7 @@ from backbones.checkpoints.checkpoint import Checkpoint, open_dense
 from backbones.checkpoints.dense_heads import load_heads
 from backbones.encoders.maps import dense_rules
 from backbones.errors import UserError
+from backbones.vit.blocks import blocks_of
 from backbones.vit.param_groups import NoDecay, param_groups
 from tasks.base import DataInfo, Task
 from tasks.datasets.account import Account, printable
@@ -136,6 +137,10 @@ class DetectionTask(Task[DetectionRecipe]):
         except UserError as e:
             way = "schedule.iterations=0 only evaluates, for which recipe and classes must be the checkpoint's"
             raise UserError(f"{e}; {self.val.json} has {classes} classes; {way}") from e
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """See `Task`; heads repeat layers, too."""
+        return blocks_of(self.model.backbone)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """As ViTDet trains: layer decay in the encoder; norms of torch's and positions without weight decay, but for ViT-H."""

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.utils.data import Dataset
 
 from backbones.checkpoints.checkpoint import Checkpoint, open_dense
 from backbones.checkpoints.dense_heads import load_heads
 from backbones.encoders.maps import dense_rules
 from backbones.errors import UserError
+from backbones.vit.blocks import blocks_of
 from backbones.vit.param_groups import param_groups
 from tasks.base import DataInfo, Evaluator, Task
 from tasks.datasets.embedded.root import embedded_root
@@ -135,6 +137,10 @@ class SegmentationTask(Task[SegmentationRecipe]):
         """Keeps images in lists: they differ in size."""
         collate: Callable[[list[Any]], Any] = pseudo_collate
         return collate
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """See `Task`; heads repeat layers, too."""
+        return blocks_of(self.model.net.backbone)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Layer-wise decay over the encoder, the full rate for neck and heads."""

@@ -1,8 +1,11 @@
-"""Two processes under torchrun on the CPU do what one does."""
+"""Two processes under torchrun on the CPU do what one does, sharded or not."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,3 +42,34 @@ def test_two_processes_train_and_evaluate_like_one(
     weights = [safetensors.torch.load_file(next((tmp_path / n).rglob("model.safetensors"))) for n in ("one", "two")]
     for name, tensor in weights[0].items():
         assert (tensor - weights[1][name]).abs().max() < 1e-4, name
+
+
+@pytest.mark.slow
+def test_a_sharded_run_that_is_killed_goes_on_in_one_process(cli: Callable[..., Result], tmp_path: Path) -> None:
+    """Layer decay, a moving average, clipping and accumulation in it; every task and way: `benchmarks/fsdp.py`."""
+    more = ("schedule.epochs=6", "train.ema=0.9", "optimizer.clip_grad=0.5", "train.micro_batch_size=5")
+    command = [*RUN, *(part for each in (*more, "train.checkpoint_every_steps=2") for part in ("--set", each))]
+    one = cli(*command, "--out", tmp_path / "one")
+    assert one.code == 0, one.err
+    sharded = spawn(*command, "--set", "train.parallel=fsdp", "--out", tmp_path / "two", processes=2)
+    end = time.monotonic() + 240
+    while not list((tmp_path / "two").rglob("step_*.dcp")):
+        assert time.monotonic() < end
+        assert sharded.poll() is None, sharded.communicate()
+        time.sleep(0.02)
+    children = [
+        pid for path in Path(f"/proc/{sharded.pid}/task").glob("*/children") for pid in path.read_text().split()
+    ]
+    assert len(children) == 2
+    for pid in children:
+        os.kill(int(pid), signal.SIGKILL)
+    sharded.communicate(timeout=120)
+    again = cli(*command, "--out", tmp_path / "two")
+    assert again.code == 0, again.err
+    assert "resuming at step" in again.err
+    whole, resumed = json.loads(one.out)[0], json.loads(again.out)[0]
+    assert resumed["job_id"] == whole["job_id"]
+    assert resumed["final_loss"] == pytest.approx(whole["final_loss"], rel=1e-5)
+    weights = [safetensors.torch.load_file(next((tmp_path / n).rglob("model.safetensors"))) for n in ("one", "two")]
+    assert max(float((tensor - weights[1][name]).abs().max()) for name, tensor in weights[0].items()) < 1e-4
+    assert [path.suffix for path in sorted((tmp_path / "two").rglob("step_*[0-9].*"))][-1] == ".pt"

@@ -20,7 +20,7 @@ def train(values: list[float], *, on_device: bool, fused: bool = True) -> tuple[
     torch.manual_seed(0)
     line = nn.Linear(3, 1)
     model, optimizer = accelerator.prepare(line, torch.optim.AdamW(line.parameters(), lr=0.1, fused=fused))
-    guard = FiniteGuard(accelerator, optimizer, has_ema=False)
+    guard = FiniteGuard(accelerator, optimizer, waits=False)
     guard.on_device = on_device
     for step, value in enumerate(values):
         loss = value * model(torch.full((2, 3), step + 1.0)).square().mean()
@@ -54,7 +54,7 @@ def test_a_finite_loss_with_an_infinite_gradient_is_skipped() -> None:
     accelerator = Accelerator(cpu=True)
     weight = nn.Parameter(torch.zeros(1))
     optimizer = accelerator.prepare(torch.optim.AdamW([weight], lr=0.1, fused=True))
-    guard = FiniteGuard(accelerator, optimizer, has_ema=False)
+    guard = FiniteGuard(accelerator, optimizer, waits=False)
     loss = weight.sqrt().sum()  # 0, and its slope there is infinite
     accelerator.backward(loss)
     assert not guard.step(0, guard.check_gradient(guard.check_loss(loss.detach()), None))
@@ -67,7 +67,7 @@ def test_on_a_gpu_no_step_waits_for_the_host() -> None:
     accelerator = Accelerator()
     line = nn.Linear(3, 1).cuda()
     model, optimizer = accelerator.prepare(line, torch.optim.AdamW(line.parameters(), lr=0.1, fused=True))
-    guard = FiniteGuard(accelerator, optimizer, has_ema=False)
+    guard = FiniteGuard(accelerator, optimizer, waits=False)
     batch = torch.ones(2, 3, device="cuda")
     for step in range(3):
         loss = model(batch).square().mean() * (torch.nan if step == 2 else 1.0)
