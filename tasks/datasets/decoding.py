@@ -86,29 +86,64 @@ def read_rgb(path: Path, white: int = WHITE) -> Image.Image:
         raise unreadable(path, e) from e
 
 
+_DEPTHS = (255, 1023, 4095)  # the white of 8, 10 and 12 bits, which files of 16 bits may hold
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """Of an image with more than 8 bits a colour: its highest level if it is of grey integers; the range as it is decoded."""
+
+    highest: int | None
+    low: int
+    high: int
+
+
 def black_images(
     where: str, paths: Sequence[str | Path], white: int, content: Callable[[int], bytes] | None = None
 ) -> list[str]:
-    """A note on images of 16-bit grey that hold levels of eight bits alone, and so come out black.
+    """Notes on images of more than 8 bits a colour that come out black: of 16-bit grey with levels of fewer bits, or of
+    16-bit colours and floats, which Pillow cuts to eight bits (floats above 255 to white).
 
     Args:
         content: position among `paths` -> the file's bytes, where paths are names in an archive.
     """
     sources = paths if content is None else map(content, range(len(paths)))
-    black = [path for path, source in zip(paths, sources, strict=True) if _is_dark(source)] if white == WHITE else []
-    return [
-        f"{where}: {len(black)} of {len(paths)} images that were looked at are of 16 bits and hold levels up to 255 alone, "
-        f"which come out black, such as {path}: --set data.white_level=255"
-        for path in black[:1]
+    seen = [(path, _levels(source, white)) for path, source in zip(paths, sources, strict=True)]
+    grey = [(path, each.highest) for path, each in seen if each and each.highest]
+    blank = [
+        (path, each) for path, each in seen if each and each.highest is None and (each.high <= 1 or each.low >= 254)
     ]
+    notes = []
+    highest = max((level for _, level in grey), default=0)
+    dark = [(path, level) for path, level in grey if level <= (_DEPTHS[-1] if highest <= _DEPTHS[-1] else _DEPTHS[0])]
+    if white == WHITE and dark:
+        top = next(depth for depth in _DEPTHS if max(level for _, level in dark) <= depth)
+        notes.append(
+            f"{where}: {len(dark)} of {len(paths)} images that were looked at are of 16 bits and hold levels up to {top} "
+            f"alone, which come out {'black' if top == _DEPTHS[0] else 'nearly black'}, such as {dark[0][0]}: --set "
+            f"data.white_level={top}"
+        )
+    if blank:
+        path, levels = blank[0]
+        notes.append(
+            f"{where}: {len(blank)} of {len(paths)} images that were looked at have more than 8 bits a colour and come out "
+            f"{'black' if levels.high <= 1 else 'white'}, such as {path}: write them anew with 8 bits a colour"
+        )
+    return notes
 
 
-def _is_dark(source: str | Path | bytes) -> bool:
+def _levels(source: str | Path | bytes, white: int) -> _Levels | None:
+    """None for images of 8 bits, and for those that cannot be read, which others tell of."""
     try:
         with open_picture(source) as image:
-            return image.mode.startswith("I") and 0 < np.asarray(image).max(initial=0) <= 255
+            tile = getattr(image, "tile", None)
+            if not (image.mode[0] in "IF" or (tile and ";16" in str(tile[0][3]))):
+                return None
+            highest = int(np.asarray(image).max(initial=0)) if image.mode[0] == "I" else None
+            decoded = np.asarray(to_rgb(image, white))
     except UNREADABLE:
-        return False
+        return None
+    return _Levels(highest, int(decoded.min(initial=255)), int(decoded.max(initial=0)))
 
 
 @dataclass(frozen=True)

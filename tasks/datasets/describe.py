@@ -52,7 +52,7 @@ def describe(
         notes += images.account.notes(name, but={"unreadable"})  # `drop_unreadable` has said it
         notes += [f"{name}: {note}" for note in images.reader.notes]
         if labelled:
-            notes += check_alone(images.manifest(whole=True))
+            notes += check_alone(images.manifest(whole=True)) + _numbered_otherwise(name, images)
     if labelled and len(splits) == 2:
         notes += check_pair(splits["train"].manifest(), splits["val"].manifest(), data.allow)
     last = list(splits.values())[-1]
@@ -67,6 +67,18 @@ def describe(
         account={name: images.account.to_json() for name, images in splits.items()},
         class_names=[printable(name) for name in last.class_names] if labelled else [],
     )
+
+
+def _numbered_otherwise(split: str, images: ImageSet) -> list[str]:
+    """A note where a split's files give the same names other numbers than training's do: which of the two holds is a guess."""
+    ours, theirs = images.reader.class_names, images.class_names
+    if not images.reader.numbered or ours == theirs or set(ours) != set(theirs):
+        return []
+    at = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+    return [
+        f"{split}: its file numbers the classes otherwise than training's, {at} is {printable(ours[at])!r} and not "
+        f"{printable(theirs[at])!r}: matched by name"
+    ]
 
 
 def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:

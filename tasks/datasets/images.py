@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,28 @@ def _check_classes(reader: Reader, wanted: dict[str, int]) -> None:
     if extra:
         raise UserError(
             f"{reader.root}: class {extra[0]!r} is not in the training split ({len(extra)} such): remove or add it"
+            f"{_spelt_otherwise(extra[0], wanted)}{_unsorted(reader, extra)}"
         )
+
+
+def _spelt_otherwise(name: str, known: Iterable[str]) -> str:
+    """A hint where a name differs in case, spaces or the form of its accents alone: people see the same name twice."""
+    alike = [other for other in known if _folded(other) == _folded(name)]
+    return f" (training spells it {alike[0]!a}, this is {name!a}: rename one)" if alike else ""
+
+
+def _folded(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def _unsorted(reader: Reader, extra: Sequence[str]) -> str:
+    """A hint where a list has numbers for names, or images lie in one folder as Tiny-ImageNet's, their labels beside."""
+    if reader.numbered and all(name.isdecimal() for name in extra):
+        return " (these are numbers, training's classes have names: give names, in a CSV list of path,label)"
+    if len(extra) > 1 or not reader.root.is_dir():
+        return ""
+    lists = sorted(path.name for path in reader.root.glob("*.txt"))
+    return f" (its labels are in {lists[0]}? Move the images into a folder a class)" if lists else ""
 
 
 def _check_filled(reader: Reader, split: str) -> None:

@@ -22,6 +22,9 @@ CHECKS = (VAL_IN_TRAIN, CLASS_NAMES)
 """What ``data.allow`` takes beside the reasons of an account: validation images that are training images too; a head whose
 classes have other names than the data's, taken in the order of both."""
 
+_PARTS = frozenset(
+    (*("image", "images", "img", "imgs", "photos", "jpegimages"), *("mask", "masks", "label", "labels", "labelimages"))
+) | {"annotation", "annotations", "seg", "segmentation", "segmentations", "segmentationclass", "gt", "depth", "depths"}
 _SAMPLE = 64  # validation images whose content is looked for among the training images
 _CANDIDATES = 16  # training images that each is compared with
 
@@ -73,6 +76,12 @@ def check_alone(manifest: Manifest) -> list[str]:
         raise UserError(
             f"{manifest.where}: {len(manifest):,} images {only}: telling classes apart needs two: a folder a class, right "
             "under the split's"
+        )
+    if _PARTS.issuperset(name.lower() for name in manifest.present):
+        folders = ", ".join(map(repr, manifest.present))
+        raise UserError(
+            f"{manifest.where}: its folders are {folders}, which name no classes but parts of one data set: classification "
+            "wants a folder a class, right under the split's"
         )
     return twice(manifest)
 

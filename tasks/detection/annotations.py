@@ -63,6 +63,8 @@ def read_content(path: Path, *, with_masks: bool = True, skip_broken: bool = Fal
         reader = Objects(path, {i["id"]: i for i in images}, {c["id"] for c in categories}, with_masks, skip_broken)
         annotations = reader.take(raw["annotations"])
         if not annotations:
+            if doubts := reader.account.doubts():  # all of them are broken: that is what to say
+                raise UserError(f"{path}: {doubts[0]}")
             raise UserError(f"{path} holds no annotations of its images: detection needs a json with boxes")
         _check_once(path, "annotations", (a["id"] for a in annotations))
         return _renumbered(

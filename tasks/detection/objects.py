@@ -58,6 +58,8 @@ class Objects:
             return taken
         table = self._table(taken)
         fine = self._agreeing(table)
+        if not fine.any():
+            return []
         table = table if fine.all() else self._table([a for a, good in zip(taken, fine, strict=True) if good])
         self._complete_areas(table)
         self._note(table)

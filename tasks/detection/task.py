@@ -21,7 +21,7 @@ from tasks.datasets.account import Account, printable
 from tasks.datasets.embedded.root import embedded_root
 from tasks.datasets.manifest import VAL_IN_TRAIN, check_pair, copies, twice
 from tasks.datasets.roots import data_root
-from tasks.detection.checks import Used, class_notes, first_look, has_objects, open_books
+from tasks.detection.checks import Used, class_counts, class_notes, first_look, has_objects, open_books
 from tasks.detection.config import DetectionRecipe
 from tasks.detection.data import (
     CocoDataset,
@@ -83,7 +83,11 @@ class DetectionTask(Task[DetectionRecipe]):
         _enter_limit(val.account, self.val.records, len(val.records))
         if not val.records:
             raise UserError(f"data.limit_val={data.limit_val} leaves no validation image")
+        if not class_counts(self.val, self.val.records).any():
+            raise UserError(f"{self.val.json}: no validation object counts (all are crowds): AP is not defined on it")
         splits, notes = [val], [*val.account.notes("val"), *twice(val.manifest)]
+        if is_lvis(self.val) and self.recipe.protocol != "lvis":
+            notes.append(f"{self.val.json.name} lists neg_category_ids: AP is counted by LVIS's rules, not by COCO's")
         if not self.evaluates_only:
             used, unreadable = _train_images(self.recipe, train)
             splits = [used, val]

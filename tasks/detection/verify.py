@@ -100,6 +100,8 @@ def _count(report: SplitReport, split: CocoSplit, published: Published | None) -
     report.sizes = f"{low} pixels" if low == high else f"{low} to {high} pixels"
     for doubt in account.doubts():
         report.problem(doubt)
+    if not counts.any() or not records:
+        report.problem("no object counts (all are crowds, or cannot be used)")
     if published:
         report.published_classes = published.classes
         report.published_images = published.train if trains else published.val

@@ -87,6 +87,11 @@ def _open_shards(base: Path, names: tuple[str, ...], options: LayoutOptions) -> 
                 return ParquetReader(shards, options)
             numbered = "[0-9]*.tar"
             if shards := sorted({*folder.glob(f"{name}-{numbered}"), *folder.glob(f"*-{name}-{numbered}")}):
+                if len(sets := sorted({shard.name.rpartition(f"{name}-")[0] for shard in shards})) > 1:
+                    several = ", ".join(f"{one}{name}-…" for one in sets)
+                    raise UserError(
+                        f"{folder}: shards of several data sets lie together ({several}): give each its own folder"
+                    )
                 index = index_tars(shards)
                 if not are_shards(index, options):
                     raise UserError(f"{shards[0]}: no label file in it: expected key.jpg and key.cls side by side")

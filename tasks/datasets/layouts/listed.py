@@ -196,7 +196,11 @@ def _leaves(path: str) -> bool:
 
 def find_list(base: Path, split: str) -> Path | None:
     """The list of `split` under `base`, if there is one."""
-    return next((base / name for name, _ in _LISTS[split] if (base / name).is_file()), None)
+    return next(iter(_lists(base, split)), None)
+
+
+def _lists(base: Path, split: str) -> list[Path]:
+    return [base / name for name, _ in _LISTS[split] if (base / name).is_file()]
 
 
 def open_list(base: Path, listing: Path, split: str, options: LayoutOptions = LayoutOptions()) -> ListReader:  # noqa: B008
@@ -205,6 +209,8 @@ def open_list(base: Path, listing: Path, split: str, options: LayoutOptions = La
     Raises:
         UserError: a line without label, a label outside the categories' file, or the first image is nowhere.
     """
+    if others := [path.name for path in _lists(base, split) if path != listing]:
+        raise UserError(f"{listing}: {others[0]} is there as well: which of them is meant? Keep one list a split")
     rows = list(_lines(listing))
     if not rows:
         raise UserError(f"{listing}: no images in this list")
@@ -232,6 +238,8 @@ def _root(base: Path, places: Sequence[str], rows: Sequence[tuple[str, int, str]
 
 def _inside(base: Path, path: str) -> str:
     """A path of a list under the data folder: absolute ones that lead into it, and Places365's with a ``/`` in front."""
+    if "\\" in path and not (base / path).exists():  # written on Windows
+        path = path.replace("\\", "/")
     if not path.startswith("/"):
         return path if _leaves(path) else posixpath.normpath(path)
     for prefix in dict.fromkeys((f"{base}/", f"{os.path.realpath(base)}/")):
@@ -289,7 +297,7 @@ def _lines(listing: Path) -> Iterator[Row]:
             place = f"{listing}:{number}"
             if "\0" in line:
                 raise UserError(f"{place}: a null byte: this is no list of paths and labels")
-            fields = _fields(line)
+            fields = _fields(line, listing.suffix == ".csv")
             if len(fields) == 1:
                 raise UserError(f"{place}: {line!r} is not a path and a class index")
             if number == 1 and not _is_number(fields[1]) and _HEADER.fullmatch(fields[0]):
@@ -297,12 +305,14 @@ def _lines(listing: Path) -> Iterator[Row]:
             yield fields[0], fields[1], place
 
 
-def _fields(line: str) -> list[str]:
-    """Path and label; in a list apart by spaces, a path may hold some."""
+def _fields(line: str, csv_file: bool) -> list[str]:
+    """Path and label; in a list apart by spaces, a path may hold some, in a CSV file a label."""
     if '"' in line:
         fields = [field.strip() for field in next(csv.reader([line]))]
         return fields if len(fields) == 2 else [line]
-    ways = (r"(.*?\S)\s*[\s,;]\s*(-?[0-9]+)", r"(.*\S)\s*[,;\t]\s*([^,;\t]+)", r"(.*\S)\s+(\S+)")
+    ways = [r"(.*?\S)\s*[\s,;]\s*(-?[0-9]+)", r"(.*\S)\s*[,;\t]\s*([^,;\t]+)", r"(.*\S)\s+(\S+)"]
+    if csv_file:
+        ways[:2] = ways[1::-1]
     match = next(filter(None, (re.fullmatch(way, line) for way in ways)), None)
     return [match[1].strip(), match[2].strip()] if match else [line]
 

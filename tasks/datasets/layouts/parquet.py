@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from tasks.datasets.options import LayoutOptions
 from tasks.datasets.roots import fingerprint
 
 KIND = "rows"
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.parquet")
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?\.parquet")  # older ones end with a checksum of their own
 _SMALL = 1 << 28  # bytes of shards, up to which all are read to tell how large each image is
 _KEPT_GROUPS = 2  # decoded row groups a process keeps: about 11 MB each for ImageNet
 _IMAGE_COLUMNS = ("image", "img")
@@ -62,7 +62,12 @@ class ParquetReader(Reader):
             file = _open(shard)
             columns = _columns(shard, file, options)
             self.columns.append(columns)
-            names = names or _class_names(file, columns.label)
+            own = _class_names(file, columns.label)
+            if number and own != names:
+                raise UserError(
+                    f"{shard}: its classes are {_shown(own)}, those of {shards[0].name} {_shown(names)}: keep shards of one set"
+                )
+            names = own
             metadata = file.metadata
             groups += [(number, g, metadata.row_group(g).num_rows) for g in range(metadata.num_row_groups)]
             found, where = _labels_and_paths(shard, file, columns)
@@ -180,6 +185,13 @@ class ParquetReader(Reader):
         return self._kept[group]
 
 
+def _shown(names: list[str] | None) -> str:
+    """Class names for a message."""
+    if names is None:
+        return "numbers alone"
+    return f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''} ({len(names)})"
+
+
 def _check_complete(shards: list[Path]) -> None:
     """Raises UserError where a numbered shard is missing, or files of several generations lie together."""
     matches = [_PART.fullmatch(shard.name) for shard in shards]
@@ -194,10 +206,15 @@ def _check_complete(shards: list[Path]) -> None:
     if matches[0] is None:
         return
     stem, _, total = matches[0].groups()
+    parts = Counter(match[2] for match in matches if match)
     for k in range(int(total)):
-        part = shards[0].with_name(f"{stem}-{k:05d}-of-{total}.parquet")
-        if not part.exists():
-            raise UserError(f"{part}: missing: complete the download ({int(total)} shards)")
+        part, there = f"{stem}-{k:05d}-of-{total}.parquet", parts[f"{k:05d}"]
+        if not there:
+            raise UserError(f"{shards[0].with_name(part)}: missing: complete the download ({int(total)} shards)")
+        if there > 1:
+            raise UserError(
+                f"{shards[0].parent}: parquet files of several generations lie together ({there} of {part}): keep one"
+            )
 
 
 def _open(shard: Path) -> Any:

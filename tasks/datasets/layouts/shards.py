@@ -17,7 +17,7 @@ from backbones.errors import UserError
 from backbones.plain_files import parse_json
 from tasks.datasets.account import Account
 from tasks.datasets.layouts.reader import class_indices, numbered_names
-from tasks.datasets.layouts.tar_index import KIND, REASONS, ArchiveReader, TarIndex
+from tasks.datasets.layouts.tar_index import KIND, REASONS, ArchiveReader, TarIndex, find_gaps
 from tasks.datasets.options import LayoutOptions
 from tasks.datasets.suffixes import is_hidden, readable
 
@@ -37,6 +37,7 @@ class ShardReader(ArchiveReader):
     def __init__(self, shards: Sequence[Path], index: TarIndex, options: LayoutOptions = LayoutOptions()) -> None:  # noqa: B008
         self.root, self.account, self.notes = shards[0].parent, Account(), []
         self._index_of_all = index
+        find_gaps(shards, self.account)
         images, labels = self._pairs(options)
         if not images:
             self.account.settle(self.root)
@@ -111,8 +112,8 @@ class ShardReader(ArchiveReader):
                 return value
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
-        where = f"{self._place(row)} holds {text[:32].strip()!r}" + (f", in which {key!r}" if key else "")
-        raise UserError(f"{where}: expected a class index" + (" is no number" if key else ""))
+        wanted = f"a class index under {key!r}" if key else "a class index"
+        raise UserError(f"{self._place(row)} holds {text[:32].strip()!r}: expected {wanted}")
 
     def _place(self, row: int) -> str:
         return _place(self._index_of_all, row)
@@ -169,9 +170,15 @@ def are_shards(index: TarIndex, options: LayoutOptions) -> bool:
             others |= rest
     flat = not any("/" in name for name in index.names)
     if flat and images and fields > _SIDE_SHARE * images:
+        dotted = any(field.endswith(f".{label}") for field in others)
+        way_out = (
+            f"a key ends at the first dot of the name, so write samples' names without one before .{label}"
+            if dotted
+            else "name where they are, such as --set data.options.label=txt or --set data.options.label=json:KEY"
+        )
         raise UserError(
-            f"{index.tars[0]}: samples of {', '.join(sorted(others))} beside the images, but no .{label} with the labels: name "
-            f"where they are, such as --set data.options.label=txt or --set data.options.label=json:KEY"
+            f"{index.tars[0]}: samples of {', '.join(sorted(others))} beside the images, but no .{label} with the labels: "
+            f"{way_out}"
         )
     return False
 

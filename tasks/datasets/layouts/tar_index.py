@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import re
 import tarfile
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from backbones.atomic import replacing
 from backbones.errors import UserError
 from backbones.plain_files import open_plain
+from tasks.datasets.account import Account
 from tasks.datasets.cache_folder import default_cache_root
 from tasks.datasets.layouts.reader import Reader, modified
 from tasks.datasets.manifest import place_of
@@ -35,6 +38,7 @@ REASONS = ("", "not_a_file", "missing", "replaced", "outside")
 _CACHED_BYTES = 64 * 2**20  # smaller archives are indexed in no time
 _FORMAT = 2  # of a kept index
 _BLOCK = 512
+_PIECE = re.compile(r"(|.*\D)(\d{1,6})")  # a name that ends in a number; longer ones are dates
 _UNREADABLE_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 _COLUMNS = ("tar", "offsets", "sizes", "values", "mtimes", "inner", "states")
 
@@ -219,6 +223,22 @@ def _keep(index: TarIndex, place: Path) -> None:
     joined = "".join(f"{name}\0" for name in index.names).encode(errors="surrogateescape")
     with replacing(place) as partial:
         np.savez(partial, names=np.frombuffer(joined, np.uint8), **{c: getattr(index, c) for c in _COLUMNS})
+
+
+def find_gaps(tars: Sequence[Path], account: Account) -> None:
+    """Pieces that are missing by the numbers of those that are there go into `account`: 000001 between 000000 and 000002."""
+    numbers: dict[str, dict[int, str]] = defaultdict(dict)
+    for path in tars:
+        if match := _PIECE.fullmatch(path.stem):
+            numbers[match[1]][int(match[2])] = match[2]
+    for prefix, there in numbers.items():
+        width = len(there[min(there)])
+        gaps = [n for n in range(min(there), max(there)) if n not in there]
+        if gaps:
+            account.found("archives", len(there) + len(gaps))
+            account.use("archives", len(there))
+        for n in gaps:
+            account.leave_out("archives", "missing", f"{prefix}{n:0{width}d}.tar")
 
 
 class ArchiveReader(Reader):

@@ -17,7 +17,7 @@ import numpy as np
 from backbones.errors import UserError
 from tasks.datasets.account import Account
 from tasks.datasets.layouts.folders import SYNSET
-from tasks.datasets.layouts.tar_index import KIND, REASONS, ArchiveReader, TarIndex, index_tars
+from tasks.datasets.layouts.tar_index import KIND, REASONS, ArchiveReader, TarIndex, find_gaps, index_tars
 from tasks.datasets.listing import natural_key
 from tasks.datasets.suffixes import HEAD, Kind, is_hidden, kind_of
 
@@ -44,6 +44,8 @@ class TarReader(ArchiveReader):
         index = index.take(images)
         if path.is_dir():
             classes, index.names = _of_tars(index)
+            if not {tar.stem for tar in index.tars} >= set(classes):  # pieces that hold class folders
+                find_gaps(index.tars, self.account)
         else:
             classes = _of_one(index, path)
         order = sorted(range(len(index)), key=lambda row: natural_key(index.names[row]))

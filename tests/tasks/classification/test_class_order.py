@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,24 @@ def test_exports_and_records_name_the_classes(tmp_path: Path) -> None:
         "Zebra",
         "ant",
     ]
+
+
+def test_files_that_number_the_same_names_otherwise_are_matched_by_name_and_said(tmp_path: Path) -> None:
+    """As two exports of one data set may: iNaturalist's categories, Parquet's ClassLabel."""
+    for split, names in (("train", ["x", "y"]), ("val", ["y", "x"])):
+        for i in range(2):
+            save_picture(tmp_path / f"{split}{i}.jpg", i + 5 * len(split))
+        content = {
+            "images": [{"id": i, "file_name": f"{split}{i}.jpg"} for i in range(2)],
+            "annotations": [{"id": i, "image_id": i, "category_id": i} for i in range(2)],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
+        }
+        (tmp_path / f"{split}2018.json").write_text(json.dumps(content))
+    task = probing(tmp_path)
+    assert (task.train_images.labels, task.val_images.labels) == ([0, 1], [1, 0])
+    assert "numbers the classes otherwise than training's, 0 is 'y' and not 'x': matched by name" in str(
+        task.data.notes
+    )
 
 
 @pytest.mark.parametrize("task", ["classification", "knn"])

@@ -104,6 +104,31 @@ def test_class_that_training_lacks_is_named(folders: Path, tmp_path: Path, kind:
     assert "val" in message
 
 
+@pytest.mark.parametrize(("train", "val"), [("Cat", "cat"), ("cat", "cat "), ("\u00fcber", "u\u0308ber")])
+def test_a_class_that_is_spelt_otherwise_is_shown_as_both(tmp_path: Path, train: str, val: str) -> None:
+    for split, name in (("train", train), ("val", val)):
+        for other in (name, "dog"):
+            save_picture(tmp_path / split / other / "0.jpg", 1)
+    index = open_split("mine", str(tmp_path), "train").class_to_idx
+    assert f"training spells it {train!a}, this is {val!a}" in refusal(tmp_path, "val", index)
+
+
+def test_tiny_imagenets_validation_as_unpacked_is_refused_with_its_list(tmp_path: Path) -> None:
+    for name in ("train/n01/images/0.JPEG", "train/n02/images/0.JPEG", "val/images/val_0.JPEG"):
+        save_picture(tmp_path / name, 1)
+    (tmp_path / "val/val_annotations.txt").write_text("val_0.JPEG\tn01\t0\t0\t9\t9\n")
+    index = open_split("mine", str(tmp_path), "train").class_to_idx
+    assert "its labels are in val_annotations.txt?" in refusal(tmp_path, "val", index)
+
+
+def test_numbers_for_names_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    for name in ("train/n01/0.JPEG", "train/n02/0.JPEG", "val/0.JPEG", "val/1.JPEG"):
+        save_picture(tmp_path / name, 1)
+    (tmp_path / "val.txt").write_text("0.JPEG 0\n1.JPEG 1\n")
+    index = open_split("mine", str(tmp_path), "train").class_to_idx
+    assert "give names, in a CSV list of path,label" in refusal(tmp_path, "val", index)
+
+
 @pytest.mark.parametrize("kind", ["folders", "tars"])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.6, 0.95])
 def test_truncated_jpeg_is_named(folders: Path, tmp_path: Path, kind: str, share: float) -> None:

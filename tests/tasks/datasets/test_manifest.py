@@ -37,6 +37,12 @@ def test_one_class_alone_is_refused() -> None:
     assert check_alone(manifest("DIR/train", TRAIN)) == []
 
 
+def test_folders_of_images_and_masks_are_no_classes() -> None:
+    own = dataclasses.replace(manifest("train", TRAIN), class_names=["images", "Masks", "labels"])
+    with pytest.raises(UserError, match="train: its folders are 'images', 'Masks', 'labels', which name no classes"):
+        check_alone(own)
+
+
 def test_the_same_sample_twice_is_noted() -> None:
     twice = [*TRAIN, ("dog", "dog/3.jpg", b"three")]
     assert check_alone(manifest("train", twice)) == ["train: 1 of 4 are there twice, such as dog/3.jpg"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import ExifTags, Image
 
 from backbones.errors import UserError
 from tasks.detection.data import CocoDataset, read_pixels, read_split, readable
+from tasks.detection.pictures import draw
 from tasks.detection.task import DetectionTask
 
 from .conftest import edit_json, small_config, small_recipe
@@ -44,6 +46,28 @@ def test_grey_of_8_and_16_bits_becomes_three_equal_bands(tmp_path: Path, image: 
     pixels = read_pixels(record(tmp_path / "a.png"))
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, np.stack([GREY] * 3, axis=2))
+
+
+def test_levels_of_eight_bits_in_sixteen_are_said_and_scaled_where_asked_for(coco: Path) -> None:
+    """``data.white_level`` in what trains, what is detected on, and the pictures drawn of it."""
+    for split in ("train", "val"):
+        for i in range(5):
+            Image.fromarray(np.full((40, 48), 200, np.uint16)).save(coco / f"{split}2017" / f"{i}.png")
+        edit_json(
+            coco, split, lambda c: [image.update(file_name=f"{image['id'] % 10}.png") for image in c["images"][:5]]
+        )
+    recipe = small_recipe(coco)
+    said = [DetectionTask(recipe).look_at_data()[2]]
+    recipe.data.white_level = 255
+    task = DetectionTask(recipe)
+    said.append(task.look_at_data()[2])
+    assert ["val: 5 of 5 images" in line and "--set data.white_level=255" in line for line in said] == [True, False]
+    shown = task.val_dataset()[4]["image"].numpy()
+    np.testing.assert_array_equal(shown, np.full_like(shown, 200))
+    assert int(task.train_dataset()[0]["image"].max()) == 200
+    for white, level in ((255, 200), (65535, 0)):
+        drawn = np.asarray(Image.open(io.BytesIO(draw(task.val, task.val_records[4], [], white))).convert("RGB"))
+        assert int((drawn == level).all(axis=-1).sum()) > drawn[..., 0].size / 2
 
 
 def test_cmyk_and_palettes_become_rgb(tmp_path: Path) -> None:

@@ -269,6 +269,12 @@ def test_corners_in_place_of_sizes_beside_masks_are_refused(coco: Path) -> None:
         read_split(coco, "val")
 
 
+def test_a_json_whose_objects_are_all_broken_is_refused_for_that(coco: Path) -> None:
+    edit_json(coco, "train", lambda c: [a.update(bbox=corners(a["bbox"])) for a in c["annotations"]])
+    with pytest.raises(UserError, match=r"10 of 10 annotations malformed: .* its mask's left, top, right, bottom"):
+        read_split(coco, "train", skip_broken=True)
+
+
 def test_corners_in_place_of_sizes_without_masks_are_refused(coco: Path) -> None:
     def edit(content: Json) -> None:
         for a in content["annotations"]:

@@ -36,6 +36,23 @@ def drop_masks(content: dict[str, Any]) -> None:
         del each["segmentation"]
 
 
+def test_validation_of_crowds_alone_is_refused(coco: Path) -> None:
+    edit_json(coco, "val", lambda c: [a.update(iscrowd=1) for a in c["annotations"]])
+    with pytest.raises(UserError, match=r"no validation object counts .* AP is not defined on it"):
+        DetectionTask(small_recipe(coco))
+
+
+def test_a_json_of_lvis_in_a_run_of_detection_is_noted(coco: Path) -> None:
+    def become_lvis(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            image.update(neg_category_ids=[], not_exhaustive_category_ids=[])
+        for category in content["categories"]:
+            category["frequency"] = "f"
+
+    edit_json(coco, "val", become_lvis)
+    assert "AP is counted by LVIS's rules, not by COCO's" in " ".join(DetectionTask(small_recipe(coco)).data.notes)
+
+
 def test_groups_equal_detectron2s_for_vitdet(coco: Path) -> None:
     """Every parameter's rate and decay against what mask_rcnn_vitdet_b_100ep.py asks for."""
     recipe = small_recipe(coco)

@@ -299,6 +299,27 @@ def test_the_key_ends_at_the_first_dot_as_in_webdataset(tmp_path: Path) -> None:
     assert "sample '22' has 2 images (05.jpg, 06.jpg)" in refusal(tmp_path)
 
 
+def test_without_a_label_that_a_dot_hides_the_dot_is_named(tmp_path: Path) -> None:
+    shard(tmp_path / "train-000000.tar", {"22.05.jpg": b"a", "22.05.cls": b"0"})
+    assert "a key ends at the first dot of the name" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("labelled", [True, False], ids=["shards", "parts with class folders"])
+def test_a_shard_that_is_missing_among_others_is_refused(tmp_path: Path, labelled: bool) -> None:
+    for k in (1, 2, 4):
+        members = pair(f"{k}", k % 2) if labelled else {f"{c}/{k}.jpg": b"%d" % k for c in "ab"}
+        shard(tmp_path / f"train/shard-{k:04d}.tar", members)
+    message = "1 of 4 archives named but not there: shard-0003.tar: complete the download"
+    assert message in refusal(tmp_path)
+    assert opened(tmp_path, allow=["missing"]).account.kinds["archives"].used == 3
+
+
+def test_shards_of_two_sets_side_by_side_are_refused(tmp_path: Path) -> None:
+    for name in ("one-train-000000", "two-train-000000"):
+        shard(tmp_path / f"{name}.tar", {**pair("a", 0), **pair("b", 1)})
+    assert "shards of several data sets lie together (one-train-…, two-train-…)" in refusal(tmp_path)
+
+
 def test_keys_may_begin_anew_in_each_shard_but_not_within_one(tmp_path: Path) -> None:
     for k in range(2):
         members = {f"{i}.jpg": b"%d/%d" % (k, i) for i in range(3)} | {f"{i}.cls": b"%d" % (i % 2) for i in range(3)}
@@ -370,6 +391,31 @@ def test_two_generations_of_parquet_are_refused(tmp_path: Path) -> None:
     for name in ("train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"):
         parquet(tmp_path / f"data/{name}.parquet", image=IMAGES, label=[0, 1, 0, 1])
     assert "several generations lie together" in refusal(tmp_path)
+
+
+def test_parts_named_by_checksums_are_counted_as_others(tmp_path: Path) -> None:
+    names = [tmp_path / f"data/train-{part}.parquet" for part in ("00000-of-00002-0a1b", "00001-of-00002-9c8d")]
+    for name in names:
+        parquet(name, image=IMAGES, label=[0, 1, 0, 1])
+    assert opened(tmp_path).labels == 2 * [0, 1, 0, 1]
+    parquet(names[0].with_name("train-00000-of-00002-ffff.parquet"), image=IMAGES, label=[0, 1, 0, 1])
+    assert "several generations lie together (2 of train-00000-of-00002.parquet)" in refusal(tmp_path)
+    for name in tmp_path.glob("data/train-00000*"):
+        name.unlink()
+    assert "train-00000-of-00002.parquet: missing" in refusal(tmp_path)
+
+
+def test_shards_whose_metadata_name_other_classes_are_refused(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    (tmp_path / "data").mkdir()
+    for part, names in enumerate((["cat", "dog"], ["dog", "cat"])):
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = pa.table({"image": IMAGES, "label": [0, 1, 0, 1]})
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+        pq.write_table(table, tmp_path / f"data/train-0000{part}-of-00002.parquet")
+    assert "its classes are dog, cat (2), those of train-00000-of-00002.parquet cat, dog (2)" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -451,8 +497,9 @@ def listed(root: Path, text: str, name: str = "train.txt", files: Iterable[str] 
         "\ufeffa.jpg 0\r\nb.jpg 1\r\nc.jpg 0\r\nd.jpg 1\r\n",
         "path,label\na.jpg,0\nb.jpg,1\nc.jpg,0\nd.jpg,1\n",
         '\ufefffilename;class\n"a.jpg",0\nb.jpg;1\nc.jpg\t0\n./d.jpg, 1\n',
+        ".\\a.jpg 0\r\n.\\b.jpg 1\r\nc.jpg 0\r\nd.jpg 1\r\n",
     ],
-    ids=["plain", "BOM", "headings", "mixed"],
+    ids=["plain", "BOM", "headings", "mixed", "Windows"],
 )
 def test_lists_are_read_as_people_write_them(tmp_path: Path, text: str) -> None:
     assert opened(listed(tmp_path, text)).labels == [0, 1, 0, 1]
@@ -461,6 +508,16 @@ def test_lists_are_read_as_people_write_them(tmp_path: Path, text: str) -> None:
 def test_a_csv_of_class_names(tmp_path: Path) -> None:
     images = opened(listed(tmp_path, "image,label\na.jpg,dog\nb.jpg,cat\nc.jpg,dog\n", "train.csv"))
     assert (images.class_names, images.labels) == (["cat", "dog"], [1, 0, 1])
+
+
+def test_names_of_a_csv_may_hold_spaces_and_numbers(tmp_path: Path) -> None:
+    images = opened(listed(tmp_path, "image,label\na.jpg,camera 2\nb.jpg,camera 1\n", "train.csv"))
+    assert (images.class_names, images.labels) == (["camera 1", "camera 2"], [1, 0])
+
+
+def test_two_lists_of_a_split_are_refused(tmp_path: Path) -> None:
+    listed(tmp_path, "a.jpg,0\nb.jpg,1\n", "train.csv")
+    assert "train.csv is there as well: which of them is meant?" in refusal(listed(tmp_path, "a.jpg 1\nb.jpg 0\n"))
 
 
 def test_labels_from_1_are_read_where_the_user_says_so(tmp_path: Path) -> None:
