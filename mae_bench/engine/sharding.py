@@ -35,11 +35,6 @@ def check_parallel(recipe: Recipe, processes: int) -> None:
         raise UserError(
             "train.parallel=fsdp goes with train.precision=bf16 or fp32: fp16's scaler is not tried in shards"
         )
-    try:
-        from torch.distributed.checkpoint import HuggingFaceStorageWriter  # noqa: F401
-        from torch.distributed.fsdp import fully_shard  # noqa: F401
-    except ImportError as e:
-        raise UserError(f"train.parallel=fsdp needs a newer torch than {torch.__version__} ({e})") from e
 
 
 def names_of(model: nn.Module, modules: Iterable[nn.Module]) -> list[str]:

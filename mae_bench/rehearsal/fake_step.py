@@ -15,7 +15,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -29,7 +29,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 _ROUND = 512  # bytes: what torch's allocator rounds a tensor up to (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
-_ONCE: Any = getattr(checkpoint, "GraphExecGroup", nullcontext)  # recomputes a block once for all that asks for it
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -142,7 +141,7 @@ def _recomputing() -> Iterator[None]:
             return real(device_type, dtype=dtype, enabled=enabled, **rest)
         return autocast(next((name for name, kind in _AUTOCAST.items() if enabled and kind == dtype), "fp32"))
 
-    with mock.patch.object(torch.amp, "autocast", of_forward), _ONCE():
+    with mock.patch.object(torch.amp, "autocast", of_forward), checkpoint.GraphExecGroup():
         yield
 
 
