@@ -192,9 +192,11 @@ class Encoder(nn.Module):
             raise UserError(f"{self.arch} has no class token: give one of {', '.join(self.poolings)}")
         if kind == "cls":
             return features[:, 0]
-        return (
-            self.patches(features).mean(dim=1) if kind == "mean" else self.net.forward_head(features, pre_logits=True)
-        )
+        if kind == "own":
+            return self.net.forward_head(features, pre_logits=True)
+        if not self.patches(features).shape[1]:
+            raise UserError(f"{self.arch} gives its class token alone: give cls or own")
+        return self.patches(features).mean(dim=1)
 
     def trained_by(self, layers: int) -> list[nn.Parameter]:
         """Parameters of the last `layers` layers and of what comes behind them, for partial fine-tuning; freezes nothing."""
@@ -237,22 +239,35 @@ def _layers(net: Any, plain: bool) -> dict[str, int]:
     return {**layers, _HEAD: 1 + max(layers.values()) if callable(matcher) else int(found[_HEAD])}
 
 
+_ALONE = 1e-3  # relative error of an image's features alone and in a batch, of float32; of shorter numbers:
+_ALONE_SHORT = 5e-2
+
+
 @torch.no_grad()
 def check_output(encoder: Encoder, path: object) -> None:
-    """One random image through the net: tokens or a map of the width that it says, and finite.
+    """Two random images through the net: tokens or maps of the width that it says, finite, and of each image alone.
 
     Raises:
-        UserError: the net raises, or gives something else.
+        UserError: the net raises, gives something else, or an image's features hang on the rest of its batch or on chance.
     """
     size = encoder.preprocessing.img_size
+    images = torch.rand(2, 3, *size)
+    images[1] *= 0.1  # of other statistics, so that those of a batch show
     try:
-        features = encoder.eval().forward_features(torch.rand(1, 3, *size))
-        pooled = encoder.pool(features, "mean")
+        both = encoder.eval().forward_features(images)
+        pooled = encoder.pool(both, "mean")
+        alone = encoder.pool(encoder.forward_features(images[:1]), "mean")
     except Exception as e:  # whatever a user's module raises
         reason = (str(e).splitlines() or [""])[0][:160]
-        raise UserError(f"{path}: one image of {size[0]} x {size[1]} px: {type(e).__name__}: {reason}") from e
-    if pooled.shape != (1, encoder.width) or not torch.isfinite(pooled).all():
+        raise UserError(f"{path}: images of {size[0]} x {size[1]} px: {type(e).__name__}: {reason}") from e
+    if pooled.shape != (2, encoder.width) or alone.shape != (1, encoder.width) or not torch.isfinite(pooled).all():
         raise UserError(
-            f"{path}: its mean feature of one image has shape {tuple(pooled.shape)}, not (1, {encoder.width}), or is not "
+            f"{path}: its mean features of two images have shape {tuple(pooled.shape)}, not (2, {encoder.width}), or are not "
             "finite: see to prefix_tokens and the order of the axes"
+        )
+    error = (pooled[:1] - alone).float().norm() / alone.float().norm().clamp_min(1e-12)
+    if error > (_ALONE if both.dtype == torch.float32 else _ALONE_SHORT):
+        raise UserError(
+            f"{path}: an image's features alone and in a batch of two differ by {error:.0%}: in evaluation mode they must hang "
+            "on the image alone (see to BatchNorm and dropout that stay in training mode)"
         )

@@ -171,6 +171,8 @@ def load_plugin(source: str) -> Encoder:
         reason = (str(e).splitlines() or [""])[0][:200]
         raise UserError(f"{source}: {type(e).__name__}: {reason}") from e
     if isinstance(made, Encoder):
+        if not isinstance(made.net, WrappedNet):  # `wrap` has looked already
+            check_output(made, source)
         return made
     if not isinstance(made, nn.Module):
         raise UserError(f"{source} returns {type(made).__name__}: return mae_bench.Encoder.wrap(net, mean=…, std=…, …)")

@@ -90,6 +90,16 @@ class EncoderAtHand:
             net = architecture.open(None, wanted, drop_path=0.0, dynamic=True)
             return Encoder(net, architecture.preprocessing(), arch=self.arch, img_size=wanted)
 
+    @cached_property
+    def _gives_patches(self) -> bool:
+        """Whether there are features of patches to take the mean of: PiT gives its class token alone."""
+        net = self._outline.eval()
+        if not net.class_token:
+            return True
+        with torch.no_grad():
+            features = net.forward_features(_blank(net, net.img_size))
+        return features.ndim == 4 or features.shape[1] > net.prefix_tokens
+
     def _takes(self, size: int) -> bool:
         try:
             opened = self._opened(size)
@@ -125,7 +135,7 @@ class EncoderAtHand:
         net = self._outline
         native = max(net.preprocessing.img_size)
         if recipe.task in ("classification", "probing"):
-            yield from _pooling(recipe, class_token=net.class_token, norm=False)
+            yield from _pooling(recipe, class_token=net.class_token, norm=False, patches=self._gives_patches)
         if recipe.optimizer.layer_decay is not None and net.layer_count == 1:
             yield "optimizer.layer_decay=null"
         if recipe.task != "detection" and not self._takes(recipe.encoder.img_size):
@@ -143,6 +153,7 @@ class EncoderAtHand:
                 "give --tasks detection"
             )
         if net.hierarchical:
+            pyramid_stages(net)  # refuses nets of other strides
             yield "detection.pyramid=stages"
         if windowed(net) is None:
             yield "detection.patch_size=null"
@@ -163,9 +174,14 @@ def _blank(encoder: Encoder, size: tuple[int, int]) -> torch.Tensor:
     return torch.zeros(1, 3, *size, device=next(encoder.parameters()).device)
 
 
-def _pooling(recipe: Any, *, class_token: bool, norm: bool) -> Iterator[str]:
-    """Without a class token as the encoder itself pools; of inner layers, where it does not, the mean of the patches."""
+def _pooling(recipe: Any, *, class_token: bool, norm: bool, patches: bool = True) -> Iterator[str]:
+    """Without a class token as the encoder itself pools; of inner layers, where it does not, the mean of the patches.
+
+    Without patches the class token.
+    """
     if recipe.task == "classification":
+        if recipe.head.pool == "avg" and not patches:
+            yield "head.pool=token"
         if recipe.head.pool == "token" and not class_token:
             yield "head.pool=own"
         return

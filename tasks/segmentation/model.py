@@ -130,6 +130,7 @@ def build_segmenter(encoder: Encoder, config: SegmentationConfig, img_size: int,
             test_cfg=_inference(config, img_size),
             # The pyramid's coarsest level pools that many patches into one.
             least_patches=1 if config.head == "linear" or encoder.hierarchical else round(1 / min(_rescales(config))),
+            least_pixels=_least_pixels(config, encoder, img_size),
         )
     # Not net.init_weights(): the encoder has its weights already.
     net.decode_head.init_weights()
@@ -243,6 +244,11 @@ def _inference(config: SegmentationConfig, img_size: int) -> Any:
     if not 0 < stride <= crop:
         raise UserError(f"segmentation.slide_stride must lie in 1..{crop}, the size of the window, not {stride}")
     return ConfigDict(mode="slide", crop_size=(crop, crop), stride=(stride, stride))
+
+
+def _least_pixels(config: SegmentationConfig, encoder: Encoder, img_size: int) -> int:
+    """A window of an image that is smaller than windows is padded as in training, where the encoder may take no other size."""
+    return (config.slide_crop or img_size) if config.inference == "slide" and windowed(encoder) is None else 1
 
 
 def _synchronised() -> bool:

@@ -126,12 +126,13 @@ class PatchwiseEncoderDecoder(EncoderDecoder):
 
     Args:
         least_patches: along each side that neck and head need; smaller images are padded to it.
+        least_pixels: likewise of an encoder that takes windows of one size alone.
         settings: of `EncoderDecoder`.
     """
 
-    def __init__(self, *, least_patches: int = 1, **settings: Any) -> None:
+    def __init__(self, *, least_patches: int = 1, least_pixels: int = 1, **settings: Any) -> None:
         super().__init__(**settings)
-        self.least_patches = least_patches
+        self.least_patches, self.least_pixels = least_patches, least_pixels
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
         """Normalised images (N, 3, H, W) -> logits (N, classes, H, W)."""
@@ -143,4 +144,4 @@ class PatchwiseEncoderDecoder(EncoderDecoder):
 
     def _padding(self, pixels: int) -> int:
         patch = self.backbone.patch_size
-        return max(self.least_patches, -(-pixels // patch)) * patch - pixels
+        return max(self.least_patches, -(-max(pixels, self.least_pixels) // patch)) * patch - pixels

@@ -84,6 +84,18 @@ BAD = f"""
     def not_finite():
         return mae_bench.Encoder.wrap(NET, features=lambda net, x: net(x) * float("nan"), {WRAP})
 
+    def of_the_batch():
+        return mae_bench.Encoder.wrap(NET, features=lambda net, x: net(x) - net(x).mean(0, keepdim=True), {WRAP})
+
+    def statistics_of_the_batch():
+        class Stays(nn.BatchNorm2d):
+            def train(self, mode=True):
+                return super().train(True)
+        return mae_bench.Encoder.wrap(nn.Sequential(NET, Stays(8).train()), {WRAP})
+
+    def chance():
+        return mae_bench.Encoder.wrap(NET, features=lambda net, x: nn.functional.dropout(net(x), 0.5), {WRAP})
+
     def no_such_layer():
         return mae_bench.Encoder.wrap(NET, layers=["blocks.0"], {WRAP})
 """
@@ -148,6 +160,9 @@ def test_a_module_of_stages(plugin: Plugin) -> None:
         ("no_grid", "7 patch tokens make no grid"),
         ("forward_raises", "two images of 32 x 32 px"),
         ("not_finite", "finite"),
+        ("of_the_batch", "must hang on the image alone"),
+        ("statistics_of_the_batch", "BatchNorm"),
+        ("chance", "dropout"),
         ("no_such_layer", "no such submodules"),
         ("nothing", "has no attribute 'nothing'"),
     ],

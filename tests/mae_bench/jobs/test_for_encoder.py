@@ -38,6 +38,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Swin": ("swin_tiny_patch4_window7_224", {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}),
     "ConvNeXt": ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}),
     "Hiera": ("hiera_tiny_224", {"embed_dim": 16, "num_heads": 1, "stages": (1, 1, 1, 1)}),
+    "MLP-Mixer": ("mixer_s16_224", {}),  # of one size, which no smaller image fills
     "ResNet": ("resnet18", {"channels": (8, 16, 24, 32)}),
 }
 
@@ -131,6 +132,14 @@ def test_nets_with_stages_go_to_their_own_pyramid(tmp_path: Path) -> None:
     assert recipe(source, "detection").detection.patch_size is None
     assert recipe(source, "segmentation").segmentation.out_blocks == [1, 2, 3, 4]
     assert recipe(source, "segmentation", "segmentation.out_blocks=[0,1,2,4]").segmentation.out_blocks == [0, 1, 2, 4]
+
+
+def test_a_net_that_gives_its_class_token_alone_is_pooled_by_it() -> None:
+    """PiT's mean over no patches was not a number."""
+    at_hand = EncoderAtHand("timm:pit_ti_224")
+    assert {at_hand.recipe(p, "embedded").head.pool for p in ("linear", "finetune")} == {"token"}
+    with pytest.raises(UserError, match=r"strides 8, 16, 32: a pyramid of stages needs 4"):
+        at_hand.recipe("detection", "embedded")
 
 
 def test_patches_of_14_are_resampled_and_a_bias_of_its_own_is_kept(tmp_path: Path) -> None:
