@@ -141,7 +141,8 @@ def _leave(code: int, text: str) -> None:
 def _of_the_system(error: Exception) -> str | None:
     """What to say of files that cannot be read or written, and of too little memory; None of all else."""
     memory = sys.modules.get("mae_bench.engine.out_of_memory")
-    short = isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error))
+    no_room = isinstance(error, MemoryError) or "std::bad_alloc" in str(error)  # the latter while torch is imported
+    short = no_room or (isinstance(error, ImportError) and "failed to map segment" in str(error))
     if short or (isinstance(error, RuntimeError) and memory and memory.is_out_of_memory(error)):
         return "this machine's memory is too small for it: give smaller batches or images, or another machine"
     if not isinstance(error, OSError):
