@@ -107,7 +107,9 @@ def to_classes(path: str | Path, values: NDArray[np.int64], classes: int, reduce
     Raises:
         UserError: a label beyond the classes, naming the file at `path`.
     """
-    unlabelled = (values == IGNORE) | (values == 65535) | (reduce_zero_label & (values == 0))
+    if (least := int(values.min(initial=0))) < -1:
+        raise UserError(f"{path} holds label {least}: labels begin at 0, -1 is unlabelled: mend the map")
+    unlabelled = (values == -1) | (values == IGNORE) | (values == 65535) | (reduce_zero_label & (values == 0))
     largest = int(np.max(values, where=~unlabelled, initial=0))
     most = classes if reduce_zero_label else classes - 1
     if largest > most:

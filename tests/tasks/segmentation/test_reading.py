@@ -15,7 +15,7 @@ from backbones.errors import UserError
 from tasks.segmentation import data, folders
 from tasks.segmentation.classes import class_names
 from tasks.segmentation.config import SegmentationConfig
-from tasks.segmentation.reading import read_image, read_labels
+from tasks.segmentation.reading import read_image, read_labels, to_classes
 
 CONFIG = SegmentationConfig(resize_scale=[64, 32])
 CLASSES = 3
@@ -174,3 +174,11 @@ def test_class_lists_that_cannot_be_meant_are_named(tmp_path: Path) -> None:
     listing.write_bytes("b\xe4r\n".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):
         class_names(tmp_path, "mine", CONFIG)
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_minus_1_is_unlabelled_and_what_lies_below_is_refused(reduced: bool) -> None:
+    found = to_classes("a.tif", np.array([[-1, 1, 2]]), 3, reduced)
+    assert found.tolist() == [[255, 1 - reduced, 2 - reduced]]
+    with pytest.raises(UserError, match=r"a.tif holds label -2: labels begin at 0"):
+        to_classes("a.tif", np.array([[-2, 1, 2]]), 3, reduced)
