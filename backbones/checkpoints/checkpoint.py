@@ -627,9 +627,10 @@ def _resized(
 
 
 def _check(path: Path, state: dict[str, Tensor], architecture: Architecture) -> None:
-    """Every tensor that the architecture has, of its shape, finite, and no other."""
+    """Every tensor that the architecture has, of its shape and kind, finite, and no other."""
     with torch.device("meta"):
-        wanted = {k: v.shape for k, v in architecture.build().state_dict().items()}
+        built = architecture.build().state_dict()
+    wanted = {k: v.shape for k, v in built.items()}
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or extra:
         raise UserError(
@@ -640,10 +641,24 @@ def _check(path: Path, state: dict[str, Tensor], architecture: Architecture) -> 
             raise UserError(
                 f"{path}: {name} has shape {tuple(tensor.shape)}, {architecture.arch} wants {tuple(wanted[name])}"
             )
+        if built[name].is_floating_point():
+            _check_kind(path, name, tensor)
     _check_finite(path, state)
+
+
+def _check_kind(path: Path, name: str, tensor: Tensor) -> None:
+    """Quantised weights are whole numbers without their scales: as floats they would be another net's."""
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{path}: {name} holds {kind}, whole numbers: quantised weights mean nothing without their scales; give the "
+            "checkpoint that they were made from"
+        )
 
 
 def _check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
+        if name.endswith((".weight", ".bias")):
+            _check_kind(path, name, tensor)
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"{path}: {name} holds NaN or Inf: the checkpoint is broken, take an earlier one")

@@ -289,6 +289,24 @@ def test_tensor_that_is_not_finite_is_named(tmp_path: Path, encoder: VisionTrans
     assert "blocks.3.norm2.bias" in refusal(tmp_path / "c.pth")
 
 
+@pytest.mark.parametrize(
+    ("names", "dtype"),
+    [
+        ("", torch.int8),
+        ("blocks.3.attn.qkv.weight", torch.uint8),
+        ("pos_embed", torch.int32),
+        ("head.weight", torch.int8),
+    ],
+)
+def test_whole_numbers_for_weights_are_refused(
+    tmp_path: Path, encoder: VisionTransformer, names: str, dtype: torch.dtype
+) -> None:
+    state = {**encoder.state_dict(), "head.weight": torch.randn(5, 128), "head.bias": torch.zeros(5)}
+    torch.save({k: (50 * v).to(dtype) if k.startswith(names) else v for k, v in state.items()}, tmp_path / "c.pth")
+    message = refusal(tmp_path / "c.pth")
+    assert f"holds {str(dtype).removeprefix('torch.')}, whole numbers: quantised weights mean nothing" in message
+
+
 def test_resnet(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet.pth")
     assert "convolutional net" in refusal(tmp_path / "resnet.pth")
