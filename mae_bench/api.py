@@ -10,7 +10,7 @@ from typing import Any
 from backbones.checkpoints.checkpoint import load_checkpoint
 from backbones.encoders.contract import Encoder
 from backbones.errors import UserError
-from mae_bench.common.console import processes
+from mae_bench.common.console import processes, say
 from mae_bench.common.rendezvous import wait_at_most
 from mae_bench.jobs import ledger
 from mae_bench.jobs.job import JobPlan, PlannedJob
@@ -22,6 +22,7 @@ from mae_bench.recipes.load import load_recipe
 from mae_bench.recipes.options import Options
 from mae_bench.recipes.pretraining import default_recipe_name, describe_pretraining
 from mae_bench.records.record import Record
+from mae_bench.rehearsal.starts import obstacles
 from tasks import require
 
 
@@ -140,6 +141,7 @@ def run_request(request: Request, out: Path, launcher: Launcher) -> Outcome:
     make_folder(out)
     if launcher.only is not None:
         return local.only(launcher.only, plan, out)
+    _say_what_will_not_start(plan, out)
     if processes().is_main_process:
         ledger.write_plan(out, plan)
     outcome = launch(launcher.name, request, plan, out, launcher.settings)
@@ -147,6 +149,15 @@ def run_request(request: Request, out: Path, launcher: Launcher) -> Outcome:
     if launcher.name != "slurm":  # that would be the machine that submits
         _measure_speed(plan, out, outcome)
     return outcome
+
+
+def _say_what_will_not_start(plan: JobPlan, out: Path) -> None:
+    """Before the first of several jobs starts; the others run all the same, since they do not hang on those."""
+    todo = [job for job in plan.jobs if ledger.state(out, plan, job) != "done"]
+    if len(todo) < 2 or not processes().is_main_process:  # a single job says it at once itself
+        return
+    for name, said in obstacles(todo).items():
+        say(f"will not start: {name}: {said}", style="yellow")
 
 
 def _measure_speed(plan: JobPlan, out: Path, outcome: Outcome) -> None:

@@ -18,7 +18,10 @@ Device = Annotated[str, typer.Option("--device", metavar="h100|h200|a100|v100", 
 Memory = Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Of a device, e.g. 80GiB.")]
 Gpus = Annotated[int | None, typer.Option("--gpus", metavar="N", help="GPUs of a node (default: the recipe's own).")]
 Nodes = Annotated[int, typer.Option("--nodes", metavar="N", help="Nodes of a job.")]
-Share = Annotated[float, typer.Option("--share", metavar="S", help="Share of the published peak that is reached.")]
+Share = Annotated[
+    float | None,
+    typer.Option("--share", metavar="S", help="Share of the device's peak (default: what published runs reached)."),
+]
 Network = Annotated[str, typer.Option("--network", metavar="SIZE", help="Bytes a second between nodes, e.g. 50GB.")]
 
 
@@ -43,7 +46,7 @@ def rehearse(
     memory: Memory = None,
     gpus: Gpus = None,
     nodes: Nodes = 1,
-    share: Share = 0.4,
+    share: Share = None,
     network: Network = "50GB",
     folders: Include = None,
     as_json: Json = False,

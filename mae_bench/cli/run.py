@@ -177,19 +177,22 @@ def run(
 def _show_plan(request: Request, out: Path, as_json: bool, rehearsed: bool) -> None:
     from mae_bench.jobs import dry_run
     from mae_bench.jobs.plan import make_plan
+    from mae_bench.rehearsal.starts import obstacles
 
     plan = make_plan(request)
     lines = dry_run.forecast(plan, out)
+    stopped = obstacles(plan[line.job] for line in lines if line.state != "done" and line.data_found)
     if rehearsed:
         from mae_bench.rehearsal import show
 
         reports = show.reports(plan.jobs, show.Asked())
     if as_json:
-        content = dry_run.as_json(plan, lines)
+        content = {**dry_run.as_json(plan, lines), "does_not_start": stopped}
         print_json({**content, "rehearsal": show.as_json(reports, show.Asked())} if rehearsed else content)
     else:
         print_rows(dry_run.as_rows(lines))
         print_lines(dry_run.summary(plan, lines))
+        print_lines(f"does not start: {name}: {said}" for name, said in stopped.items())
     if rehearsed:
         if not as_json:
             print()
@@ -197,6 +200,8 @@ def _show_plan(request: Request, out: Path, as_json: bool, rehearsed: bool) -> N
             print_lines(show.lines(reports, show.Asked()))
         if any(each.stops for each in reports):
             raise typer.Exit(FAILED)
+    if stopped:
+        raise typer.Exit(FAILED)
 
 
 def _show_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from datetime import timedelta
 import torch
 from accelerate import PartialState
 
-from backbones.errors import RunFailed, UserError
+from backbones.errors import Interrupted, UserError
 
 # Who starts processes, and what each calls their count and the number of this one.
 _STARTERS = (
@@ -125,10 +125,6 @@ def _wait(make: Callable[[], PartialState]) -> PartialState:
     return made[0]
 
 
-class CompanionLost(RunFailed):
-    """Another process of this run is gone: nothing that needs all of them can follow in this one."""
-
-
 # What gloo and NCCL say of a connection whose other side is gone, or silent for longer than the group's time limit.
 _GONE = re.compile(
     r"connection (closed|reset|refused)|broken pipe|timed out|timeout|remote process exited|aborted", re.I
@@ -137,7 +133,7 @@ _GONE = re.compile(
 
 @contextmanager
 def lost_companions_explained() -> Iterator[None]:
-    """`CompanionLost` in place of the error of a connection between processes."""
+    """`Interrupted` in place of the error of a connection between processes: nothing that needs all of them can follow."""
     try:
         yield
     except RuntimeError as e:
@@ -145,7 +141,7 @@ def lost_companions_explained() -> Iterator[None]:
         found = _GONE.search(str(e)) if between else None
         if found is None:
             raise
-        raise CompanionLost(
+        raise Interrupted(
             f"another process of this run is gone or does not answer ({found[0].lower()}): what it said last tells why; "
             "the same command goes on from the last checkpoint"
         ) from e

@@ -88,8 +88,7 @@ def _total(lines: list[Forecast]) -> tuple[float, int]:
 
 def _of_job(plan: JobPlan, job: PlannedJob, out: Path) -> Forecast:
     data, found = _data(job)
-    plain_hash, gpu_hours, source = _published(job.recipe_name)
-    same = recipe_hash(job.recipe) == plain_hash
+    gpu_hours, source = published_cost(job)
     return Forecast(
         job=job.name,
         recipe=job.recipe_name,
@@ -100,9 +99,15 @@ def _of_job(plan: JobPlan, job: PlannedJob, out: Path) -> Forecast:
         data=data,
         data_found=found,
         missing_packages=_missing_packages(job.recipe.task),
-        gpu_hours=gpu_hours if same else None,
-        cost_source=source if same else "",
+        gpu_hours=gpu_hours,
+        cost_source=source,
     )
+
+
+def published_cost(job: PlannedJob) -> tuple[float | None, str]:
+    """GPU-hours and who says so; nothing where the recipe is not as it was published."""
+    plain_hash, gpu_hours, source = _published(job.recipe_name)
+    return (gpu_hours, source) if recipe_hash(job.recipe) == plain_hash else (None, "")
 
 
 @lru_cache(maxsize=512)

@@ -26,7 +26,7 @@ def last_words(log: Path, begins: int = 0) -> str | None:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return None
-    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    own = [text for line in lines for mark in ("error: ", "interrupted: ") if (text := line.removeprefix(mark)) != line]
     if own:
         return plain(own[-1])
     last = next((line for line in reversed(lines) if line.strip()), "")

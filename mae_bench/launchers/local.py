@@ -7,7 +7,7 @@ from pathlib import Path
 from backbones.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from backbones.errors import UserError
 from mae_bench.common.console import place_in_plan, processes, say
-from mae_bench.common.rendezvous import CompanionLost, all_say
+from mae_bench.common.rendezvous import all_say
 from mae_bench.jobs import ledger
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.jobs.plan import Request
@@ -56,8 +56,6 @@ def _run(job: PlannedJob, made: dict[str, Path], out: Path, outcome: Outcome) ->
 
     try:
         record = run_job(job.from_result(_source(job, made)), place)
-    except CompanionLost:
-        raise  # no job can follow without the others; and this one has not failed, the same command goes on with it
     except Exception as e:
         said = " ".join(str(e).split()) or type(e).__name__
         if not isinstance(e, UserError):

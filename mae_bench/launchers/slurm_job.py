@@ -15,6 +15,7 @@ from mae_bench.jobs import slurm_queue
 
 SIGNAL = "USR1"  # what Slurm sends before the time limit, to this process and to the command that it runs
 _LEAVE_SECONDS = 600
+_MOST_RESTARTS = 10  # after a process that is gone: the next start may lose it again
 
 
 class SlurmStep:
@@ -29,6 +30,15 @@ class SlurmStep:
         Raises:
             RuntimeError: it failed; jobs that depend on this one do not start.
         """
+        self._told_to_leave = False
+        before = signal.getsignal(signal.SIGTERM)
+
+        def preempted(number: int, frame: Any) -> None:
+            self._told_to_leave = True
+            if callable(before):
+                before(number, frame)
+
+        signal.signal(signal.SIGTERM, preempted)
         process = self._start()
         # Not `process.wait()`: the signal handler of submitit runs in this thread and waits for the same process.
         waiter = self._waiter = threading.Thread(target=process.wait, daemon=True)
@@ -54,15 +64,23 @@ class SlurmStep:
         if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
             from submitit.helpers import TorchDistributedEnvironment
 
-            TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+            # Overwritten: whoever submits may be a process of several itself.
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         self._process = subprocess.Popen(self.command)
         return self._process
 
     def _back_into_the_queue(self) -> None:
-        """The command was told to leave. If nobody has put the job back (or cancelled it), do so, and wait to be ended."""
-        job = _job_id()
-        if slurm_queue.live().get(job) == "RUNNING" and os.environ.get("SLURM_PROCID", "0") == "0":
-            subprocess.run(["scontrol", "requeue", job], check=True)
+        """The command left before its end. If nobody has put the job back (or cancelled it), do so, and wait to be ended.
+
+        Told to leave (preempted), the first process does. After the loss of a process, which may be the first, every other
+        does; not for ever, since what ended that one may end it again.
+        """
+        job, lost = _job_id(), not self._told_to_leave and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+        if lost and int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= _MOST_RESTARTS:
+            return
+        first = os.environ.get("SLURM_PROCID", "0") == "0"
+        if (first or lost) and slurm_queue.live().get(job) == "RUNNING":
+            subprocess.run(["scontrol", "requeue", job], check=not lost)
         time.sleep(_LEAVE_SECONDS if slurm_queue.live().get(job) is not None else 0)
 
 

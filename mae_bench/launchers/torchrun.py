@@ -11,13 +11,18 @@ from mae_bench.jobs.plan import Request
 from mae_bench.launchers import pool
 from mae_bench.launchers.base import Outcome, Settings, command
 
+# Processes that start again would else meet in the agents' store under a number of restarts that each node counts for itself,
+# and wait for each other where the numbers differ (pytorch/pytorch issue 135712).
+_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
 
 def launch(request: Request, plan: JobPlan, out: Path, settings: Settings) -> Outcome:
     """Runs the jobs with ``--torchrun``'s options; on one node torchrun chooses a port by itself."""
 
     def call(job: PlannedJob, _: list[str]) -> pool.Call:
         flags = _flags(job, settings.torchrun)
-        return pool.Call([sys.executable, "-m", "torch.distributed.run", *flags, *command(request, out, job)], {})
+        arguments = [sys.executable, "-m", "torch.distributed.run", *flags, *command(request, out, job)]
+        return pool.Call(arguments, _STORE)
 
     return pool.run(plan, out, ["all processes"], dict.fromkeys((s.name for s in plan.jobs), 1), call)
 

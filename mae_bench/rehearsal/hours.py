@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mae_bench.engine.optimizer import total_steps
 from mae_bench.engine.sampler import BatchPlan
-from mae_bench.rehearsal.devices import Device
+from mae_bench.rehearsal.devices import OTHER_SHARE, SHARES, Device
 from mae_bench.rehearsal.rehearse import Step
 from mae_bench.tables.definitions.data_sets import ALL
 from tasks.recipe import Recipe
@@ -18,19 +18,20 @@ class Cluster:
 
     Attributes:
         processes: one a GPU, of all nodes.
-        share: of the published peak that is taken for reached.
+        share: of the published peak that is taken for reached; None: what published runs of the task reached.
         network: bytes a second that a node sends to others.
     """
 
     device: Device
     processes: int
     nodes: int = 1
-    share: float = 0.4
+    share: float | None = None
     network: float = 50e9
 
     def rate(self, recipe: Recipe) -> float:
         """Operations a second of one process, in the recipe's precision."""
-        return self.share * (self.device.single if recipe.train.precision == "fp32" else self.device.half)
+        share = self.share if self.share is not None else SHARES.get(recipe.task, OTHER_SHARE)
+        return share * (self.device.single if recipe.train.precision == "fp32" else self.device.half)
 
 
 def images_of(recipe: Recipe, step: Step) -> tuple[int, int] | None:

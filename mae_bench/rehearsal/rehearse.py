@@ -110,7 +110,7 @@ class Rehearsals:
         check(job.recipe)
         world = self.processes or job.recipe.gpus
         micro = BatchPlan.make(1, job.recipe.train.batch_size, job.recipe.train.micro_batch_size, 0, world, 0)
-        key = _key(job, micro.micro_batch_size)
+        key = same_step(job, micro.micro_batch_size)
         if key not in self.done:
             try:
                 self.done[key] = self._rehearse(job, micro.micro_batch_size)
@@ -126,7 +126,7 @@ class Rehearsals:
         return found
 
     def _rehearse(self, job: PlannedJob, micro: int) -> Step:
-        task, notes = _build(job, Path(self._folder.name))
+        task, notes = build(job, Path(self._folder.name))
         graph = _graph_key(job.recipe)
         if job.recipe.train.compile and not job.recipe.evaluate_only and graph not in self._graphs:
             self._graphs[graph] = _graph_break(task)
@@ -137,7 +137,8 @@ class Rehearsals:
         return replace(_steps(task, micro), notes=tuple(notes))
 
 
-def _key(job: PlannedJob, micro: int) -> str:
+def same_step(job: PlannedJob, micro: int) -> str:
+    """Equal for jobs whose steps of `micro` images differ in values alone."""
     values = {k: v for k, v in as_dict(job.recipe).items() if k not in _NO_MATTER}
     for section, names in _NO_MATTER_OF.items():
         if isinstance(values.get(section), dict):
@@ -156,10 +157,15 @@ def _graph_key(recipe: Recipe) -> str:
     return json.dumps([recipe.task, values, recipe.encoder.drop_path > 0], sort_keys=True, default=str)
 
 
-def _build(job: PlannedJob, folder: Path) -> tuple[Task[Any], list[str]]:
-    """The task on the meta device, and what stands in for what was not given."""
+def build(job: PlannedJob, folder: Path, *, stand_in: bool = False) -> tuple[Task[Any], list[str]]:
+    """The task on the meta device, and what stands in for what was not given.
+
+    Args:
+        folder: for data that stand in.
+        stand_in: for data that were given, too.
+    """
     recipe, checkpoint, notes = deepcopy(job.recipe), job.checkpoint, []
-    if recipe.data.root is None:
+    if recipe.data.root is None or stand_in:
         recipe.data = data_for(recipe, folder)
         notes.append(f"data: a stand-in with the classes of {recipe.data.name}")
     if checkpoint is None and _wants_checkpoint(job):

@@ -8,6 +8,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from mae_bench.engine.sharding import ALONE
+from mae_bench.jobs.dry_run import published_cost
 from mae_bench.jobs.job import PlannedJob
 from mae_bench.rehearsal import devices
 from mae_bench.rehearsal.hours import Cluster, accumulation, hours, moved, seconds_a_step
@@ -23,6 +24,7 @@ class Asked:
 
     Attributes:
         memory: bytes of a device; None: the device's own.
+        share: of the device's peak; None: by task, what published runs reached.
         gpus: of a node; None: as many as the recipe names, all in one node.
     """
 
@@ -30,12 +32,12 @@ class Asked:
     memory: int | None = None
     gpus: int | None = None
     nodes: int = 1
-    share: float = 0.4
+    share: float | None = None
     network: float = 50e9
 
     def __post_init__(self) -> None:
         devices.find(self.device)
-        if not 0 < self.share <= 1:
+        if self.share is not None and not 0 < self.share <= 1:
             raise UserError(f"--share {self.share:g}: give a share of the published peak, above 0 and up to 1")
         for flag, value in (("--gpus", self.gpus), ("--nodes", self.nodes)):
             if value is not None and value < 1:
@@ -72,6 +74,8 @@ class Report:
     reduced_per_step: int = 0
     seconds_per_step: float | None = None
     hours: float | None = None
+    published_hours: float | None = None  # of all devices together, on this kind of device, of the recipe as it stands
+    published_source: str = ""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -131,6 +135,7 @@ def report(job: PlannedJob, asked: Asked, rehearsals: Rehearsals) -> Report:
         reduced_per_step=moved(recipe, step, processes),
         seconds_per_step=seconds_a_step(recipe, step, cluster) if trains else None,
         hours=hours(recipe, step, cluster),
+        **_published(job, asked),
         notes=notes,
     )
 
@@ -160,6 +165,21 @@ def in_shards(step: Step, processes: int) -> Step:
         fixed=max(step.fixed - less, least),
         evaluation_peak=step.evaluation_peak + left.weights,
     )
+
+
+def _published(job: PlannedJob, asked: Asked) -> dict[str, Any]:
+    """What the recipe's own run took, where it was on this kind and number of devices."""
+    gpu_hours, source = published_cost(job)
+    alike = asked.processes in (None, job.recipe.gpus) and asked.device.upper() in source
+    return {"published_hours": gpu_hours, "published_source": source} if alike else {}
+
+
+def _beside_published(each: Report) -> str:
+    assert each.hours
+    assert each.published_hours
+    ours, theirs = each.hours * each.processes, each.published_hours
+    said = f"{theirs:,.0f} GPU-hours ({each.published_source}), estimated {ours:,.0f}"
+    return f"published: {each.job}: {said}: {ours / theirs:.2f} of it"
 
 
 def _largest(step: Step, room: int, share: int) -> int:
@@ -211,12 +231,18 @@ def _gb(size: int) -> str:
 def lines(reports: list[Report], asked: Asked) -> list[str]:
     """What is to be said below the rows: what the estimates rest on, notes, and last what does not start."""
     device = devices.find(asked.device)
+    reached = ", ".join(f"{task} {share:.3g}" for task, share in devices.SHARES.items())
+    share = (
+        f"{asked.share:.3g}"
+        if asked.share is not None
+        else f"a share by task ({reached}; published runs, docs/rehearsal.md)"
+    )
     said = [
-        f"estimates for {asked.device}: {asked.share:.0%} of {device.half / 1e12:.0f} Tflop/s in half precision, of "
+        f"estimates for {asked.device}: {share} of {device.half / 1e12:.0f} Tflop/s in half precision, of "
         f"{device.single / 1e12:.0f} in fp32 ({device.source}); {asked.network / GB:g} GB/s between nodes; peak memory without "
-        f"CUDA's context and fragmentation; {asked.room / GB:.1f} GB a device; hours without reading of data; published "
-        "runs reached 6 to 14 % (docs/rehearsal.md)",
+        f"CUDA's context and fragmentation; {asked.room / GB:.1f} GB a device; each hour one of every GPU",
     ]
+    said += [_beside_published(each) for each in reports if each.published_hours and each.hours]
     said += [f"note: {note}" for note in dict.fromkeys(note for each in reports for note in each.notes)]
     large = [each for each in reports if each.fits is False and not each.error]
     said += [f"too large: {each.job}: {each.peak / GB:.1f} GB" for each in large]

@@ -38,6 +38,11 @@ _NEIGHBOURS = 256  # training images at least: k-NN compares with up to 200
 _SIZE = (640, 480)  # pixels, width and height: COCO's usual photograph
 
 
+def has_stand_in(recipe: Recipe) -> bool:
+    """Whether the classes of its data set are known here; anybody's own set has its own."""
+    return recipe.data.name in {*CLASSES, "imagenet", "ade20k"} and not recipe.data.options
+
+
 def data_for(recipe: Recipe, root: Path) -> DataConfig:
     """`recipe`'s data in a folder below `root`: a stand-in of the set, without shares and limits, which it cannot give."""
     data = recipe.data

@@ -30,8 +30,8 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def cluster(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Mapping[str, str]]:
     if reason := slurm_cluster.why_not():
         pytest.skip(reason)
-    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as environment:
-        yield {**environment, "MAE_BENCH_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as started:
+        yield {**started.environment, "MAE_BENCH_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from torch import nn
 
 from mae_bench.jobs.job import PlannedJob
 from mae_bench.recipes.load import load_recipe
-from mae_bench.rehearsal.rehearse import Rehearsals
+from mae_bench.rehearsal.devices import find
+from mae_bench.rehearsal.hours import Cluster, hours
+from mae_bench.rehearsal.rehearse import Rehearsals, Step
 from tasks.classification.task import ClassificationTask
 
 SMALL = ["pretrain/vit_micro_patch4_cifar10", "finetune/vit_micro_patch4_cifar10", "knn/vit_micro_patch4_cifar10"]
@@ -87,6 +89,69 @@ def test_jobs_that_differ_in_the_learning_rate_share_a_rehearsal() -> None:
         recipe = load_recipe(SMALL[0], [f"optimizer.lr={rate}"])
         rehearsals.step(PlannedJob(SMALL[0], recipe))
     assert len(rehearsals.done) == 1
+
+
+@pytest.fixture
+def without_images(tmp_path: Path) -> Path:
+    """Annotations whose images are not there."""
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+    image = {"id": 1, "file_name": "a.jpg", "width": 64, "height": 64}
+    content = {"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (tmp_path / "coco" / f"{split}2017").mkdir()
+        (tmp_path / "coco" / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    return tmp_path / "coco"
+
+
+def test_a_plain_dry_run_finds_what_would_not_start(
+    cli: Callable[..., Any], tmp_path: Path, without_images: Path
+) -> None:
+    pytest.importorskip("detectron2")
+    jobs = ["run", "--scratch", "vit_base_patch16", "--tasks", "detection/vit_base_patch16_coco,linear", "--dry-run"]
+    folders = ["--data", f"coco={without_images}", "--data", f"imagenet={tmp_path}"]
+    said = cli(*jobs, *folders, "--out", tmp_path / "runs")
+    assert said.code == 1
+    lines = [line for line in said.out.splitlines() if line.startswith("does not start: ")]
+    assert len(lines) == 2
+    assert "a.jpg: no such image in" in lines[0]
+    assert "no train split there" in lines[1]
+    unfit = ["run", "--scratch", "vit_micro_patch8", "--tasks", "knn,segmentation", "--dry-run", "--json"]
+    told = cli(*unfit, "--set", "segmentation:encoder.img_size=50", "--out", tmp_path / "runs")
+    assert told.code == 1
+    (line,) = json.loads(told.out)["does_not_start"].values()
+    assert "image size 50x50 is not a multiple of the patch size" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_real_start_says_it_before_the_first_job(cli: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "empty" / "train" / "a").mkdir(parents=True)
+    jobs = ["run", "--scratch", "vit_base_patch16", "--tasks", "linear,knn", "--data", f"imagenet={tmp_path / 'empty'}"]
+    said = cli(*jobs, "--out", tmp_path / "runs")
+    assert said.code == 1
+    lines = said.err.splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["will not start", "will not start"]
+    assert "no images found" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "operations", "evaluation"),
+    [  # docs/rehearsal.md's count; V100 for MAE's, A100 for ViTDet's
+        ("finetune/vit_base_patch16_imagenet", 105.9e9, 35.1e9),
+        ("finetune/vit_large_patch16_imagenet", 370.9e9, 123.1e9),
+        ("finetune/vit_huge_patch14_imagenet", 1008.8e9, 334.7e9),
+        ("pretrain/vit_large_patch16_imagenet", 124.1e9, 0.0),
+        ("detection/vit_base_patch16_coco", 6253e9, 1800e9),
+        ("detection/vit_large_patch16_coco", 12696e9, 3900e9),
+    ],
+)
+def test_estimated_hours_are_within_twice_the_published_ones(name: str, operations: float, evaluation: float) -> None:
+    recipe = load_recipe(name)
+    step = Step(1, 0, 0, gradients=0, operations=operations, evaluation=evaluation, train_count=1, val_count=1)
+    device = next(each for each in ("v100", "a100") if each.upper() in recipe.cost.source)
+    ours = hours(recipe, step, Cluster(find(device), recipe.gpus))
+    assert ours is not None
+    assert 0.5 < ours * recipe.gpus / recipe.cost.gpu_hours < 2
 
 
 @pytest.mark.slow
