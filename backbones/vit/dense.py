@@ -182,15 +182,15 @@ def block_forward(
 
 
 class _BlockOnGrid(Block):
-    """timm's block called as `block_forward`: recomputing and sharding hang on a module's call."""
+    """timm's block, called as `block_forward` where a grid is given: recomputing and sharding hang on a module's call."""
 
     def forward(self, x: Tensor, *on_grid: Any) -> Tensor:
-        return block_forward(self, x, *on_grid)
+        return block_forward(self, x, *on_grid) if on_grid else super().forward(x)
 
 
 class _EvaBlockOnGrid(EvaBlock):
-    def forward(self, x: Tensor, *on_grid: Any) -> Tensor:
-        return block_forward(self, x, *on_grid)
+    def forward(self, x: Tensor, *on_grid: Any, **settings: Any) -> Tensor:
+        return block_forward(self, x, *on_grid) if on_grid else super().forward(x, **settings)
 
 
 def _rotary_block(

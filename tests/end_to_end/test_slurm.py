@@ -87,7 +87,7 @@ def test_a_suite_runs_with_its_dependencies_and_what_waits_is_queued(bench: Run,
 
 def test_what_starts_from_a_failed_pretraining_does_not_run(bench: Run, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SUITE)
-    bad = ["--set", "pretrain:mae.target=pixel"]
+    bad = ["--set", "pretrain:mae.mask_ratio=0.999"]
     result = bench(
         "run", "--suite", tmp_path / "s.yaml", *EMBEDDED, *FEW_STEPS, *bad, *SLURM, "--wait", "--out", tmp_path / "r"
     )
