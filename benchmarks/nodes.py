@@ -38,8 +38,8 @@ JOB = (
     *("--set", f"schedule.epochs={STEPS // 4}", "--set", "schedule.warmup_epochs=0", "--set", "train.workers=0"),
     *("--set", "train.log_every_steps=2", "--set", "train.checkpoint_every_steps=10"),
 )
-SLURM = ("--launcher", "slurm", "--slurm", "gpus_per_node=0,cpus_per_task=1,nodes=2,signal_delay_s=30,time=2")
-LIMIT = 300.0  # seconds that a run may take, restarts with it
+SLURM = ("--launcher", "slurm", "--slurm", "gpus_per_node=0,cpus_per_task=1,nodes=2,signal_delay_s=30,time=30")
+LIMIT = 500.0  # seconds that a run may take, restarts with it
 
 
 @dataclass
@@ -187,7 +187,8 @@ def requeued(bench: Bench, job: str) -> None:
 
 def time_limit(bench: Bench, job: str) -> None:
     """Slurm is told that the time is nearly up, and sends its signal by itself."""
-    bench.slurm("scontrol", "update", f"jobid={job}", "timelimit=1")
+    minutes = int(bench.slurm("squeue", "-h", "-j", job, "-o", "%M").strip().split(":")[-2]) + 1
+    bench.slurm("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
 
 
 FAULTS: dict[str, tuple[bool, Callable[[Bench, Path], int]]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from mae_bench.jobs import ledger, slurm_queue
 from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.jobs.plan import Request
 from mae_bench.launchers.base import Outcome, Settings, python, settle
-from mae_bench.launchers.slurm_job import SIGNAL, SlurmStep
+from mae_bench.launchers.slurm_job import MOST_RESTARTS, SIGNAL, SlurmStep
 
 _DEFAULTS: dict[str, Any] = {"time": 1440, "signal_delay_s": 120}  # minutes; seconds to save in before the time is up
 _NUMBERS = ("nodes", "cpus_per_task", "gpus_per_node", "signal_delay_s", "array_parallelism")
@@ -103,7 +104,9 @@ def _submit(
     extra = {"kill-on-invalid-dep": "yes", "requeue": True, **mine.pop("additional_parameters")}
     if first.after is not None and first.after in ids:
         mine["dependency"] = f"afterok:{ids[first.after]}"
-    executor.update_parameters(job_name="mae-bench", additional_parameters=extra, **mine)
+    executor.update_parameters(
+        job_name="mae-bench", additional_parameters=extra, setup=[_after_a_lost_node(executor.folder)], **mine
+    )
     with _rejections_told(), redirect_stderr(io.StringIO()), executor.batch():  # submitit shows what sbatch says, too
         submitted = [executor.submit(SlurmStep(python(request, out, job))) for job in members]
     named = {job.name: str(entry.job_id) for job, entry in zip(members, submitted, strict=True)}
@@ -111,6 +114,21 @@ def _submit(
         ledger.write_note(out, job.name, "queued", slurm=named[job.name], after=job.after)
         say(f"{job.name}: queued as {named[job.name]}")
     return named
+
+
+def _after_a_lost_node(folder: Path) -> str:
+    """For the batch script: where srun ends though not every process has, one node is gone, and the others were killed for it.
+
+    A process that ends by itself leaves a result, also of a failure (submitit); a job that was cancelled no longer runs.
+    """
+    job = "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
+    return f"""job={job}; job=${{job:-$SLURM_JOB_ID}}
+requeue_if_a_node_is_gone() {{
+  [ $? != 0 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MOST_RESTARTS} ] || return
+  [ "$(ls {shlex.quote(str(folder))}/"$job"_*_result.pkl 2>/dev/null | wc -l)" -lt "$SLURM_NTASKS" ] || return
+  [ "$(squeue -h -j "$job" -o %T)" = RUNNING ] && scontrol requeue "$job"
+}}
+trap requeue_if_a_node_is_gone EXIT"""
 
 
 def _places(processes: int, parameters: Mapping[str, Any]) -> dict[str, int]:

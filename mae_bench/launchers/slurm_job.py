@@ -15,7 +15,7 @@ from mae_bench.jobs import slurm_queue
 
 SIGNAL = "USR1"  # what Slurm sends before the time limit, to this process and to the command that it runs
 _LEAVE_SECONDS = 600
-_MOST_RESTARTS = 10  # after a process that is gone: the next start may lose it again
+MOST_RESTARTS = 10  # after a process that is gone: the next start may lose it again
 
 
 class SlurmStep:
@@ -76,7 +76,7 @@ class SlurmStep:
         does; not for ever, since what ended that one may end it again.
         """
         job, lost = _job_id(), not self._told_to_leave and int(os.environ.get("SLURM_NTASKS", "1")) > 1
-        if lost and int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= _MOST_RESTARTS:
+        if lost and int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= MOST_RESTARTS:
             return
         first = os.environ.get("SLURM_PROCID", "0") == "0"
         if (first or lost) and slurm_queue.live().get(job) == "RUNNING":
