@@ -16,13 +16,14 @@ from mae_bench.jobs.job import JobPlan, PlannedJob
 from mae_bench.jobs.plan import Request
 from mae_bench.launchers import pool
 from mae_bench.launchers.base import Outcome, Settings, command
+from mae_bench.records.provenance import usable_cpus
 
 _BYTES_PER_JOB = 2 << 30  # of memory that is free, for each job that runs at once by default
 
 
 def launch(request: Request, plan: JobPlan, out: Path, settings: Settings) -> Outcome:
     """Runs ``--jobs`` jobs at once, by default one a core as far as the memory goes; ``OMP_NUM_THREADS`` is left as it is."""
-    cores = _cores()
+    cores = usable_cpus()
     if settings.jobs is not None and not 1 <= settings.jobs <= cores:
         raise UserError(f"--jobs {settings.jobs}: this process may use {cores} cores: give 1 to {cores}")
     room = max(1, psutil.virtual_memory().available // _BYTES_PER_JOB)
@@ -35,7 +36,3 @@ def launch(request: Request, plan: JobPlan, out: Path, settings: Settings) -> Ou
 
     places = [f"place {number} of {count}" for number in range(1, count + 1)]
     return pool.run(plan, out, places, {job.name: 1 for job in plan.jobs}, call)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

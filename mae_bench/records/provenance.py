@@ -131,17 +131,21 @@ def command() -> Command:
     return Command(argv=argv, folder=os.getcwd())
 
 
+def usable_cpus() -> int:
+    """How many processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def host() -> Host:
     """This machine, as far as it decides how fast and how exactly the same program computes."""
     import torch
 
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     chosen = {k: v for k, v in sorted(os.environ.items()) if any(fnmatch.fnmatchcase(k, name) for name in VARIABLES)}
     return Host(
         name=socket.gethostname(),
         system=platform.platform(),
-        cpus=cpus,
+        cpus=usable_cpus(),
         threads=torch.get_num_threads(),
         environment=chosen,
     )

@@ -32,7 +32,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Outcome()
 
     monkeypatch.setattr(cpus.pool, "run", run)
-    monkeypatch.setattr(cpus, "_cores", lambda: 8)
+    monkeypatch.setattr(cpus, "usable_cpus", lambda: 8)
     monkeypatch.setattr(cpus.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 64 << 30}))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return asked
