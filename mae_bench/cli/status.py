@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mae_bench.cli.common import Json, print_json, print_lines, print_rows
 from mae_bench.common.text import duration, visible
-from mae_bench.jobs.status import UNDER_WAY, JobStatus, collect, summary
+from mae_bench.jobs.status import UNDER_WAY, JobStatus, collect, progress, summary
 from mae_bench.records.groups import shown_metrics
 
 _COLOURS = {
@@ -36,7 +36,7 @@ def rows(jobs: Sequence[JobStatus]) -> list[dict[str, str]]:
         {
             "job": job.name,
             "state": job.state + (f" ({job.slurm})" if job.slurm and job.state in UNDER_WAY else ""),
-            "step": _progress(job),
+            "step": " ".join(progress(job)),
             "images/s": f"{job.images_per_s:.0f}" if job.images_per_s else "",
             "left": duration(job.seconds_left) if job.state == "running" and job.seconds_left else "",
             "result": job.error if job.state in ("failed", "not run") and job.error else _metrics(job),
@@ -83,13 +83,6 @@ def _watch_plain(folder: Path, console: Console, jobs: list[JobStatus]) -> list[
             return jobs
         time.sleep(_REFRESH_SECONDS)
         jobs = collect(folder)
-
-
-def _progress(job: JobStatus) -> str:
-    if job.step is None or not job.total:
-        return ""
-    share = f" {100 * job.step // job.total} %" if job.state != "done" else ""
-    return f"{job.step}/{job.total}{share}"
 
 
 def _metrics(job: JobStatus) -> str:

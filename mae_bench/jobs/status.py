@@ -52,6 +52,13 @@ def collect(folder: Path) -> list[JobStatus]:
     return jobs + [job for job in begun if job.name not in set(names)]
 
 
+def progress(job: JobStatus) -> list[str]:
+    """Such as ``20/160`` and, of a job that is not done, ``12 %``; nothing where it has not begun."""
+    if job.step is None or not job.total:
+        return []
+    return [f"{job.step}/{job.total}", *([f"{100 * job.step // job.total} %"] if job.state != "done" else [])]
+
+
 def summary(jobs: Sequence[JobStatus]) -> str:
     """Such as ``3 done, 1 running``."""
     counts = {state: sum(job.state == state for job in jobs) for state in STATES}

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mae_bench.common.console import console
 from mae_bench.common.text import duration, visible
-from mae_bench.jobs.status import JobStatus, collect, summary
+from mae_bench.jobs.status import JobStatus, collect, progress, summary
 from tasks.progress import PLAIN_SECONDS
 
 
@@ -49,9 +49,5 @@ def lines(jobs: Sequence[JobStatus], started: Container[str]) -> list[str]:
 
 
 def _line(job: JobStatus) -> str:
-    known = [visible(job.name)]
-    if job.step is not None and job.total:
-        known += [f"{job.step}/{job.total}", f"{100 * job.step // job.total} %"]
-    if job.seconds_left:
-        known.append(f"{duration(job.seconds_left)} left")
-    return "  ".join(known)
+    left = [f"{duration(job.seconds_left)} left"] if job.seconds_left else []
+    return "  ".join([visible(job.name), *progress(job), *left])
