@@ -13,7 +13,7 @@ UNFINISHED := .venv-unfinished
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart encoder test test-wheel test-lowest test-with unit lint constraints clean rehearse
+.PHONY: help quickstart encoder test coverage test-wheel test-lowest test-with unit lint constraints clean rehearse
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -28,8 +28,13 @@ encoder: $(READY) ## pre-train the encoder that ships (goes on where it stopped)
 	cp runs/embedded_encoder/record.json $(SHIPPED).record.json
 	cp runs/embedded_encoder/log.jsonl $(SHIPPED).log.jsonl
 
-test: lint ## everything that CI checks: linter, types, all tests with coverage
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --cov --cov-report=term --durations=10
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --durations=10
+
+test: lint ## everything that CI checks: linter, types, all tests
+	$(PYTEST)
+
+coverage: lint ## the same, with the lines and branches that the tests reach (a fifth longer)
+	$(PYTEST) --cov --cov-report=term
 
 test-wheel: $(READY) ## the wheel in an empty environment, with all extras, runs every task (downloads some GB)
 	MAE_BENCH_TEST_WHEEL=1 $(BIN)/python -m pytest tests/test_install.py -k empty_environment

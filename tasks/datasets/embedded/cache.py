@@ -8,15 +8,14 @@ import os
 import shutil
 import time
 import uuid
+from itertools import count
 from pathlib import Path
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from backbones.errors import UserError
 from tasks.datasets.cache_folder import default_cache_root
 from tasks.datasets.embedded.config import EmbeddedConfig
 from tasks.datasets.embedded.sources import Pool, load_pools
-from tasks.progress import console
+from tasks.progress import progress
 
 GENERATOR_VERSION = 1
 """To be raised with every change that alters a byte of what is written: old caches are then left alone."""
@@ -67,11 +66,10 @@ def _generate(folder: Path, config: EmbeddedConfig, pools: dict[str, Pool]) -> N
 
     singles = config.pretrain_count + config.train_count + config.val_count
     scenes = config.scene_train_count + config.scene_val_count
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("embedded data set (digits on photographs)", total=singles + scenes)
-        write_class_folders(folder / "imagenet", config, pools, lambda: progress.advance(bar))
-        write_scenes(folder / "coco", folder / "ADEChallengeData2016", config, pools, lambda: progress.advance(bar))
+    with progress("embedded data set (digits on photographs)", singles + scenes, "pictures") as advance:
+        done = count(1)
+        write_class_folders(folder / "imagenet", config, pools, lambda: advance(next(done)))
+        write_scenes(folder / "coco", folder / "ADEChallengeData2016", config, pools, lambda: advance(next(done)))
     write_readme(folder / "README.txt", _settings(config))
 
 

@@ -14,6 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from backbones.errors import UserError
+from tasks import progress
 from tasks.datasets.cache_folder import default_cache_root
 from tasks.datasets.embedded import EmbeddedConfig, cache_folder, prepare
 from tasks.datasets.embedded import write as layouts
@@ -196,3 +197,16 @@ def test_a_value_that_makes_no_data_set_is_named(wrong: dict[str, object], tmp_p
 def test_a_new_option_at_its_default_leaves_the_folders_of_before(tmp_path: Path) -> None:
     assert cache_folder(EmbeddedConfig(), tmp_path).name == "embedded-bf4d7fe971f7"
     assert cache_folder(EmbeddedConfig(pretrain_pictures="pieces"), tmp_path).name != "embedded-bf4d7fe971f7"
+
+
+def test_that_it_is_under_way_is_said_where_stderr_is_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", -1.0)
+    prepare(
+        EmbeddedConfig(pretrain_count=2, train_count=2, val_count=2, scene_train_count=1, scene_val_count=1), tmp_path
+    )
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[1] for line in lines if line.startswith("embedded data set")] == [
+        f"{n}/8" for n in range(1, 9)
+    ]
