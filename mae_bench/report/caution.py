@@ -11,6 +11,7 @@ from mae_bench.jobs.status import JobStatus
 from mae_bench.records.groups import RunGroup, declared, gain
 from mae_bench.records.provenance import UNKNOWN
 from mae_bench.records.record import Record
+from mae_bench.tables.fill import notes
 from tasks.spec import PERCENT
 
 _NAMED = 6  # runs or values that a line names; of more it says how many
@@ -32,6 +33,7 @@ def cautions(
     found = [
         *_unfinished(unfinished, records),
         *_unreadable(unreadable),
+        *_data(records),
         *_ambiguous(cells.values()),
         *_seeds(cells.values()),
         *_selection(records),
@@ -58,6 +60,13 @@ def _unreadable(count: int) -> Iterable[Caution]:
     if count:
         text = "They are left out of everything below; `mae-bench table` names them on stderr."
         yield Caution(f"{_count(count, 'record')} that cannot be read", text, serious=True)
+
+
+def _data(records: Sequence[Record]) -> Iterable[Caution]:
+    if lost := list(notes.left_out(records)):
+        yield Caution("Data left out", f"{_several(lost)}.", serious=True)
+    if absent := list(notes.absent_classes(records)):
+        yield Caution("Classes without labels", f"{_several(absent)}.")
 
 
 def _ambiguous(cells: Iterable[RunGroup]) -> Iterable[Caution]:

@@ -23,7 +23,7 @@ from backbones.errors import UserError, unknown
 from tasks.base import DataInfo, Evaluator
 from tasks.classification.evaluation import AccuracyEvaluator
 from tasks.datasets.account import Account
-from tasks.datasets.describe import allowed
+from tasks.datasets.describe import allowed, drop_unreadable
 from tasks.datasets.imagenet import SEVERITIES, class_subset, corruption_folders, real_labels, synsets
 from tasks.datasets.images import ImageSet, open_split
 from tasks.datasets.options import layout_options
@@ -66,9 +66,10 @@ class TestSet:
     def info(self, data: DataConfig) -> DataInfo:
         """What the record says of it."""
         prints = "\n".join(images.fingerprint() for images in self.images)
-        account = Account()
+        account, notes = Account(), {}
         for images in self.images:
             account.add(images.account)
+            notes |= dict.fromkeys(images.reader.notes)
         return DataInfo(
             name=data.name,
             root=str(data.root),
@@ -76,7 +77,7 @@ class TestSet:
             val_count=len(self),
             classes=len(synsets()),
             fingerprint=hashlib.sha256(prints.encode()).hexdigest(),
-            notes=account.notes("val"),
+            notes=[*account.notes("val"), *notes],
             account={"val": account.to_json()},
             class_names=list(synsets()),
         )
@@ -131,7 +132,7 @@ def _real(data: DataConfig) -> TestSet:
 
 def _corrupted(data: DataConfig) -> TestSet:
     folders = corruption_folders(data_root(data.name, data.root))
-    images = [_open(data, str(path)) for _, _, path in folders]
+    images = [_open(data, str(path), whole=True) for _, _, path in folders]
     by_place: dict[Path, Path] = {}
     for (_, _, path), part in zip(folders, images, strict=True):
         if len(part) != len(images[0]):
@@ -145,8 +146,12 @@ def _corrupted(data: DataConfig) -> TestSet:
     return TestSet(images, lambda i: i // each, lambda told: CorruptionEvaluator(conditions, told))
 
 
-def _open(data: DataConfig, root: str | None = None) -> ImageSet:
-    """The validation images at `root`, their labels being indices among ImageNet's 1000 classes."""
+def _open(data: DataConfig, root: str | None = None, *, whole: bool = False) -> ImageSet:
+    """The validation images at `root`, their labels being indices among ImageNet's 1000 classes.
+
+    Args:
+        whole: those that cannot be read must not be left out, where that is allowed.
+    """
     options = layout_options(data)
     images = open_split(data.name, root or data.root, "val", options=options, allow=allowed(data, "val"))
     known = {name: i for i, name in enumerate(synsets())}
@@ -159,8 +164,10 @@ def _open(data: DataConfig, root: str | None = None) -> ImageSet:
             f"--data {data.name}={data.root}: class {other[0]!r} is none of ImageNet's 1000 ({len(other)} such): give class "
             "folders named by synset"
         )
-    images = replace(images, class_to_idx=known)
+    images = replace(images, class_to_idx=known, **({"way_out": ""} if whole else {}))
     images.limit(data.limit_val)
+    if not whole:
+        drop_unreadable(images, data)  # which the account tells of
     return images
 
 

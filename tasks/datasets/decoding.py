@@ -37,9 +37,10 @@ SKIP_BROKEN = "--set data.skip_broken=true"
 
 
 def unreadable(name: object, reason: Exception, way_out: str = SKIP_BROKEN) -> UserError:
-    """The error for an image that cannot be read or decoded."""
-    said = " ".join(str(reason).split())
-    return UserError(f"{name}: unreadable image ({said}): replace it, or leave such images out with {way_out}")
+    """The error for an image that cannot be read or decoded; `way_out` is how to leave such images out, where one can."""
+    said, which = " ".join(str(reason).split()), "training images" if way_out == SKIP_BROKEN else "images"
+    other = f", or leave such {which} out with {way_out}" if way_out else ""
+    return UserError(f"{name}: unreadable image ({said}): replace it{other}")
 
 
 WHITE = 65535  # of grey images of 16 bits: the level that becomes white
@@ -98,22 +99,29 @@ class _Levels:
     high: int
 
 
-def black_images(
+def odd_images(
     where: str, paths: Sequence[str | Path], white: int, content: Callable[[int], bytes] | None = None
 ) -> list[str]:
-    """Notes on images of more than 8 bits a colour that come out black: of 16-bit grey with levels of fewer bits, or of
-    16-bit colours and floats, which Pillow cuts to eight bits (floats above 255 to white).
+    """Notes on images that come out otherwise than people see them: of several frames, of which the first is read; of 16-bit
+    grey with levels of fewer bits, black; of 16-bit colours and floats, which Pillow cuts to eight bits (floats above 255 to
+    white).
 
     Args:
         content: position among `paths` -> the file's bytes, where paths are names in an archive.
     """
-    sources = paths if content is None else map(content, range(len(paths)))
+    sources = list(paths if content is None else map(content, range(len(paths))))
+    moving = [path for path, source in zip(paths, sources, strict=True) if _frames(source) > 1]
     seen = [(path, _levels(source, white)) for path, source in zip(paths, sources, strict=True)]
     grey = [(path, each.highest) for path, each in seen if each and each.highest]
     blank = [
         (path, each) for path, each in seen if each and each.highest is None and (each.high <= 1 or each.low >= 254)
     ]
     notes = []
+    if moving:
+        notes.append(
+            f"{where}: {len(moving)} of {len(paths)} images that were looked at have several frames or pages, of which the "
+            f"first is read, such as {moving[0]}"
+        )
     highest = max((level for _, level in grey), default=0)
     dark = [(path, level) for path, level in grey if level <= (_DEPTHS[-1] if highest <= _DEPTHS[-1] else _DEPTHS[0])]
     if white == WHITE and dark:
@@ -130,6 +138,15 @@ def black_images(
             f"{'black' if levels.high <= 1 else 'white'}, such as {path}: write them anew with 8 bits a colour"
         )
     return notes
+
+
+def _frames(source: str | Path | bytes) -> int:
+    """1 of a camera's JPEG with a second picture in it (MPO), and of what cannot be read, which others tell of."""
+    try:
+        with open_picture(source) as image:
+            return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    except UNREADABLE:
+        return 1
 
 
 def _levels(source: str | Path | bytes, white: int) -> _Levels | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tasks.base import DataInfo
 from tasks.datasets.account import printable
-from tasks.datasets.decoding import black_images
+from tasks.datasets.decoding import odd_images
 from tasks.datasets.images import ImageSet
 from tasks.datasets.look import Looked, between, look, spread, three_lines
 from tasks.datasets.manifest import check_alone, check_pair, copies
@@ -90,7 +90,7 @@ def first_look(info: DataInfo, splits: Mapping[str, ImageSet]) -> list[str]:
     told = []
     for name, images in splits.items():
         seen = _look(images, LOOKED_AT)
-        info.looked += black_images(name, *_some(images))
+        info.looked += odd_images(name, *_some(images))
         counts = np.bincount(images.labels, minlength=images.classes)
         few, many = counts[counts > 0].min(initial=len(images)), counts.max(initial=0)
         balance = (

@@ -80,7 +80,7 @@ def corruption_folders(root: str | Path) -> list[tuple[str, int, Path]]:
             group = next(group for group, members in CORRUPTIONS.items() if corruption in members)
             what = "severities are 1 to 5" if folder.parent.is_dir() else "ImageNet-C has 15 corruptions"
             missing = folder if folder.parent.is_dir() else folder.parent
-            raise UserError(f"{missing}: no such folder: {what}, unpack {group}.tar")
+            raise UserError(f"{missing}: no such folder: {what}, unpack {group}.tar{_meant(Path(root).expanduser())}")
     return places
 
 
@@ -100,6 +100,15 @@ def corruption_places(root: str | Path) -> list[tuple[str, int, Path]]:
             place = grouped if grouped.is_dir() else base / corruption
             found += [(corruption, severity, place / str(severity)) for severity in SEVERITIES]
     return found
+
+
+def _meant(base: Path) -> str:
+    """The folder near `base` that was probably meant: one above it, or one in it, that has whole corruptions."""
+    below = sorted(path for path in base.iterdir() if path.is_dir())[:100]
+    for folder in (base.parent, base.parent.parent, *below):
+        if folder.is_dir() and all(place.is_dir() for *_, place in corruption_places(folder)):
+            return f"; {folder} has all: is that meant?"
+    return ""
 
 
 def _timm_file(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,8 @@ from tasks.datasets.account import Account
 from tasks.datasets.decoding import SKIP_BROKEN, UNREADABLE, WHITE, RandomCrop, decode_rgb, unreadable
 from tasks.datasets.layouts import Reader, open_reader
 from tasks.datasets.layouts.find import SPLITS, open_path
-from tasks.datasets.manifest import Manifest
+from tasks.datasets.layouts.folders import looks_like_imagenet
+from tasks.datasets.manifest import Manifest, folded
 from tasks.datasets.options import LayoutOptions
 from tasks.datasets.roots import data_root
 
@@ -203,7 +203,8 @@ def open_split(
         _check_classes(reader, class_to_idx)
     if split == "train" or (split == "val" and class_to_idx is None):
         _check_filled(reader, split)
-    return ImageSet(base, split, reader, class_to_idx or own, list(range(len(reader))), white=options.white)
+    way_out = "--set data.allow=[unreadable]" if split == "val" else SKIP_BROKEN
+    return ImageSet(base, split, reader, class_to_idx or own, list(range(len(reader))), way_out, white=options.white)
 
 
 def open_folder(path: str | Path, *, skip_broken: bool = False) -> ImageSet:
@@ -244,12 +245,8 @@ def _check_classes(reader: Reader, wanted: dict[str, int]) -> None:
 
 def _spelt_otherwise(name: str, known: Iterable[str]) -> str:
     """A hint where a name differs in case, spaces or the form of its accents alone: people see the same name twice."""
-    alike = [other for other in known if _folded(other) == _folded(name)]
+    alike = [other for other in known if folded(other) == folded(name)]
     return f" (training spells it {alike[0]!a}, this is {name!a}: rename one)" if alike else ""
-
-
-def _folded(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
 def _unsorted(reader: Reader, extra: Sequence[str]) -> str:
@@ -327,6 +324,7 @@ def _meant(base: Path, split: str) -> str:
     """The folder beside `base` that was probably meant: one above it, or one in it, that has the split."""
     below = sorted(path for path in base.iterdir() if path.is_dir())[:100] if base.is_dir() else []
     for folder in (base.parent, base.parent.parent, *below):
-        if any((folder / name).is_dir() for name in SPLITS[split]):
+        test_set = split == "val" and folder in below and looks_like_imagenet(folder)
+        if test_set or any((folder / name).is_dir() for name in SPLITS[split]):
             return f"; {folder} has one: is that meant?"
     return ""

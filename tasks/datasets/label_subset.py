@@ -78,7 +78,7 @@ def quotas(counts: Sequence[int], total: int) -> list[int]:
 def _listed(images: ImageSet, file: Path) -> list[int]:
     """Rows of the images that a file names, one a line; suffix and folders need not be given."""
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as e:
         raise UserError(f"data.label_list={file}: not readable ({e}): give a text file with a file name a line") from e
     wanted = list(dict.fromkeys(line.strip() for line in lines if line.strip()))

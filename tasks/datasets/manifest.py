@@ -6,8 +6,9 @@ What a reader found and did not take is `tasks.datasets.account`'s.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,7 +84,23 @@ def check_alone(manifest: Manifest) -> list[str]:
             f"{manifest.where}: its folders are {folders}, which name no classes but parts of one data set: classification "
             "wants a folder a class, right under the split's"
         )
-    return twice(manifest)
+    return [*alike(manifest.where, manifest.present), *twice(manifest)]
+
+
+def folded(name: str) -> str:
+    """What spellings of a name have in common that look alike: case, spaces, the form of accents."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def alike(where: str, names: Sequence[str]) -> list[str]:
+    """A note on classes whose names look alike: one class that was written in two ways, as a rule."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        spellings[folded(name)].append(name)
+    if not (several := [same for same in spellings.values() if len(same) > 1]):
+        return []
+    first = " and ".join(map(ascii, several[0]))
+    return [f"{where}: classes {first} have names that look alike ({len(several)} such): each is a class of its own"]
 
 
 def twice(manifest: Manifest) -> list[str]:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from backbones.errors import UserError
 from backbones.plain_files import open_plain
@@ -54,6 +54,18 @@ def open_picture(source: str | Path | bytes) -> Iterator[Image.Image]:
             raise OSError(str(e)) from e
         except Exception as e:  # Pillow's decoders raise nearly anything on damaged files
             raise ValueError(f"{type(e).__name__}: {e}") from e
+
+
+def orientation(source: str | Path | bytes) -> int:
+    """How a picture is to be turned by its EXIF tag: 1 not at all, 2 to 4 by half or mirrored, 5 to 8 by a quarter.
+
+    1 also of what cannot be read, which others tell of.
+    """
+    try:
+        with open_picture(source) as image:
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (*UNREADABLE, TypeError):
+        return 1
 
 
 def check_size(width: int, height: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from backbones.errors import UserError
 from backbones.plain_files import parse_json, read_plain
 from tasks.datasets.account import Account, printable
+from tasks.datasets.manifest import alike
 from tasks.datasets.pictures import MOST_PIXELS
 from tasks.detection.ids import Id, listed, plain_id, renumber, shown, whole
 from tasks.detection.objects import Annotation, Objects
@@ -67,9 +68,8 @@ def read_content(path: Path, *, with_masks: bool = True, skip_broken: bool = Fal
                 raise UserError(f"{path}: {doubts[0]}")
             raise UserError(f"{path} holds no annotations of its images: detection needs a json with boxes")
         _check_once(path, "annotations", (a["id"] for a in annotations))
-        return _renumbered(
-            path, Content(images, annotations, categories, reader.account, reader.notes), reader.maskless
-        )
+        notes = [*reader.notes, *alike(path.name, [str(category["name"]) for category in categories])]
+        return _renumbered(path, Content(images, annotations, categories, reader.account, notes), reader.maskless)
 
 
 @contextmanager

@@ -13,10 +13,10 @@ import numpy as np
 
 from tasks.base import DataInfo
 from tasks.datasets.account import Account, printable
-from tasks.datasets.decoding import WHITE, black_images
+from tasks.datasets.decoding import WHITE, odd_images
 from tasks.datasets.look import between, spread, three_lines
 from tasks.datasets.manifest import Manifest, place_of
-from tasks.detection.data import CocoSplit, Record, read_pixels
+from tasks.detection.data import CocoSplit, Record, read_pixels, turned_images
 
 LOOKED_AT = 128  # images of each split that are decoded before the first step
 
@@ -108,7 +108,8 @@ def _seen(used: Used, info: DataInfo, white: int) -> str:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock alone
         for _ in pool.map(read_pixels, chosen):
             pass
-    info.notes += black_images(used.name, [record["file_name"] for record in chosen], white)
+    info.notes += odd_images(used.name, [record["file_name"] for record in chosen], white)
+    info.notes += turned_images(used.name, chosen)
     sizes = sorted((r["width"] * r["height"], f"{r['width']}x{r['height']}") for r in used.records)
     objects = class_counts(used.split, used.records)
     present = objects[objects > 0] if objects.any() else objects

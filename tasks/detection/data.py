@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 from backbones.errors import UserError
 from backbones.files.tensor_files import sha256_file
 from tasks.datasets.decoding import WHITE, read_rgb
+from tasks.datasets.pictures import open_picture, orientation
 from tasks.datasets.roots import fingerprint
 from tasks.detection.annotations import Content, read_content
 from tasks.detection.config import DetectionConfig
@@ -157,6 +158,30 @@ def read_pixels(record: Record, white: int = WHITE) -> np.ndarray:
         f"{path} is {turned.width}x{turned.height} pixels, its json says {wanted[0]}x{wanted[1]}: mend the json or the "
         "image, or leave such training images out with --set data.skip_broken=true"
     )
+
+
+def turned_images(where: str, records: Sequence[Record]) -> list[str]:
+    """Notes on pictures with an orientation (EXIF) that the json's size does not settle: boxes may be of the other one."""
+    stored: list[str] = []
+    turned: list[str] = []
+    for record in records:
+        path, size = record["file_name"], (record["width"], record["height"])
+        if (way := orientation(path)) == 1:
+            continue
+        with open_picture(path) as image:
+            if image.size == size:
+                (stored if way >= 5 and size != size[::-1] else turned).append(path)
+    said = {
+        "are not turned by their EXIF tag, since the json has the size of the picture as stored: boxes of the turned one would "
+        "be off": stored,
+        "are turned by their EXIF tag, as in detectron2: whether their boxes are, the json's size does not tell (half turns, "
+        "mirrors and squares)": turned,
+    }
+    return [
+        f"{where}: {len(found)} of {len(records)} images that were looked at {what}; such as {found[0]}"
+        for what, found in said.items()
+        if found
+    ]
 
 
 class _AtLeastAPixel:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from tasks.datasets.suffixes import is_hidden
 from tasks.detection.files import hits
 
 OPTIONS = (*(f"{split}_{what}" for split in ("train", "val") for what in ("json", "images")), "outside")
@@ -96,7 +97,11 @@ def _given(root: Path, key: str, value: Any) -> Path:
 def _jsons(root: Path) -> list[Path]:
     """Jsons in `root` and one folder deeper that may list objects."""
     found = [*root.glob("*.json"), *root.glob("*/*.json")]
-    return sorted(path for path in found if not _OTHERS & set(_tokens(path.stem)))
+    return sorted(
+        path
+        for path in found
+        if not _OTHERS & set(_tokens(path.stem)) and not any(map(is_hidden, path.relative_to(root).parts))
+    )
 
 
 def _split(root: Path, path: Path) -> str | None:
@@ -121,4 +126,5 @@ def _image_folders(root: Path, split: str, json: Path) -> Iterable[Path]:
     names = list(dict.fromkeys([own, f"{split}2017", *_WORDS[split]]))
     yield from (root / name for name in names)
     yield from (root / "images" / name for name in names)
-    yield from (json.parent, json.parent / "images", root / "images", root / "JPEGImages", root)
+    yield from (json.parent, json.parent / "images", json.parent / "data")  # the last is FiftyOne's
+    yield from (root / "images", root / "JPEGImages", root)

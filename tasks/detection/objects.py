@@ -198,6 +198,7 @@ class Objects:
         said = {
             "objects without area, which do not train": (boxes[:, 2:].min(axis=1) <= 0) | (areas <= 0),
             "boxes that reach out of their image, clipped in training and evaluated as they are": over > _ROUNDING,
+            "objects that are there twice (image, class and box), of which one is found at most": _again(objects),
             "boxes that lie elsewhere than their masks: masks train, boxes are evaluated": apart(
                 boxes, table.masks.extents
             ),
@@ -213,6 +214,17 @@ class Objects:
             for what, rows in said.items()
             if rows.any()
         ]
+
+
+def _again(objects: list[Annotation]) -> Rows:
+    """Objects of the image, class and box of an earlier one: of files that were merged, or annotated once more. No crowds."""
+    seen: set[int] = set()
+    again = np.zeros(len(objects), bool)
+    for i, a in enumerate(objects):
+        key = hash((a["image_id"], a["category_id"], *a["bbox"]))
+        again[i] = key in seen and not a["iscrowd"]
+        seen.add(key)
+    return again
 
 
 def _beyond(extents: NDArray[np.float64], sizes: NDArray[np.float64]) -> Rows:

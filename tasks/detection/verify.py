@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from backbones.errors import UserError
-from tasks.datasets.decoding import black_images
+from tasks.datasets.decoding import odd_images
 from tasks.datasets.look import spread
 from tasks.datasets.manifest import check_pair, copies, twice
 from tasks.datasets.roots import data_root
 from tasks.datasets.verify import Advance, Published, Report, SplitReport
 from tasks.detection.checks import Used, class_counts, class_notes, has_objects, open_books
 from tasks.detection.config import DetectionRecipe
-from tasks.detection.data import CocoSplit, Record, read_pixels, read_split, require_masks
+from tasks.detection.data import CocoSplit, Record, read_pixels, read_split, require_masks, turned_images
 from tasks.detection.layout import find_json
 from tasks.detection.lvis import check_lvis, is_lvis
 
@@ -125,7 +125,9 @@ def _decode(report: SplitReport, records: Sequence[Record], white: int, advance:
     if problems:
         report.problem("images that cannot be used", problems)
     report.decoded = len(records)
-    report.notes += black_images(report.split, [record["file_name"] for record in records[:_BLOCK]], white)
+    some = records[:_BLOCK]
+    report.notes += odd_images(report.split, [record["file_name"] for record in some], white)
+    report.notes += turned_images(report.split, some)
     return done
 
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from backbones.errors import UserError
 from tasks.base import DataInfo
 from tasks.datasets.account import Account, printable
-from tasks.datasets.decoding import WHITE, black_images
+from tasks.datasets.decoding import WHITE, odd_images
 from tasks.datasets.look import between, spread, three_lines
 from tasks.datasets.manifest import Manifest, check_pair
 from tasks.segmentation.folders import IGNORE, Pair, Pairs
-from tasks.segmentation.reading import read_image, read_labels, to_classes
+from tasks.segmentation.reading import read_image, read_labels, to_classes, turned_images
 
 MAPS_LOOKED_AT = 1000  # of each split, before the first step: all of most sets, half of ADE20K's validation
 IMAGES_LOOKED_AT = 64
@@ -168,7 +168,7 @@ def _seen(used: Used, labels: Labels, info: DataInfo, white: int) -> str:
     chosen = [pairs[i].image for i in spread(len(pairs), IMAGES_LOOKED_AT)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sizes = sorted(pool.map(_size, chosen))
-    info.notes += black_images(used.name, chosen, white)
+    info.notes += odd_images(used.name, chosen, white) + turned_images(used.name, chosen)
     counts = labels.counts[labels.counts > 0] if labels.counts.any() else labels.counts
     low, high = (f"{width}x{height}" for _, width, height in (sizes[0], sizes[-1]))
     images = f"{used.name}: {len(pairs):,} images of {between(low, high)} pixels ({len(chosen)} decoded)"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backbones.errors import UserError
+from tasks.datasets.manifest import alike
 from tasks.segmentation.config import SegmentationConfig
 from tasks.segmentation.folders import IGNORE
 from tasks.segmentation.mm import ADE20KDataset
@@ -43,6 +44,7 @@ def class_names(root: Path, data_name: str, config: SegmentationConfig) -> tuple
                 f"segmentation.num_classes={count} against {len(names)} names: classes are called by their numbers"
             )
         names = [str(i) for i in range(count or 0)]
+    notes += alike(CLASS_LIST, names)
     if len(names) < 2:
         raise UserError(
             f"{root}: one class, {names[0]!r}: nothing can be told from it; list the background as the first class in "

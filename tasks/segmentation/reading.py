@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,17 @@ from numpy.typing import NDArray
 from PIL import ImageOps
 
 from backbones.errors import UserError
+from backbones.plain_files import read_plain
 from tasks.datasets.decoding import WHITE, to_rgb
-from tasks.datasets.pictures import UNREADABLE, open_picture
+from tasks.datasets.pictures import UNREADABLE, open_picture, orientation
 from tasks.segmentation.classes import CLASS_LIST
 from tasks.segmentation.folders import IGNORE
 from tasks.segmentation.mm import LoadAnnotations
 
-_ORIENTATION = 0x0112  # EXIF
 _SKIP = "replace it, or leave such images out with --set data.skip_broken=true"
 _LABELS = ("L", "P", "1")  # modes of 8-bit labels; palette files hold indices
 _WIDE_LABELS = ("I;16", "I;16B", "I;16L", "I")
-_LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # labels that were stored so are others afterwards
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")  # labels that were stored so are others afterwards, as a rule
 _GREY_LEVELS = {"L;2": 85, "L;4": 17}  # Pillow stretches the 2- and 4-bit levels of grey files to 0..255
 
 
@@ -53,6 +54,8 @@ def read_labels(path: str | Path) -> NDArray[np.int64]:
             tile = getattr(image, "tile", None)
             mode, raw = image.mode, str(tile[0][3]) if tile else ""
             values = np.asarray(image) if mode in (*_LABELS, *_WIDE_LABELS) else None
+            if image.format == "WEBP":
+                lossy, values = not _is_lossless_webp(read_plain(Path(path))), _grey(np.asarray(image))
     except UNREADABLE as e:
         raise UserError(f"{path}: unreadable map ({_one_line(e)}): replace it") from e
     if lossy:
@@ -66,6 +69,22 @@ def read_labels(path: str | Path) -> NDArray[np.int64]:
             "palette and 16-bit grey files are read too)"
         )
     return values.astype(np.int64) // _GREY_LEVELS.get(raw, 1)
+
+
+def _is_lossless_webp(content: bytes) -> bool:
+    """Whether a WebP's picture is of the lossless kind: its chunk is VP8L, not VP8 (RFC 9649, section 2.5)."""
+    kinds, at = set(), len(b"RIFFsizeWEBP")
+    while at + 8 <= len(content):
+        kinds.add(content[at : at + 4])
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    return b"VP8L" in kinds and b"VP8 " not in kinds
+
+
+def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """One channel of a WebP, which knows no grey files, where the three are the same and nothing is transparent."""
+    same = (pixels[..., :3] == pixels[..., :1]).all() and (pixels[..., 3:] == 255).all()
+    return pixels[..., 0] if same else None
 
 
 class LoadImage:
@@ -125,14 +144,25 @@ def other_size(path: str | Path, shape: tuple[int, ...], image_shape: tuple[int,
     """The error for a map of another (height, width) than its image."""
     rows, columns = image_shape
     line = f"{path} is {shape[1]}x{shape[0]} pixels and its image {columns}x{rows}: "
-    if shape == (columns, rows) and _turned(image):
+    if shape == (columns, rows) and orientation(image) >= 5:
         return UserError(f"{line}the image's EXIF tag turns it: turn the map too, or remove the tag from {image}")
     return UserError(f"{line}the map belongs to another image")
 
 
-def _turned(image: str | Path) -> bool:
+def turned_images(where: str, images: Sequence[str | Path]) -> list[str]:
+    """A note on images that their EXIF tag turns while a map of the stored picture would have the same size."""
+    found = [image for image in images if orientation(image) != 1 and _same_size_turned(image)]
+    if not found:
+        return []
+    return [
+        f"{where}: {len(found)} of {len(images)} images that were looked at are turned by their EXIF tag, as mmseg does, such "
+        f"as {found[0]}: whether their maps are, the size does not tell (half turns, mirrors and squares)"
+    ]
+
+
+def _same_size_turned(image: str | Path) -> bool:
     with open_picture(image) as opened:
-        return opened.getexif().get(_ORIENTATION, 1) >= 5  # 5 to 8 turn by a quarter
+        return opened.width == opened.height or orientation(image) < 5
 
 
 def _one_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from backbones.errors import UserError
-from tasks.datasets.decoding import black_images
+from tasks.datasets.decoding import odd_images
 from tasks.datasets.look import spread
 from tasks.datasets.manifest import copies
 from tasks.datasets.roots import data_root
@@ -21,7 +21,7 @@ from tasks.segmentation.checks import Labels, Used, check_labels, check_overlap,
 from tasks.segmentation.classes import class_names
 from tasks.segmentation.config import SegmentationRecipe
 from tasks.segmentation.folders import IGNORE, Pair, find_pairs, layout_root
-from tasks.segmentation.reading import other_size, read_image, read_labels, to_classes
+from tasks.segmentation.reading import other_size, read_image, read_labels, to_classes, turned_images
 
 _BLOCK = 256  # pairs handed to the threads at a time
 
@@ -121,7 +121,7 @@ def _look(
         low, high = min(sizes)[1], max(sizes)[1]
         report.sizes = f"{low} pixels" if low == high else f"{low} to {high} pixels"
     paths = [pair.image for pair in pairs[:_BLOCK]]
-    report.notes += black_images(report.split, paths, recipe.data.white_level)
+    report.notes += odd_images(report.split, paths, recipe.data.white_level) + turned_images(report.split, paths)
     return Labels(report.decoded, report.decoded == report.images, counts, zero)
 
 

@@ -208,6 +208,8 @@ def test_cautions() -> None:
     chosen = Metrics(last={"top1": 60.0}, best={"top1": 61.0}, selection="best epoch", best_epoch=2.0)
     assert titles(plain, make(seed=1, metrics=chosen)) == ["Chosen models", "Best epoch against last"]
     assert titles(plain, make(seed=1, recipe_hash="b" * 64)) == ["Different runs of one name"]
+    lost = {"files": {"found": 100, "used": 98, "left_out": {"unreadable": {"count": 2, "examples": ["a.jpg"]}}}}
+    assert titles(plain, make(seed=1, data=replace(plain.data, account={"train": lost}))) == ["Data left out"]
 
 
 def test_a_log_may_be_torn_repeated_or_absent(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from backbones.errors import UserError
@@ -14,6 +15,7 @@ from tasks.datasets.layouts.shards import ShardReader, are_shards
 from tasks.datasets.layouts.tar_index import index_tars
 from tasks.datasets.layouts.tars import TarReader
 from tasks.datasets.options import LayoutOptions
+from tasks.datasets.suffixes import is_hidden
 
 # Names of a split's folder, tar or shards; the first that is there is taken.
 SPLITS = {
@@ -49,12 +51,15 @@ def _open(base: Path, split: str, options: LayoutOptions) -> Reader | None:
     listing = find_list(base, listed)
     places = [place for name in names for place in (base / name, base / f"{name}.tar")]
     places += [base / _KAGGLE / name for name in names]
-    for place in places:
-        if listing is not None and place.is_dir() and not class_folders(place):
-            continue  # a flat one goes by its list
-        if place.is_dir() or (place.suffix == ".tar" and place.exists()):
-            reader = open_path(place, options)
-            return devkit.label(reader, base) if split == "val" and devkit.is_official(reader) else reader
+    if listing is not None:
+        places = [
+            place for place in places if not place.is_dir() or class_folders(place)
+        ]  # a flat one goes by its list
+    if places := [place for place in places if place.is_dir() or (place.suffix == ".tar" and place.exists())]:
+        reader = open_path(places[0], options)
+        if split != "pretrain":
+            reader.notes += _unread([*places, *([listing] if listing else [])])
+        return devkit.label(reader, base) if split == "val" and devkit.is_official(reader) else reader
     if listing:
         return open_list(base, listing, listed, options)
     if annotations := find_annotations(base, listed):
@@ -62,16 +67,27 @@ def _open(base: Path, split: str, options: LayoutOptions) -> Reader | None:
     return _open_shards(base, names, options) or (_open_test_set(base) if split == "val" else None)
 
 
+def _unread(places: Sequence[Path]) -> list[str]:
+    """A note where more than one place could hold the split, as an archive beside the folder that a part of it is in."""
+    others = [place.name for place in places[1:] if place.stem != "test"]
+    return [f"{places[0].name} is read, and not {', '.join(others)} beside it"] if others else []
+
+
 def open_path(path: Path, options: LayoutOptions = _NO_OPTIONS) -> Reader:
     """A folder of class folders, of tars or of shards; or a tar."""
     if path.is_file():
         return _open_tars(path, [path], options)
     if not class_folders(path):
-        if shards := sorted(path.glob("*.parquet")):
+        if shards := _plain(path.glob("*.parquet")):
             return ParquetReader(shards, options)
-        if tars := sorted(path.glob("*.tar")):
+        if tars := _plain(path.glob("*.tar")):
             return _open_tars(path, tars, options)
     return FolderReader(path)
+
+
+def _plain(paths: Iterable[Path]) -> list[Path]:
+    """In order, without what macOS puts beside each file (``._train-000000.tar``)."""
+    return sorted(path for path in paths if not is_hidden(path.name))
 
 
 def _open_tars(place: Path, tars: list[Path], options: LayoutOptions) -> Reader:
@@ -83,10 +99,10 @@ def _open_shards(base: Path, names: tuple[str, ...], options: LayoutOptions) -> 
     """Shards of several splits in one folder: ``train-00000-of-00294.parquet``, ``imagenet1k-train-0000.tar``."""
     for folder in (base, base / "data"):
         for name in names:
-            if shards := sorted(folder.glob(f"{name}-*.parquet")):
+            if shards := _plain(folder.glob(f"{name}-*.parquet")):
                 return ParquetReader(shards, options)
             numbered = "[0-9]*.tar"
-            if shards := sorted({*folder.glob(f"{name}-{numbered}"), *folder.glob(f"*-{name}-{numbered}")}):
+            if shards := _plain({*folder.glob(f"{name}-{numbered}"), *folder.glob(f"*-{name}-{numbered}")}):
                 if len(sets := sorted({shard.name.rpartition(f"{name}-")[0] for shard in shards})) > 1:
                     several = ", ".join(f"{one}{name}-…" for one in sets)
                     raise UserError(

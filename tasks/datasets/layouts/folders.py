@@ -100,6 +100,11 @@ class ImageNetFolderReader(FolderReader):
         super().__init__(root)
         self.require_labels()
         own = [known[name] if name in known else int(name) for name in self.class_names]
+        numbers = [name for name in self.class_names if name not in known]
+        if numbers and not root.name.startswith("imagenetv2"):  # that set's folders are numbers
+            self.notes.append(
+                f"{len(numbers)} folders are numbers, such as {numbers[0]}: taken for indices of ImageNet's 1000 classes"
+            )
         self.labels = np.array(own, np.int64)[self.labels]
         self.class_names = list(synsets())
 

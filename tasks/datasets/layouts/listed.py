@@ -223,9 +223,16 @@ def open_list(base: Path, listing: Path, split: str, options: LayoutOptions = La
         tried = ", ".join(dict.fromkeys(place or "." for place in places))
         raise UserError(
             f"{listing}: its first image {rows[0][0]} is in none of {tried} under {base}: unpack the images there"
+            f"{_columns(rows[0][0])}"
         )
     _check_first_label(base, split, labelled, options)
     return ListReader(root, listing, inside, names, options)
+
+
+def _columns(path: str) -> str:
+    """A hint where a path has separators in it: a list has two columns, and of more the last is taken for the label."""
+    more = len(re.findall(r"[,;\t]", path))
+    return f" (a list has two columns, path and label; this one has {more + 2}?)" if more else ""
 
 
 def _root(base: Path, places: Sequence[str], rows: Sequence[tuple[str, int, str]]) -> Path | None:
@@ -289,10 +296,11 @@ def _lines(listing: Path) -> Iterator[Row]:
     Raises:
         UserError: a line that is not path and label, or a file that is no text.
     """
+    heading = True  # may come
     with open(listing, encoding="utf-8-sig", errors="surrogateescape", newline=None) as lines:
         for number, text in enumerate(lines, 1):
             line = text.strip()
-            if not line:
+            if not line or re.fullmatch(r"(?i)sep=.", line):  # the latter is Excel's
                 continue
             place = f"{listing}:{number}"
             if "\0" in line:
@@ -300,7 +308,8 @@ def _lines(listing: Path) -> Iterator[Row]:
             fields = _fields(line, listing.suffix == ".csv")
             if len(fields) == 1:
                 raise UserError(f"{place}: {line!r} is not a path and a class index")
-            if number == 1 and not _is_number(fields[1]) and _HEADER.fullmatch(fields[0]):
+            first, heading = heading, False
+            if first and not _is_number(fields[1]) and _HEADER.fullmatch(fields[0]):
                 continue
             yield fields[0], fields[1], place
 
@@ -308,8 +317,8 @@ def _lines(listing: Path) -> Iterator[Row]:
 def _fields(line: str, csv_file: bool) -> list[str]:
     """Path and label; in a list apart by spaces, a path may hold some, in a CSV file a label."""
     if '"' in line:
-        fields = [field.strip() for field in next(csv.reader([line]))]
-        return fields if len(fields) == 2 else [line]
+        split = (next(csv.reader([line], delimiter=by)) for by in ",;\t")
+        return next(([field.strip() for field in fields] for fields in split if len(fields) == 2), [line])
     ways = [r"(.*?\S)\s*[\s,;]\s*(-?[0-9]+)", r"(.*\S)\s*[,;\t]\s*([^,;\t]+)", r"(.*\S)\s+(\S+)"]
     if csv_file:
         ways[:2] = ways[1::-1]

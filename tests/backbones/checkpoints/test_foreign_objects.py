@@ -91,7 +91,33 @@ CONTENTS: dict[str, dict[str, Any]] = {
 def test_tensors_are_read_whatever_lies_beside_them(tmp_path: Path, content: str, legacy: bool) -> None:
     path = tmp_path / "epoch_1.pth"
     torch.save(CONTENTS[content], path, _use_new_zipfile_serialization=not legacy)
-    assert_state(read_tensors(path).tensors)
+    file = read_tensors(path)
+    assert_state(file.tensors)
+    theirs = torch.load(path, weights_only=False)[file.wrapper]  # torch's own reader, which runs what it finds
+    torch.testing.assert_close(file.tensors, {name: tensor.data for name, tensor in theirs.items()}, rtol=0, atol=0)
+
+
+def test_a_file_that_mmengine_writes(tmp_path: Path) -> None:
+    """Its runner's ``epoch_1.pth``: histories, a configuration and an optimiser's state beside the weights."""
+    logging, runner = pytest.importorskip("mmengine.logging"), pytest.importorskip("mmengine.runner")
+    hub = logging.MessageHub.get_instance("a test")
+    hub.update_scalar("train/loss", np.float64(0.5))
+    hub.update_info("epoch", 1)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    content = {
+        "meta": {"epoch": 1, "cfg": "model = dict()", "seed": np.int64(3), "time": pathlib.PurePosixPath("/x")},
+        "state_dict": runner.weights_to_cpu(model.state_dict()),
+        "message_hub": hub.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    runner.save_checkpoint(content, str(tmp_path / "epoch_1.pth"))
+    file = read_tensors(tmp_path / "epoch_1.pth")
+    torch.testing.assert_close(file.tensors, dict(model.state_dict()), rtol=0, atol=0)
+    theirs = torch.load(tmp_path / "epoch_1.pth", weights_only=False)
+    assert type(theirs["message_hub"]["log_scalars"]["train/loss"]).__name__ == "HistoryBuffer"
 
 
 WRAPPERS = ("model_state_dict", "module", "net", "network", "encoder", "backbone", "target_encoder", "weights_of_mine")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+import timm.utils
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +47,16 @@ def test_counts_by_hand() -> None:
     assert metrics["images"] == 4
     by_hand = torch.logsumexp(row, 0) - row[targets]
     assert metrics["loss"] == pytest.approx(by_hand.mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("rounded", [torch.Tensor.round, lambda z: z.bfloat16().float(), torch.zeros_like])
+def test_ties_are_counted_as_timms_accuracy_counts_them(rounded: Callable[[Tensor], Tensor]) -> None:
+    """The same `topk`: which of equal logits comes first is torch's affair, and not always the first of them."""
+    logits = rounded(torch.randn(500, 30, generator=torch.Generator().manual_seed(0)))
+    targets = logits.max(1).indices.where(torch.arange(500) % 2 == 0, 7)
+    ours, _ = evaluate(Fixed(logits, targets), [slice(i, i + 64) for i in range(0, 500, 64)], 30)
+    theirs = timm.utils.accuracy(logits, targets, (1, 5))
+    assert [ours["top1"], ours["top5"]] == pytest.approx([value.item() for value in theirs])
 
 
 def test_with_fewer_than_five_classes_top5_is_certain() -> None:

@@ -207,6 +207,57 @@ def test_missing_and_unequal_severities_are_named(tmp_path: Path) -> None:
     assert "fog: no such folder" in refused("imagenet_c", tmp_path)
 
 
+def test_the_folder_that_was_probably_meant_is_named(tmp_path: Path) -> None:
+    corrupted(tmp_path / "c/ImageNet-C", grouped=True)
+    for given in (tmp_path / "c", tmp_path / "c/ImageNet-C/noise", tmp_path / "c/ImageNet-C/weather/fog"):
+        assert f"{tmp_path}/c/ImageNet-C has all: is that meant?" in refused("imagenet_c", given)
+    grey(tmp_path / "r/imagenet-r" / synsets()[class_subset("imagenet_r")[0]] / "0.png", 20)
+    assert f"{tmp_path}/r/imagenet-r has one: is that meant?" in refused("imagenet_r", tmp_path / "r")
+
+
+def test_folders_that_are_numbers_are_indices_and_said_so(tmp_path: Path) -> None:
+    for label in (2, 10):
+        grey(tmp_path / str(label) / "0.png", 20)
+    data = DataConfig(name="imagenet_sketch", root=str(tmp_path))
+    notes = open_test_set("imagenet_sketch", data).info(data).notes
+    assert notes == ["2 folders are numbers, such as 10: taken for indices of ImageNet's 1000 classes"]
+
+
+def test_an_image_that_cannot_be_read_is_left_out_where_that_is_allowed(tmp_path: Path) -> None:
+    first, second = class_subset("imagenet_a")[:2]
+    for value, label in ((20, first), (40, second), (60, second)):
+        grey(tmp_path / synsets()[label] / f"{value}.png", value)
+    (tmp_path / synsets()[second] / "60.png").write_bytes(b"\x89PNG")
+    model = Brightness({20: {first: 1}, 40: {first: 1}, 60: {first: 1}})
+    with pytest.raises(UserError, match=r"60\.png: unreadable image .*data\.allow=\[unreadable\]"):
+        evaluate("imagenet_a", tmp_path, model)
+    assert evaluate("imagenet_a", tmp_path, model, allow=["unreadable"])["top1"] == 50.0
+
+
+@pytest.mark.parametrize("kind", ["imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_c"])
+def test_accuracies_of_random_logits_are_numpys(tmp_path: Path, kind: str) -> None:
+    classes = np.array(class_subset(kind) if kind in ("imagenet_a", "imagenet_r") else range(1000))
+    rng, labels = np.random.default_rng(0), np.arange(0, 240, 40 if kind == "imagenet_c" else 10)
+    chosen = rng.choice(classes, len(labels))
+    table = np.full((26, 1000), -9.0) + rng.random((26, 1000))
+    for k, label in enumerate(chosen):  # right, or the runner-up within the classes, or one outside that is greatest
+        table[k, label] += 20 * (k % 3 != 1)
+        table[k, rng.integers(0, 1000)] += 40 * (k % 3 == 2)
+    model = Brightness({})
+    model.logits = torch.from_numpy(table).float()
+    right = np.array([classes[table[k, classes].argmax()] == label for k, label in enumerate(chosen)])
+    folders = [c for group in CORRUPTIONS.values() for c in group] if kind == "imagenet_c" else [""]
+    for folder in (f"{c}/{s}" if c else "." for c in folders for s in range(1, 6 if c else 2)):
+        for value, label in zip(labels.tolist(), chosen.tolist(), strict=True):
+            grey(tmp_path / folder / synsets()[label] / f"{value}.png", value)
+    found = evaluate(kind, tmp_path, model)
+    assert 0 < right.mean() < 1
+    assert found["top1"] == pytest.approx(100 * right.mean())
+    if kind == "imagenet_c":
+        relative = np.mean([100 * (1 - right.mean()) / ALEXNET_ERROR[c] for c in folders])
+        assert found["inc_mce"] == pytest.approx(relative)
+
+
 def test_classes_that_are_not_the_sets_are_named(tmp_path: Path) -> None:
     outside = next(i for i in range(1000) if i not in class_subset("imagenet_a"))
     grey(tmp_path / "a" / synsets()[outside] / "0.png", 20)

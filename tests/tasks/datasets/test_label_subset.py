@@ -205,3 +205,9 @@ def test_other_tasks_refuse_the_keys(task: str) -> None:
     recipe.data.label_share = 0.1
     with pytest.raises(UserError, match=rf"are for classification and probing, not for {task}"):
         create_task(recipe)
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    root = imagenet_like(tmp_path / "set")
+    plain = choose(root, listed(tmp_path, "ant_0", "bee_2"))
+    assert choose(root, listed(tmp_path, "\ufeffant_0.jpg\r", "bee_2.jpg\r")) == plain

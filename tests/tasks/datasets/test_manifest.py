@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from tasks.datasets.manifest import Manifest, check_alone, check_pair, copies, place_of, same_content
+from tasks.datasets.manifest import Manifest, alike, check_alone, check_pair, copies, place_of, same_content
 
 NAMES = ["bee", "cat", "dog"]
 
@@ -81,3 +81,13 @@ def test_a_class_that_training_never_sees_is_refused() -> None:
     train = dataclasses.replace(manifest("train", TRAIN), class_names=["bee", "cat", "cow"])
     with pytest.raises(UserError, match=r"val: class 'dog' is not in the training split \(1 such\)"):
         check_pair(train, val)
+
+
+def test_classes_whose_names_look_alike_are_noted() -> None:
+    """ImageFolder has two classes then, and so have we: a person wrote one in two ways, as a rule."""
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert alike("DIR", ["cat", "dog", "catdog"]) == []
+    for first, second in (("Cat", "cat"), ("cat", "cat "), (composed, apart), ("car", "car")):
+        assert alike("DIR", ["ant", first, second]) == [
+            f"DIR: classes {first!a} and {second!a} have names that look alike (1 such): each is a class of its own"
+        ]

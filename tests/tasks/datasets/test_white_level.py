@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.base import DataInfo
-from tasks.datasets.decoding import RandomCrop, black_images
+from tasks.datasets.decoding import RandomCrop, odd_images
 from tasks.datasets.describe import first_look
 from tasks.datasets.images import CroppedImages, open_split
 from tasks.datasets.options import layout_options
@@ -63,7 +63,7 @@ def test_images_that_come_out_black_are_said(top: int, white: int, said: str, tm
 
 def test_one_dark_image_among_brighter_ones_of_16_bits_is_none_of_12_bits(tmp_path: Path) -> None:
     paths = [folder(tmp_path / str(top), top) / "train/cat/0.png" for top in (3000, 60_000)]
-    assert black_images("train", paths, 65535) == []
+    assert odd_images("train", paths, 65535) == []
 
 
 def test_floats_and_colours_of_16_bits_that_come_out_black_or_white_are_said(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_floats_and_colours_of_16_bits_that_come_out_black_or_white_are_said(tmp
         Image.fromarray(levels).save(tmp_path / f"{name}.tif")
     rgb16 = tmp_path / "rgb16.png"
     rgb16.write_bytes(png_of_16_bit_colours(np.full((8, 8, 3), 200)))
-    said = {path.name: black_images("x", [path], 65535) for path in sorted(tmp_path.iterdir())}
+    said = {path.name: odd_images("x", [path], 65535) for path in sorted(tmp_path.iterdir())}
     assert {name: " ".join(notes).partition("come out ")[2].partition(",")[0] for name, notes in said.items()} == {
         "0to1.tif": "black",
         "0to255.tif": "",
@@ -92,3 +92,16 @@ def png_of_16_bit_colours(pixels: NDArray[Any]) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_images_of_several_frames_or_pages_are_said(tmp_path: Path) -> None:
+    """The first is read, as by torchvision and detectron2."""
+    frames = [Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (10, 200)]
+    for name in ("one.gif", "one.tif", "moves.gif", "pages.tif", "moves.png", "moves.webp"):
+        more = {} if name.startswith("one") else {"save_all": True, "append_images": frames[1:]}
+        frames[0].save(tmp_path / name, **more)
+    paths = sorted(tmp_path.iterdir())
+    (said,) = odd_images("train", paths, 65535)
+    assert said == (
+        f"train: 4 of 6 images that were looked at have several frames or pages, of which the first is read, such as {paths[0]}"
+    )

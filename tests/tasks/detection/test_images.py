@@ -17,7 +17,7 @@ from detectron2.data.detection_utils import read_image
 from PIL import ExifTags, Image
 
 from backbones.errors import UserError
-from tasks.detection.data import CocoDataset, read_pixels, read_split, readable
+from tasks.detection.data import CocoDataset, read_pixels, read_split, readable, turned_images
 from tasks.detection.pictures import draw
 from tasks.detection.task import DetectionTask
 
@@ -91,6 +91,20 @@ def test_an_oriented_image_is_turned_as_detectron2_turns_it(
 def test_an_oriented_image_stays_as_stored_where_the_json_has_that_size(tmp_path: Path) -> None:
     save_turned(tmp_path / "a.png", QUARTER_TURN)
     np.testing.assert_array_equal(read_pixels(record(tmp_path / "a.png")), COLOURS)
+
+
+def test_an_orientation_that_the_jsons_size_does_not_settle_is_said(tmp_path: Path) -> None:
+    for name, orientation in (("quarter", QUARTER_TURN), ("half", HALF_TURN), ("none", 1)):
+        save_turned(tmp_path / f"{name}.png", orientation)
+    sure = [record(tmp_path / "quarter.png", 40, 48), record(tmp_path / "none.png")]
+    assert turned_images("val", sure) == []
+    stored, turned = turned_images("val", [*sure, record(tmp_path / "quarter.png"), record(tmp_path / "half.png")])
+    assert stored.startswith(
+        "val: 1 of 4 images that were looked at are not turned by their EXIF tag, since the json has"
+    )
+    assert stored.endswith("quarter.png")
+    assert turned.startswith("val: 1 of 4 images that were looked at are turned by their EXIF tag, as in detectron2")
+    assert turned.endswith("half.png")
 
 
 def test_an_image_of_another_size_than_the_json_says_is_named_or_found_beforehand(coco: Path) -> None:

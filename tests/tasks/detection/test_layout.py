@@ -108,3 +108,16 @@ def test_backslashes_in_file_names_are_folders(coco: Path) -> None:
     path = coco / "annotations" / "instances_train2017.json"
     path.write_text(path.read_text().replace('"file_name": "', '"file_name": "train2017\\\\'))
     assert read_split(coco, "train").images == coco
+
+
+def test_fiftyones_folders_and_macos_files(coco: Path) -> None:
+    root = move(
+        coco,
+        {"train": "train/labels.json", "val": "validation/labels.json"},
+        {"train": "train/data", "val": "validation/data"},
+    )
+    (root / "__MACOSX").mkdir()
+    for name in ("__MACOSX/train.json", "train/._labels.json"):
+        (root / name).write_bytes(b"\0\5\x16\7\0")
+    assert read_split(root, "train").images == root / "train/data"
+    assert read_split(root, "val").json == root / "validation/labels.json"

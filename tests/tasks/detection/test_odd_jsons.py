@@ -321,6 +321,24 @@ def test_the_areas_of_masks_and_of_boxes_are_both_taken(coco: Path) -> None:
     assert read_split(coco, "val").content.annotations[0]["area"] == pytest.approx(120, abs=8)
 
 
+def test_objects_that_are_there_twice_are_noted(coco: Path) -> None:
+    """As after a merge of exports; pycocotools counts the second as missed."""
+    found, truth = plain_results(coco), content_of(coco)
+    edit_json(coco, "val", lambda c: c["annotations"].extend([{**a, "id": a["id"] + 50} for a in c["annotations"][:3]]))
+    split = read_split(coco, "val")
+    assert "3 objects that are there twice (image, class and box), of which one is found at most" in " ".join(
+        split.notes
+    )
+    figures = [pycocotools_ap(each, found, "bbox") for each in (content_of(coco), truth)]
+    assert ours(coco)["box_ap"] == pytest.approx(figures[0], abs=1e-9)
+    assert figures[0] < figures[1]
+
+
+def test_categories_of_the_same_name_are_noted(coco: Path) -> None:
+    edit_json(coco, "val", lambda c: c["categories"][0].update(name="Two"))
+    assert "classes 'two' and 'Two' have names that look alike" in " ".join(read_split(coco, "val").notes)
+
+
 def move(root: Path, old: str, new: Path) -> None:
     new.parent.mkdir(parents=True, exist_ok=True)
     (root / "val2017" / old).rename(new)

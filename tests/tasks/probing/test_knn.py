@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.neighbors import KNeighborsClassifier
 
 from backbones.errors import UserError
 from tasks.probing.evaluation import KnnEvaluator
@@ -124,13 +125,23 @@ def test_the_evaluator_counts_every_query_once(block: int) -> None:
     assert found["images"] == Q
 
 
-def test_with_one_neighbour_there_is_one_answer() -> None:
-    """DINO's eval_knn.py takes min(5, k) answers; a class without a vote is none, however many places there are."""
-    train, labels, queries = random_set(4)
-    evaluator = KnnEvaluator(NearestNeighbours(train, labels, CLASSES, [1]), 100)
-    evaluator.update(torch.nn.Identity(), ([queries], torch.tensor([0, 1, 2, 3, 4, 0, 1])))
+@pytest.mark.parametrize("k", [1, 2, 7, 30])
+def test_figures_are_scikit_learns(k: int) -> None:
+    """Classes without a vote are no answer, as DINO's eval_knn.py takes min(5, k): with one neighbour top-5 is top-1."""
+    train, labels, _ = random_set(4)
+    noise = np.random.default_rng(9)
+    queries, targets = noise.normal(size=(200, D)).astype(np.float32), noise.integers(0, CLASSES, 200)
+    evaluator = KnnEvaluator(NearestNeighbours(train, labels, CLASSES, [k]), 64)
+    evaluator.update(torch.nn.Identity(), ([torch.from_numpy(queries)], torch.from_numpy(targets)))
     found = evaluator.metrics(evaluator.results())
-    assert found["knn1_top5"] == found["knn1_top1"]
+
+    theirs = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    votes = theirs.fit(train, labels).predict_proba(queries)
+    order = np.argsort(-votes, axis=1)[:, :5]
+    right = (order == targets[:, None]) & (np.take_along_axis(votes, order, 1) > 0)
+    assert found[f"knn{k}_top1"] == pytest.approx(100 * right[:, 0].mean())
+    assert found[f"knn{k}_top5"] == pytest.approx(100 * right.any(1).mean())
+    assert (found["knn1_top5"] == found["knn1_top1"]) if k == 1 else (found[f"knn{k}_top5"] > found[f"knn{k}_top1"])
 
 
 def test_more_queries_than_a_block_under_autocast_of_half_precision() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from backbones.errors import UserError
 from tasks.segmentation.classes import class_names
@@ -204,12 +204,29 @@ def test_all_files_of_both_folders_are_in_the_account(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("m.jpg", {}), ("m.png", {"format": "JPEG"}), ("m.jp2", {}), ("m.webp", {})]
+    ("name", "options"),
+    [
+        *(("m.jpg", {}), ("m.png", {"format": "JPEG"}), ("m.jp2", {}), ("m.webp", {}), ("m.png", {"format": "WEBP"})),
+        pytest.param("m.avif", {}, marks=pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")),
+    ],
 )
 def test_maps_in_lossy_formats_are_refused(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / name, **options)
     with pytest.raises(UserError, match=rf"{name}: a map in a lossy format: compression"):
         read_labels(tmp_path / name)
+
+
+@pytest.mark.parametrize("options", [{}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}], ids=["simple", "extended"])
+def test_lossless_webp_is_read_where_its_three_channels_are_one(tmp_path: Path, options: dict[str, Any]) -> None:
+    """The format knows no grey files."""
+    labels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(labels).save(tmp_path / "m.webp", lossless=True, exact=True, **options)
+    np.testing.assert_array_equal(read_labels(tmp_path / "m.webp"), labels)
+    for name, bands in (("colour", [labels, labels, 63 - labels]), ("clear", [labels, labels, labels, 255 - labels])):
+        path = tmp_path / f"{name}.webp"
+        Image.fromarray(np.stack(bands, axis=2)).save(path, lossless=True, exact=True, **options)
+        with pytest.raises(UserError, match=rf"{name}.webp: a map must be one channel of 8-bit labels"):
+            read_labels(path)
 
 
 def test_a_tiff_is_lossy_only_when_it_is_compressed_so(tmp_path: Path) -> None:
@@ -288,3 +305,35 @@ def test_pictures_are_drawn_at_the_white_level(tmp_path: Path) -> None:
         brightest[white] = int((pixels == 200).all(axis=-1).sum())
     assert brightest[255] >= 32 * 32  # the photograph; beside it the letters' edges
     assert brightest[65535] < 32 * 32
+
+
+def test_images_that_their_exif_tag_turns_by_half_are_said(tmp_path: Path, recipe: RecipeMaker) -> None:
+    """A map drawn on the picture as stored has the same size: nothing else tells."""
+    root, turned = folder_of(tmp_path, 1, 2), Image.Exif()
+    turned[0x0112] = 3
+    path = root / "images" / "training" / "training_0.jpg"
+    Image.open(path).save(path, exif=turned)
+    _, notes = looked_at(SegmentationTask(recipe(root)))
+    assert (
+        f"train: 1 of 3 images that were looked at are turned by their EXIF tag, as mmseg does, such as {path}" in notes
+    )
+
+
+def test_ious_under_the_folders_own_classes_are_numpys(tmp_path: Path, recipe: RecipeMaker) -> None:
+    """A recipe that names other classes, in another order: each figure bears the name of the class that it is of."""
+    root = folder_of(tmp_path, 1, 2, classes="car\nperson\n")
+    task = SegmentationTask(recipe(root, "segmentation.class_names=[person,bicycle,car]"))
+    evaluator, rng = task.evaluator(), np.random.default_rng(5)
+    assert isinstance(evaluator, SegmentationEvaluator)
+    inter, union = np.zeros(2), np.zeros(2)
+    for path in sorted((root / "annotations" / "validation").iterdir()):
+        truth = np.asarray(Image.open(path)).astype(int) - 1
+        guess = np.where(rng.random(truth.shape) < 0.7, truth, 0)
+        evaluator.add(torch.from_numpy(guess), torch.from_numpy(truth))
+        inter += [((guess == c) & (truth == c)).sum() for c in range(2)]
+        union += [((guess == c) | (truth == c)).sum() for c in range(2)]
+    found = evaluator.metrics(evaluator.results())
+    ious = 100 * inter / union
+    assert found["IoU.car"] == pytest.approx(ious[0])
+    assert found["IoU.person"] == pytest.approx(ious[1])
+    assert found["mIoU"] == pytest.approx(ious.mean())

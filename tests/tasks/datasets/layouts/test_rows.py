@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from backbones.errors import UserError
@@ -94,6 +95,15 @@ def test_classes_are_in_torchvisions_order(tmp_path: Path, classes: list[str], p
     assert opened(tmp_path).class_to_idx == expected
 
 
+def opens(path: str) -> bool:
+    """PIL's own judgement of a file."""
+    try:
+        Image.open(path).verify()
+    except (OSError, SyntaxError):
+        return False
+    return True
+
+
 def test_all_that_can_be_read_is_read_and_the_rest_is_counted(tmp_path: Path) -> None:
     folder = tmp_path / "train"
     for suffix in ("jpg", "JPEG", "webp", "tif", "bmp", "png", "gif", "avif"):
@@ -111,8 +121,39 @@ def test_all_that_can_be_read_is_read_and_the_rest_is_counted(tmp_path: Path) ->
     assert images.class_names == ["cat", "dog"]
     assert left_out(images) == {"hidden": 3, "not_image": 2}
     assert images.account.kinds["files"].found == 23
-    for i in range(18):
-        images.read(i)
+    for hidden in (folder / ".cache", folder / "cat/.ipynb_checkpoints"):
+        shutil.rmtree(hidden)
+    theirs = ImageFolder(str(folder), is_valid_file=opens)  # of the folder without tools' own folders
+    assert theirs.classes == images.class_names
+    assert samples(images) == Counter(
+        (Path(path).read_bytes(), theirs.classes[label]) for path, label in theirs.samples
+    )
+    pixels = [
+        Counter((image.tobytes(), label) for image, label in each) for each in (map(images.read, range(18)), theirs)
+    ]
+    assert pixels[0] == pixels[1]
+
+
+def test_macos_files_beside_archives_and_shards_are_none(tmp_path: Path) -> None:
+    for root in (tmp_path / "shards", tmp_path / "parts/train"):
+        shard(root / "train-000000.tar", {**pair("a", 0), **pair("b", 1)})
+        (root / "._train-000000.tar").write_bytes(b"\0\5\x16\7\0")
+    assert (
+        samples(opened(tmp_path / "shards")) == samples(opened(tmp_path / "parts")) == {(b"a", "0"): 1, (b"b", "1"): 1}
+    )
+    parquet(tmp_path / "hf/data/train-00000-of-00001.parquet", image=IMAGES, label=[0, 1, 0, 1])
+    (tmp_path / "hf/data/._train-00000-of-00001.parquet").write_bytes(b"\0\5\x16\7\0")
+    assert opened(tmp_path / "hf").labels == [0, 1, 0, 1]
+
+
+def test_a_second_place_that_could_hold_the_split_is_noted(tmp_path: Path) -> None:
+    root = make_folders(tmp_path / "set", classes=("cat", "dog"))
+    assert opened(root).reader.notes == []
+    layouts.write_tar(root / "train.tar", [("cat/1.jpg", b"1"), ("dog/1.jpg", b"2")])
+    (root / "train.txt").write_text("train/cat/0.jpg 1\n")
+    (root / "test").mkdir()
+    assert opened(root).reader.notes == ["train is read, and not train.tar, train.txt beside it"]
+    assert opened(root, "val").reader.notes == []
 
 
 @pytest.mark.parametrize(
@@ -498,8 +539,9 @@ def listed(root: Path, text: str, name: str = "train.txt", files: Iterable[str] 
         "path,label\na.jpg,0\nb.jpg,1\nc.jpg,0\nd.jpg,1\n",
         '\ufefffilename;class\n"a.jpg",0\nb.jpg;1\nc.jpg\t0\n./d.jpg, 1\n',
         ".\\a.jpg 0\r\n.\\b.jpg 1\r\nc.jpg 0\r\nd.jpg 1\r\n",
+        'sep=;\r\npath;label\r\n"a.jpg";"0"\r\nb.jpg;1\r\n"c.jpg";0\r\nd.jpg;1\r\n',
     ],
-    ids=["plain", "BOM", "headings", "mixed", "Windows"],
+    ids=["plain", "BOM", "headings", "mixed", "Windows", "Excel"],
 )
 def test_lists_are_read_as_people_write_them(tmp_path: Path, text: str) -> None:
     assert opened(listed(tmp_path, text)).labels == [0, 1, 0, 1]
@@ -513,6 +555,12 @@ def test_a_csv_of_class_names(tmp_path: Path) -> None:
 def test_names_of_a_csv_may_hold_spaces_and_numbers(tmp_path: Path) -> None:
     images = opened(listed(tmp_path, "image,label\na.jpg,camera 2\nb.jpg,camera 1\n", "train.csv"))
     assert (images.class_names, images.labels) == (["camera 1", "camera 2"], [1, 0])
+
+
+@pytest.mark.parametrize("line", ["0,a.jpg,dog", "a.jpg;dog;3", '"x","a.jpg","dog"'])
+def test_of_more_than_two_columns_none_is_guessed(tmp_path: Path, line: str) -> None:
+    said = refusal(listed(tmp_path, f"{line}\n", "train.csv"))
+    assert "a list has two columns, path and label; this one has 3?" in said or "is not a path and a class" in said
 
 
 def test_two_lists_of_a_split_are_refused(tmp_path: Path) -> None:
