@@ -164,7 +164,7 @@ def _open(data: DataConfig, root: str | None = None, *, whole: bool = False) -> 
             f"--data {data.name}={data.root}: class {other[0]!r} is none of ImageNet's 1000 ({len(other)} such): give class "
             "folders named by synset"
         )
-    images = replace(images, class_to_idx=known, **({"way_out": ""} if whole else {}))
+    images = replace(images, class_to_idx=known, way_out="" if whole else images.way_out)
     images.limit(data.limit_val)
     if not whole:
         drop_unreadable(images, data)  # which the account tells of
