@@ -66,7 +66,7 @@ class TestSet:
     def info(self, data: DataConfig) -> DataInfo:
         """What the record says of it."""
         prints = "\n".join(images.fingerprint() for images in self.images)
-        account, notes = Account(), {}
+        account, notes = Account(), dict[str, None]()
         for images in self.images:
             account.add(images.account)
             notes |= dict.fromkeys(images.reader.notes)
