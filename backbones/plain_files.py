@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -18,6 +19,7 @@ from backbones.errors import UserError
 JSON_LIMIT = 1 << 24  # bytes of a record, an index, a config or a state: no honest one is near
 FILE_LIMIT = 1 << 32  # bytes of labels or of a log
 _DEPTH_LIMIT = 100  # containers within containers
+_LARGEST_BITS = 1024  # whole numbers that a float holds are smaller
 
 
 class UnfitFile(UserError, OSError):
@@ -81,18 +83,22 @@ def load_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
         raise UserError(f"{path} is not readable as JSON: {e}") from e
 
 
-def parse_json(content: bytes | str, **options: Any) -> Any:
+def parse_json(content: bytes | str, *, finite: bool = True) -> Any:
     """`json.loads` that raises nothing but ValueError, also on what is nested too deeply, and on a key that is there twice.
 
     Of two values `json` itself takes the last without a word: half of somebody's labels may be in the first.
+
+    Args:
+        finite: refuse numbers that are none (NaN, Infinity) or beyond floats (1e999). Of files beyond `JSON_LIMIT`, as of any
+            where this is False, the reader looks at each number itself.
     """
+    options: dict[str, Any] = {"parse_constant": _no_number} if finite else {}
     try:
         parsed = json.loads(content, object_pairs_hook=_unique, **options)
     except RecursionError as e:
         raise ValueError("nested too deeply") from e
-    if len(content) <= JSON_LIMIT and _is_deeper(parsed, _DEPTH_LIMIT):
-        # What is done with it (copies, comparisons, YAML) goes as deep as it does.
-        raise ValueError("nested too deeply")
+    if len(content) <= JSON_LIMIT:
+        _check_bounds(parsed, finite)
     return parsed
 
 
@@ -104,19 +110,25 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _is_deeper(content: Any, limit: int) -> bool:
-    level = [content]
-    for _ in range(limit):
-        level = [
-            item
-            for value in level
-            if isinstance(value, (dict, list))
-            for item in (value.values() if isinstance(value, dict) else value)
-            if isinstance(item, (dict, list))
-        ]
+def _check_bounds(content: Any, finite: bool) -> None:
+    """What is done with it (copies, comparisons, YAML) goes as deep as it does, and counts with its numbers."""
+    inside = [content]
+    for _ in range(_DEPTH_LIMIT + 1):
+        if finite and (beyond := next((x for x in inside if isinstance(x, (int, float)) and not _is_finite(x)), None)):
+            _no_number(str(beyond)[:20])
+        level = [value for value in inside if isinstance(value, (dict, list))]
         if not level:
-            return False
-    return True
+            return
+        inside = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
+    raise ValueError("nested too deeply")
+
+
+def _is_finite(number: float) -> bool:
+    return math.isfinite(number) if isinstance(number, float) else number.bit_length() < _LARGEST_BITS
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
 
 
 def _kind(mode: int) -> str:

@@ -238,7 +238,12 @@ def _read_shards(index: Path) -> TensorFile:
             raise UserError(f"{index} names {file.name}, which is not there: fetch the whole folder")
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= _read_safetensors(file)[0] if file.suffix == ".safetensors" else _read_pickle(file).tensors
+        found = _read_safetensors(file)[0] if file.suffix == ".safetensors" else _read_pickle(file).tensors
+        if twice := next((name for name in found if name in tensors), None):
+            raise UserError(
+                f"{index}: {twice} is in {file.name} and in a file before it: which is meant cannot be told"
+            )
+        tensors |= found
     digest = hashlib.sha256("\n".join(sha256_file(file) for file in files).encode()).hexdigest()
     config, timm = _configs_beside(index)
     return TensorFile(index, digest, tensors, config=config, timm=timm)
@@ -249,7 +254,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
         open_plain(path).close()
         with safetensors.safe_open(path, framework="pt") as f:
             metadata = parse_json((f.metadata() or {}).get(_METADATA, "null"))
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+            _check_count(path, len(names := list(f.keys())))
+            tensors = {name: f.get_tensor(name) for name in names}
+        with open_plain(path) as file:  # the library takes the last of two entries of one name
+            parse_json(file.read(int.from_bytes(file.read(8), "little")))
         if isinstance(metadata, dict) and metadata.pop(_CHECKSUM, None) not in (None, _checksum(tensors)):
             raise UserError(
                 f"{path} is damaged: its tensors are not those that its checksum was taken of: take another copy, or give "
@@ -339,13 +347,17 @@ def _part(module: Inert, key: str) -> dict[str, Any]:
 _MOST_TENSORS = 50_000  # the largest published nets have some thousand; names are compared with patterns, one by one
 
 
+def _check_count(path: Path, count: int) -> None:
+    if count > _MOST_TENSORS:
+        raise UserError(f"{path} holds {count:,} tensors: no net has more than {_MOST_TENSORS:,}")
+
+
 def _bare_names(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names without what activation checkpointing and FSDP put among them."""
     bare = {_WRAPPED_MODULES.sub("", name): tensor for name, tensor in tensors.items()}
     if len(bare) != len(tensors):
         raise UserError(f"{path} holds the same tensors with and without a wrapper's name: give one of the two")
-    if len(bare) > _MOST_TENSORS:
-        raise UserError(f"{path} holds {len(bare):,} tensors: no net has more than {_MOST_TENSORS:,}")
+    _check_count(path, len(bare))
     if not bare:
         raise UserError(f"{path} holds no named tensors: give a model's state dict")
     return bare

@@ -9,6 +9,7 @@ import math
 import mmap
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -136,6 +137,11 @@ class TensorReader:
     def _open_zip(self) -> Pickle:
         archive = self._close.enter_context(zipfile.ZipFile(cast(IO[bytes], _ShortReads(self._file))))
         members = {info.filename: info for info in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            twice = next(name for name, count in Counter(archive.namelist()).items() if count > 1)
+            raise UserError(f"{self.path} is refused: {twice} is there twice in it: which is meant cannot be told")
+        if any(info.file_size > self._size for info in members.values() if info.compress_type == zipfile.ZIP_STORED):
+            raise self._refusal("its members are larger than the file")
         pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise UserError(f"{self.path} is no checkpoint but {_kind_of_zip(list(members))}")

@@ -221,7 +221,7 @@ def read(path: str | os.PathLike[str]) -> Record:
     if path.is_dir():
         path = path / FILE_NAME
     try:
-        raw = parse_json(read_plain(path, JSON_LIMIT).decode("utf-8"), parse_constant=_reject_constant)
+        raw = parse_json(read_plain(path, JSON_LIMIT).decode("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:  # not UTF-8, not JSON, or cut off
@@ -297,7 +297,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item"):
         return _plain(value.item())
     raise TypeError(f"{type(value).__name__} has no place in a record: {value!r}")
-
-
-def _reject_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from backbones.errors import UserError
 from backbones.plain_files import read_plain
-from tasks.datasets.pictures import UNREADABLE, check_size, open_picture
+from tasks.datasets.pictures import UNREADABLE, check_scans, check_size, open_picture
 
 try:
     import simplejpeg
@@ -44,13 +44,16 @@ def unreadable(name: object, reason: Exception, way_out: str = SKIP_BROKEN) -> U
 
 
 WHITE = 65535  # of grey images of 16 bits: the level that becomes white
+_ROWS = 256
 
 
 def grey_8bit(levels: NDArray[Any], white: int = WHITE) -> Pixels:
     """Grey levels of 16 bits in eight: the upper byte, or as shares of another `white` (``data.white_level``)."""
-    if white == WHITE:
-        return np.asarray(levels.astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-    return np.asarray(levels.astype(np.int64) * 255 // white).clip(0, 255).astype(np.uint8)
+    shown = np.empty(levels.shape, np.uint8)
+    for row in range(0, len(levels), _ROWS):  # in strips: whole numbers of 64 bits take eight times the picture's room
+        strip = levels[row : row + _ROWS].astype(np.int64)
+        shown[row : row + _ROWS] = (strip >> 8 if white == WHITE else strip * 255 // white).clip(0, 255)
+    return shown
 
 
 def to_rgb(image: Image.Image, white: int = WHITE) -> Image.Image:
@@ -187,6 +190,8 @@ class RandomCrop:
         if frame is None:
             return self.of_pixels(np.array(decode_rgb(content, white=white)))
         check_size(frame.width, frame.height)
+        if not frame.sequential:
+            check_scans(content)
         box = self.draw(frame.width, frame.height)
         scale = reduction(box, self.size)
         pixels = decode_top(content, frame, box[0] + box[2], scale)

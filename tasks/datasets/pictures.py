@@ -15,12 +15,17 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from backbones.errors import UserError
-from backbones.plain_files import open_plain
+from backbones.plain_files import open_plain, read_plain
 
 # Pictures that Pillow decodes by itself; MPO is what cameras and phones call a JPEG with a second picture in it.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 # As Pillow's own limit, three times the largest of ImageNet; decoded to RGB it is half a gigabyte.
 MOST_PIXELS = 178_956_970
+# Decoders that take 15 to 20 bytes a pixel on their way, not 8: they are given half as many.
+_DEMANDING = ("JPEG2000", "WEBP", "AVIF")
+# Each scan of a progressive JPEG goes over the whole picture; usual ones have ten.
+_MOST_SCANS = 100
+_SCAN = b"\xff\xda"
 # What `open_picture` raises on a file that is no picture, or half of one.
 UNREADABLE = (OSError, SyntaxError, ValueError)
 
@@ -46,7 +51,9 @@ def open_picture(source: str | Path | bytes) -> Iterator[Image.Image]:
         try:
             file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(open_plain(Path(source)))
             image = stack.enter_context(Image.open(file, formats=_formats()))
-            check_size(image.width, image.height)
+            check_size(image.width, image.height, MOST_PIXELS // (2 if image.format in _DEMANDING else 1))
+            if image.info.get("progressive"):
+                check_scans(source if isinstance(source, bytes) else read_plain(Path(source)))
             yield image
         except (*UNREADABLE, MemoryError):
             raise
@@ -68,11 +75,21 @@ def orientation(source: str | Path | bytes) -> int:
         return 1
 
 
-def check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int, most: int = MOST_PIXELS) -> None:
     """Refuses a picture by its header.
 
     Raises:
-        ValueError: it has more than `MOST_PIXELS`.
+        ValueError: it has more than `most` pixels.
     """
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"{width} x {height} pixels, more than the {MOST_PIXELS / 1e6:.0f} million that are decoded")
+    if width * height > most:
+        raise ValueError(f"{width} x {height} pixels, more than the {most / 1e6:.0f} million that are decoded")
+
+
+def check_scans(content: bytes) -> None:
+    """Refuses a progressive JPEG that was made to keep its decoder busy.
+
+    Raises:
+        ValueError: it has more than `_MOST_SCANS` scans.
+    """
+    if (scans := content.count(_SCAN)) > _MOST_SCANS:
+        raise ValueError(f"{scans:,} scans of a progressive JPEG, which usually has ten")

@@ -93,7 +93,7 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path} has more than {_MOST_BYTES >> 30} GiB: give COCO's instances json, in parts if need be"
         )
     try:
-        raw = parse_json(read_plain(path, size))
+        raw = parse_json(read_plain(path, size), finite=False)  # `objects` names what has such a number
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not a json file ({e.reason}): give COCO's instances json") from e
     except ValueError as e:

@@ -29,3 +29,19 @@ def test_a_key_that_is_there_twice_is_refused(text: str, key: str, tmp_path: Pat
 
 def test_the_same_key_in_two_objects_is_none_of_that() -> None:
     assert parse_json('[{"a": 1}, {"a": {"a": 2}}]') == [{"a": 1}, {"a": {"a": 2}}]
+
+
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", '{"a": [1, -1e999]}', f"[{10**400}]"])
+def test_numbers_beyond_all_counting_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no JSON number"):
+        parse_json(text)
+    parse_json(text, finite=False)  # of annotations, whose reader names the object
+
+
+def test_large_numbers_are_numbers() -> None:
+    assert parse_json("[1e308, 123456789012345678901234567890, true, null]") == [
+        1e308,
+        123456789012345678901234567890,
+        True,
+        None,
+    ]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbones.errors import UserError
-from backbones.plain_files import parse_json
+from backbones.plain_files import JSON_LIMIT, open_plain, parse_json
 from tasks.datasets.account import Account
 from tasks.datasets.layouts.reader import Reader, class_indices, modified, numbered_names, unique_names
 from tasks.datasets.manifest import place_of
@@ -30,6 +30,13 @@ KIND = "rows"
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?\.parquet")  # older ones end with a checksum of their own
 _SMALL = 1 << 28  # bytes of shards, up to which all are read to tell how large each image is
 _KEPT_GROUPS = 2  # decoded row groups a process keeps: about 11 MB each for ImageNet
+# A few bytes can stand for gigabytes: a dictionary's entry repeated, pages of zeros. Pictures are compressed as they are.
+_SLACK = 1 << 29  # bytes that a row group's images may come to in any case
+_EXPANSION = 8  # and how many times what they take on disk
+_TEXT_SLACK = 1 << 26  # bytes of a shard's labels and paths beyond its size
+_BATCH = 1 << 26  # bytes that are decoded at a time, roughly
+_ROW = 16  # bytes on disk that a row takes at the very least, of shards with more than so many rows:
+_FEW_ROWS = 100_000
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")  # CIFAR-100's published figures are of the fine one
 
@@ -178,7 +185,8 @@ class ParquetReader(Reader):
                 self._files = {shard: _open(self.shards[shard])}
             columns = self.columns[shard]
             wanted = f"{columns.image}.bytes" if columns.nested else columns.image
-            column = self._files[shard].read_row_group(number, columns=[wanted]).column(columns.image).combine_chunks()
+            table = _decoded(self.shards[shard], self._files[shard], [wanted], [number])
+            column = table.column(columns.image).combine_chunks()
             self._kept[group] = column.field("bytes") if columns.nested else column
             while len(self._kept) > _KEPT_GROUPS:
                 self._kept.popitem(last=False)
@@ -222,7 +230,47 @@ def _open(shard: Path) -> Any:
         import pyarrow.parquet as pq
     except ImportError as e:
         raise UserError(f"{shard}: parquet needs pyarrow: pip install 'mae-bench[parquet]'") from e
-    return _read(shard, lambda: pq.ParquetFile(shard, memory_map=True))
+    open_plain(shard).close()
+    file = _read(shard, lambda: pq.ParquetFile(shard, memory_map=True))
+    rows = file.metadata.num_rows
+    if rows > _FEW_ROWS and rows * _ROW > shard.stat().st_size:
+        raise UserError(
+            f"{shard} claims {rows:,} rows, more than a file of its size can hold images: download it again"
+        )
+    return file
+
+
+def _decoded(shard: Path, file: Any, columns: list[str], groups: list[int], most: int | None = None) -> Any:
+    """Columns of some row groups as a table, decoded piece by piece.
+
+    Args:
+        most: bytes that they may come to; by default what images of these groups may.
+
+    Raises:
+        UserError: it is more.
+        OSError, ValueError: damaged, as pyarrow says it.
+    """
+    import pyarrow as pa
+
+    parts = [file.metadata.row_group(group) for group in groups]
+    chunks = [part.column(i) for part in parts for i in range(part.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema in columns]
+    most = most or max(_SLACK, _EXPANSION * sum(chunk.total_compressed_size for chunk in chunks))
+    total = sum(chunk.total_uncompressed_size for chunk in chunks)  # a dictionary's entries counted once
+    rows = max(1, _BATCH // max([1, *(chunk.total_uncompressed_size for chunk in chunks)]))
+    batches, came_to = [], 0
+    if total <= most:
+        for batch in file.iter_batches(batch_size=min(rows, 1 << 16), row_groups=groups, columns=columns):
+            came_to += batch.nbytes
+            if came_to > most:
+                break
+            batches.append(batch)
+    if max(total, came_to) > most:
+        raise UserError(
+            f"{shard}: {', '.join(columns)} of {'a row group' if len(groups) == 1 else 'it'} come to more than "
+            f"{most / 2**20:,.0f} MiB, many times what they take on disk: write the shard anew with smaller row groups"
+        )
+    return pa.Table.from_batches(batches) if batches else file.read_row_groups(groups, columns=columns)
 
 
 def _read(shard: Path, call: Any) -> Any:
@@ -267,13 +315,18 @@ def _is_binary(kind: Any) -> bool:
 
 def _choose(shard: Path, names: Sequence[str], wanted: str | None, usual: Sequence[str], what: str) -> str:
     if wanted is not None and wanted not in names:
-        raise UserError(f"{shard}: columns are {', '.join(names)}: data.options.{what}={wanted} is none of them")
+        raise UserError(f"{shard}: columns are {_named(names)}: data.options.{what}={wanted} is none of them")
     found = wanted or next((name for name in usual if name in names), None)
     if found is None:
         raise UserError(
-            f"{shard}: columns are {', '.join(names)}: expected image and label, or --set data.options.{what}=COLUMN"
+            f"{shard}: columns are {_named(names)}: expected image and label, or --set data.options.{what}=COLUMN"
         )
     return found
+
+
+def _named(columns: Sequence[str]) -> str:
+    """Columns for a message."""
+    return ", ".join(name[:60] for name in columns[:20]) + (", …" if len(columns) > 20 else "")
 
 
 def _other_labels(file: Any, taken: str) -> list[str]:
@@ -290,7 +343,8 @@ def _labels_and_paths(shard: Path, file: Any, columns: _Columns) -> tuple[list[A
     import pyarrow as pa
 
     wanted = [f"{columns.image}.path", columns.label] if columns.path else [columns.label]
-    table = _read(shard, lambda: file.read(wanted))
+    groups, most = list(range(file.num_row_groups)), _TEXT_SLACK + shard.stat().st_size
+    table = _read(shard, lambda: _decoded(shard, file, wanted, groups, most))
     column = table.column(columns.label)
     labels = column.to_pylist()
     kind = column.type
@@ -315,7 +369,8 @@ def _labels_and_paths(shard: Path, file: Any, columns: _Columns) -> tuple[list[A
 def _class_names(file: Any, label: str) -> list[str] | None:
     metadata = file.schema_arrow.metadata or {}
     try:
-        feature = parse_json(metadata[b"huggingface"])["info"]["features"][label]
+        about = metadata[b"huggingface"]
+        feature = parse_json(about if len(about) <= JSON_LIMIT else b"")["info"]["features"][label]
         names = feature.get("names")
     except (KeyError, ValueError, TypeError, AttributeError):
         return None

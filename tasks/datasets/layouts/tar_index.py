@@ -38,6 +38,7 @@ REASONS = ("", "not_a_file", "missing", "replaced", "outside")
 _CACHED_BYTES = 64 * 2**20  # smaller archives are indexed in no time
 _FORMAT = 2  # of a kept index
 _BLOCK = 512
+_FAR = 1 << 62  # seconds; extended headers may hold any number
 _PIECE = re.compile(r"(|.*\D)(\d{1,6})")  # a name that ends in a number; longer ones are dates
 _UNREADABLE_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 _COLUMNS = ("tar", "offsets", "sizes", "values", "mtimes", "inner", "states")
@@ -128,8 +129,10 @@ def _members(path: Path) -> Iterator[Row]:
         with tarfile.open(path, "r:") as tar:
             rows = list(_rows(tar, 0, ""))
             _check_end(tar, path)
-    except (OSError, tarfile.TarError, EOFError, ValueError, OverflowError) as e:
-        raise UserError(f"{path}: not readable as an uncompressed tar ({e}): unpack or download it again") from e
+    except (OSError, tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as e:
+        # Headers about the next header, thousands of them in a row, are read by recursion.
+        why = "headers without end" if isinstance(e, RecursionError) else e
+        raise UserError(f"{path}: not readable as an uncompressed tar ({why}): unpack or download it again") from e
     return iter(rows)
 
 
@@ -160,7 +163,8 @@ def _rows(tar: tarfile.TarFile, base: int, stem: str) -> Iterator[Row]:
         shown = f"{stem}/{name}" if stem else name
         value = _value(tar, member) if not state else IMAGE
         offset = base + member.offset_data
-        rows.append((shown, offset, member.size, value, int(member.mtime), int(bool(stem)), state))
+        time = int(min(max(member.mtime, -_FAR), _FAR))
+        rows.append((shown, offset, member.size, value, time, int(bool(stem)), state))
     for row, target in links:
         rows[row] = _followed(rows, row, last.get(target.lstrip("/")))
     return iter(rows)
@@ -192,14 +196,20 @@ def _value(tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
 
 
 def _check_end(tar: tarfile.TarFile, path: Path) -> None:
-    """Where `tarfile` stopped, nothing but zeros may follow: else a header was unreadable, or another archive comes after.
+    """Where `tarfile` stopped, zeros follow, which mark the end, and nothing else.
 
     Raises:
-        tarfile.TarError: something follows.
+        tarfile.TarError: nothing follows: it was cut off behind a member, or its writer was stopped there; or something else
+            does: a header was unreadable, or another archive comes after.
     """
     file: Any = tar.fileobj
-    file.seek(tar.offset)
     at = tar.offset
+    file.seek(at)
+    if not file.read(1):
+        raise tarfile.ReadError(
+            f"{path.name} stops at byte {at:,} without an archive's end: more files may have followed"
+        )
+    file.seek(at)
     while block := file.read(2**20):
         if block.strip(b"\0"):
             first = at + len(block) - len(block.lstrip(b"\0"))

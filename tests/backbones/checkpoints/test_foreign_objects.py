@@ -257,6 +257,43 @@ def test_more_tensors_than_any_net_has_are_refused(tmp_path: Path) -> None:
         read_tensors(tmp_path / "x.safetensors")
 
 
+def test_of_two_tensors_of_one_name_none_is_taken(tmp_path: Path) -> None:
+    """The library takes the last."""
+    entry = '"a":{{"dtype":"{}","shape":[1],"data_offsets":[0,4]}}'
+    text = f"{{{entry.format('F32')},{entry.format('I32')}}}".encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"abcd")
+    with pytest.raises(UserError, match="key 'a' is there twice"):
+        read_tensors(tmp_path / "x.safetensors")
+
+
+def test_of_two_members_of_one_name_none_is_taken(tmp_path: Path) -> None:
+    """Readers of zips differ in which of them they take."""
+    torch.save({"model": STATE}, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(archive.namelist()[0], b"another")
+    with pytest.raises(UserError, match=r"x/data\.pkl is there twice in it"):
+        read_tensors(tmp_path / "x.pth")
+
+
+def test_of_two_shards_with_one_name_none_is_taken(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        save_tensors(tmp_path / f"{name}.safetensors", STATE)
+    places = {"a.weight": "1.safetensors", "a.bias": "2.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(UserError, match=r"is in 2\.safetensors and in a file before it"):
+        read_tensors(tmp_path)
+
+
+def test_a_member_that_claims_more_than_the_file_has_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": STATE}, tmp_path / "x.pth")
+    content = bytearray((tmp_path / "x.pth").read_bytes())
+    entry = content.rindex(b"/byteorder") - len("x") - 46  # in the list of members (APPNOTE.TXT, 4.3.12)
+    struct.pack_into("<II", content, entry + 20, 1 << 31, 1 << 31)
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(UserError, match="its members are larger than the file"):
+        read_tensors(tmp_path / "x.pth")
+
+
 def test_a_config_that_is_no_plain_file_is_not_passed_over(tmp_path: Path) -> None:
     save_tensors(tmp_path / "model.safetensors", STATE)
     os.mkfifo(tmp_path / "config.json")

@@ -56,6 +56,31 @@ def test_a_picture_bomb_is_refused_by_its_header(size: tuple[int, int]) -> None:
         image.load()
 
 
+def test_decoders_that_take_more_room_are_given_fewer_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.datasets.pictures.MOST_PIXELS", 12 * 12)
+    for kind in ("PNG", "JPEG2000"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (12, 8)).save(buffer, kind)
+        if kind == "PNG":
+            with open_picture(buffer.getvalue()):
+                continue
+        with pytest.raises(ValueError, match="12 x 8 pixels, more than"), open_picture(buffer.getvalue()):
+            pass
+
+
+def test_a_progressive_jpeg_of_endless_scans_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rindex(b"\xff\xda")
+    with open_picture(content) as image:
+        image.load()
+    (tmp_path / "x.jpg").write_bytes(content[:last] + content[last:-2] * 100 + content[-2:])
+    for source in (tmp_path / "x.jpg", (tmp_path / "x.jpg").read_bytes()):
+        with pytest.raises(ValueError, match="109 scans of a progressive JPEG"), open_picture(source):
+            pass
+
+
 def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.png")
     with pytest.raises(OSError, match="a FIFO"), open_picture(tmp_path / "x.png"):

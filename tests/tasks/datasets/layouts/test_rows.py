@@ -236,6 +236,25 @@ def test_a_damaged_header_is_an_error_with_its_offset(tmp_path: Path) -> None:
     assert f"damaged header at byte {offset:,}" in refusal(tmp_path)
 
 
+def test_an_archive_that_stops_behind_a_member_is_an_error(tmp_path: Path) -> None:
+    """As a download does that stopped there: what came after it is not known."""
+    path = layouts.write_tar(tmp_path / "train.tar", [(f"{c}/{i}.jpg", b"x") for c in "ab" for i in range(4)])
+    with tarfile.open(path) as tar:
+        end = tar.getmembers()[4].offset
+    os.truncate(path, end)
+    assert f"stops at byte {end:,} without an archive's end" in refusal(tmp_path)
+    path.write_bytes(path.read_bytes() + bytes(512))
+    assert len(opened(tmp_path).labels) == 4
+
+
+def test_headers_about_headers_without_end_are_an_error(tmp_path: Path) -> None:
+    about = tarfile.TarInfo("x")
+    about.type, about.size = tarfile.GNUTYPE_LONGNAME, 512
+    path = layouts.write_tar(tmp_path / "train.tar", [("a/0.jpg", b"x")])
+    path.write_bytes((about.tobuf(tarfile.GNU_FORMAT) + b"a" * 511 + b"\0") * 2000 + path.read_bytes())
+    assert "headers without end" in refusal(tmp_path)
+
+
 def test_one_archive_behind_another_is_an_error(tmp_path: Path) -> None:
     first = layouts.write_tar(tmp_path / "1.tar", [("a/1.jpg", b"1"), ("b/1.jpg", b"2")]).read_bytes()
     second = layouts.write_tar(tmp_path / "2.tar", [("a/2.jpg", b"3")]).read_bytes()
@@ -426,6 +445,23 @@ def parquet(path: Path, **columns: Any) -> None:
 
 
 IMAGES = [{"bytes": b"%d" % i, "path": f"{i}.jpg"} for i in range(4)]
+
+
+def test_parquet_that_comes_to_many_times_its_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry of a dictionary that every row names, and more rows than there are bytes for."""
+    monkeypatch.setattr("tasks.datasets.layouts.parquet._SLACK", 1 << 18)
+    monkeypatch.setattr("tasks.datasets.layouts.parquet._TEXT_SLACK", 1 << 18)
+    monkeypatch.setattr("tasks.datasets.layouts.parquet._FEW_ROWS", 1000)
+    rows = 500
+    pa = pytest.importorskip("pyarrow")
+    parquet(tmp_path / "pictures/train/0.parquet", image=[b"x" * 1024] * rows, label=[0, 1] * (rows // 2))
+    images = opened(tmp_path / "pictures")
+    with pytest.raises(UserError, match="image of a row group come to more than 0 MiB, many times what they take"):
+        images.encoded(0)
+    parquet(tmp_path / "labels/train/0.parquet", image=[b"x"] * rows, label=["a" * 1024] * rows)
+    assert "label of a row group come to more than" in refusal(tmp_path / "labels")
+    parquet(tmp_path / "rows/train/0.parquet", image=pa.nulls(10_000, pa.binary()), label=[0] * 10_000)
+    assert "claims 10,000 rows, more than a file of its size can hold" in refusal(tmp_path / "rows")
 
 
 def test_two_generations_of_parquet_are_refused(tmp_path: Path) -> None:
