@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from backbones.atomic import json_text
-from mae_bench.common.text import visible
+from mae_bench.common.terminal import columns, shown_on, width_of
 
 Overrides = Annotated[
     list[str] | None,
@@ -121,20 +121,15 @@ def include(folders: list[Path] | None) -> None:
 
 def print_lines(lines: Iterable[str], err: bool = False) -> None:
     """Each as one line, to stderr with `err`: what files and people name cannot steer a terminal or begin a line of its own."""
+    stream = sys.stderr if err else sys.stdout
     for line in lines:
-        print(visible(line), file=sys.stderr if err else sys.stdout)
+        print(shown_on(stream, line), file=stream)
 
 
 def print_rows(rows: list[dict[str, str]]) -> None:
-    """Aligned columns, plain text; a terminal gets them as wide as they are."""
-    if not rows:
-        return
-    headings = list(rows[0])
-    rows = [{h: visible(text) for h, text in row.items()} for row in rows]
-    widths = {h: max(len(h), *(len(r[h]) for r in rows)) for h in headings}
-    print("  ".join(h.ljust(widths[h]) for h in headings).rstrip())
-    for row in rows:
-        print("  ".join(row[h].ljust(widths[h]) for h in headings).rstrip())
+    """Aligned columns, plain text; a terminal gets them no wider than it is."""
+    for lines in columns(rows, width_of(sys.stdout)) if rows else []:
+        print("\n".join(lines))
 
 
 def print_json(content: Any) -> None:

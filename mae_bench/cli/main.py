@@ -23,7 +23,7 @@ from mae_bench.cli.common import Debug, Quiet, Verbs, add_verb, debugging, set_d
 from mae_bench.common.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 from mae_bench.common.library_warnings import library_warnings_kept
 from mae_bench.common.signals import stop_signals
-from mae_bench.common.text import visible
+from mae_bench.common.terminal import shown_on
 
 app = typer.Typer(
     name="mae-bench",
@@ -134,7 +134,7 @@ def _run_app() -> None:
 def _leave(code: int, text: str) -> None:
     if debugging():
         traceback.print_exc()
-    print(visible(text), file=sys.stderr)
+    print(shown_on(sys.stderr, text), file=sys.stderr)
     sys.exit(code)
 
 

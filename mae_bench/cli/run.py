@@ -216,7 +216,7 @@ def _show_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
     print_lines((f"note: {note}" for note in outcome.notes), err=True)
     if outcome.failures or outcome.not_run:
         typed = shlex.join(["mae-bench", *sys.argv[1:]])
-        print_lines([f"again, with what is done kept, once the cause is mended: {typed}"], err=True)
+        print_lines(["again, with what is done kept, once the cause is mended:", f"  {typed}"], err=True)
     failures = {name: f"{said}{_log(name, out)}" for name, said in outcome.failures.items()}
     for what, jobs in (("queued", outcome.queued), ("not run", outcome.not_run), ("failed", failures)):
         print_lines((f"{what}: {name}: {said}" for name, said in jobs.items()), err=True)

@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from mae_bench.cli.common import Json, print_json, print_lines, print_rows
+from mae_bench.common.terminal import columns
 from mae_bench.common.text import duration, visible
 from mae_bench.jobs.status import UNDER_WAY, JobStatus, collect, progress, summary
 from mae_bench.records.groups import shown_metrics
@@ -50,23 +50,19 @@ def watch_jobs(folder: Path, console: Console) -> list[JobStatus]:
     jobs = collect(folder)
     if not console.is_terminal:
         return _watch_plain(folder, console, jobs)
-    with Live(table(jobs), console=console, auto_refresh=False) as live:
+    with Live(table(jobs, console.width), console=console, auto_refresh=False) as live:
         while any(job.state in UNDER_WAY for job in jobs):
             time.sleep(_REFRESH_SECONDS)
             jobs = collect(folder)
-            live.update(table(jobs), refresh=True)
+            live.update(table(jobs, console.width), refresh=True)
     return jobs
 
 
-def table(jobs: Sequence[JobStatus]) -> Table:
-    """The jobs as rich draws them; text of runs is no markup."""
-    shown = Table(caption=summary(jobs), caption_justify="left", expand=False)
-    for heading in rows([JobStatus("", "left")])[0]:
-        right = heading in ("images/s", "left", "step")
-        shown.add_column(heading, justify="right" if right else "left", overflow="fold", no_wrap=right)
-    for job, cells in zip(jobs, rows(jobs), strict=True):
-        shown.add_row(*(escape(visible(text)) for text in cells.values()), style=_COLOURS.get(job.state))
-    return shown
+def table(jobs: Sequence[JobStatus], width: int) -> Text:
+    """The jobs in lines of a terminal of `width` characters, in the colours of their states."""
+    heading, *lines = columns(rows(jobs), width)
+    drawn = [("\n".join(each), _COLOURS.get(job.state, "")) for job, each in zip(jobs, lines, strict=True)]
+    return Text("\n").join(Text(*each) for each in [("\n".join(heading), "bold"), *drawn, (summary(jobs), "")])
 
 
 def _watch_plain(folder: Path, console: Console, jobs: list[JobStatus]) -> list[JobStatus]:
@@ -103,7 +99,7 @@ def status(
     elif watch:
         print_lines([summary(watch_jobs(folder, console))])
     elif console.is_terminal:
-        console.print(table(collect(folder)))
+        console.print(table(collect(folder), console.width), soft_wrap=True)
     else:
         jobs = collect(folder)
         print_rows(rows(jobs))

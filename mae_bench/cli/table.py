@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from backbones.atomic import check_writable, write_bytes
 from backbones.errors import UserError
 from mae_bench.cli.common import print_lines
+from mae_bench.common.terminal import width_of
 
 
 def table(
@@ -29,15 +31,18 @@ def table(
     from mae_bench.records.record import find
     from mae_bench.tables import build
     from mae_bench.tables.formats.files import choose_format, contents
+    from mae_bench.tables.formats.markdown import markdown
 
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder")
     fmt = choose_format(fmt, out)
     if out is not None:
         check_writable(out)
-    content = contents(build(name, find(runs), runs_dir=runs), fmt)
-    if out is None:
-        print(content.decode(), end="")
-    else:
-        write_bytes(out, content)
+    built = build(name, find(runs), runs_dir=runs)
+    if out is not None:
+        write_bytes(out, contents(built, fmt))
         print_lines([str(out)])
+    elif fmt == "md":
+        print_lines(markdown(built, width_of(sys.stdout)).splitlines())
+    else:
+        print(contents(built, fmt).decode(), end="")

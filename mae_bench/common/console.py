@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from accelerate import PartialState
 
 from mae_bench.common.rendezvous import join
-from mae_bench.common.text import visible
+from mae_bench.common.terminal import shown_on
 from tasks.progress import console
 
 __all__ = ["console", "place_in_plan", "processes", "say"]
@@ -32,11 +32,11 @@ def processes() -> PartialState:
     state = join()
     if ignored and state.is_main_process:
         told = f"ignored from the environment: {', '.join(ignored)}: how a run computes is said by its recipe and --set train.…"
-        console.print(told, style="yellow", markup=False, soft_wrap=True)
+        console.print(shown_on(console.file, told), style="yellow", markup=False, soft_wrap=True)
     return state
 
 
 def say(text: str, style: str | None = None) -> None:
     """A line on stderr, from the main process only."""
     if processes().is_main_process:
-        console.print(visible(text), style=style, markup=False, soft_wrap=True)
+        console.print(shown_on(console.file, text), style=style, markup=False, soft_wrap=True)

@@ -33,7 +33,8 @@ def display(out: Path) -> Iterator[Callable[[Container[str]], None]]:
             if time.monotonic() - drawn < every:
                 return
             drawn = time.monotonic()
-            text = "\n".join(lines(collect(out), started))
+            width = console.width if console.is_terminal else None
+            text = "\n".join(lines(collect(out), started, width))
             if console.is_terminal:
                 live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
             else:
@@ -42,12 +43,18 @@ def display(out: Path) -> Iterator[Callable[[Container[str]], None]]:
         yield tick
 
 
-def lines(jobs: Sequence[JobStatus], started: Container[str]) -> list[str]:
-    """A line for each of the jobs started, such as ``linear/…-s0  20/160  12 %  45 s left``, then ``3 done, 2 running``."""
+def lines(jobs: Sequence[JobStatus], started: Container[str], width: int | None = None) -> list[str]:
+    """A line for each of the jobs started, such as ``linear/…-s0  20/160  12 %  45 s left``, then ``3 done, 2 running``.
+
+    Where `width` is too small the end of a job's name goes.
+    """
     now = [replace(job, state="running") if job.name in started and job.state != "done" else job for job in jobs]
-    return [*(_line(job) for job in now if job.state == "running"), summary(now)]
+    return [*(_line(job, width) for job in now if job.state == "running"), summary(now)]
 
 
-def _line(job: JobStatus) -> str:
+def _line(job: JobStatus, width: int | None) -> str:
     left = [f"{duration(job.seconds_left)} left"] if job.seconds_left else []
-    return "  ".join([visible(job.name), *progress(job), *left])
+    facts = "".join(f"  {fact}" for fact in [*progress(job), *left])
+    name = visible(job.name)
+    room = len(name) if width is None else max(1, width - len(facts))
+    return (name if len(name) <= room else f"{name[: room - 1]}…") + facts

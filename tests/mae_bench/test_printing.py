@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import io
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,12 @@ from rich.console import Console
 from mae_bench import cli
 from mae_bench.cli.common import print_lines
 from mae_bench.cli.run import _show_outcome
+from mae_bench.common.console import say
 from mae_bench.launchers.base import Outcome
+from mae_bench.tables import build, names
+from mae_bench.tables.formats.markdown import markdown
 from tasks.progress import progress
+from tests.conftest import Result
 from tests.mae_bench.made_records import make
 
 HOSTILE = "a/\x1b[2J\n::error::x.png"
@@ -27,7 +33,10 @@ def test_lines_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.err == "a/\\x1b[2J\\n::error::x.png\n"
 
 
-def test_what_went_wrong_with_jobs_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_went_wrong_with_jobs_is_shown_and_not_obeyed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mae-bench", "run"])
     outcome = Outcome(records=[], failures={HOSTILE: HOSTILE}, not_run={HOSTILE: HOSTILE}, notes=[HOSTILE])
     _show_outcome(outcome, Path("runs"), as_json=False)
     shown = capsys.readouterr().err
@@ -35,15 +44,58 @@ def test_what_went_wrong_with_jobs_is_shown_and_not_obeyed(capsys: pytest.Captur
     assert [line.partition(":")[0] for line in shown.splitlines()] == [
         "note",
         "again, with what is done kept, once the cause is mended",
+        "  mae-bench run",
         "not run",
         "failed",
     ]
 
 
+@pytest.mark.parametrize(
+    "line", ["list tasks", "list suites", "list tables", "list recipes", "list encoders", "table table3"]
+)
+def test_nothing_is_wider_than_a_terminal_and_a_pipe_gets_whole_lines(
+    cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str
+) -> None:
+    words = [*line.split(), *(["--runs", tmp_path] if line.startswith("table") else [])]
+    monkeypatch.setenv("COLUMNS", "80")
+    piped = cli(*words).out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    shown = cli(*words).out
+    assert max(map(len, piped.splitlines())) > 80 >= max(map(len, shown.splitlines()))
+    for word in {"list": piped.split("\n", 1)[1].split(), "table": ["Mask", "ViT-L"]}[words[0]]:
+        assert word in shown
+
+
+def test_blocks_of_every_table_fit_80_characters() -> None:
+    for table in (build(name, []) for name in names()):
+        grids = [line for line in markdown(table, 80).splitlines() if line.startswith("|")]
+        assert max(map(len, grids), default=0) <= 80, table.name
+
+
+def test_progress_and_errors_fit_a_terminal_too(
+    cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    say("data embedded: " + "train 2,000 of 2,000 images; " * 5)
+    assert capsys.readouterr().err.splitlines() == [
+        "data embedded: train 2,000 of 2,000 images; train 2,000 of 2,000 images; train",
+        "  2,000 of 2,000 images; train 2,000 of 2,000 images; train 2,000 of 2,000",
+        "  images;",
+    ]
+    said = cli("list", "recipes", "finetune/vit_huge_patch14_imagenett").err.splitlines()
+    assert max(map(len, said)) <= 80
+    assert len(said) > 1
+
+
 def test_verbs_print_texts_by_these_functions_alone() -> None:
     """Else a name in a record or a checkpoint reaches the terminal as it is; what is left out escapes by itself."""
     out = {"common.py", "main.py"}
-    escaped = {"table.py: content.decode()", "speed.py: render(table2_of(measured), 'md')", "check.py: line"}
+    escaped = {
+        "table.py: contents(built, fmt).decode()",
+        "speed.py: render(table2_of(measured), 'md')",
+        "check.py: line",
+    }
     found = set()
     for path in Path(cli.__file__).parent.glob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
@@ -74,7 +126,8 @@ def test_a_failure_says_where_to_read_on_and_how_to_run_it_again(
     )
     shown = capsys.readouterr()
     assert shown.err.splitlines() == [
-        f"again, with what is done kept, once the cause is mended: mae-bench run --suite smoke --out '{out}'",
+        "again, with what is done kept, once the cause is mended:",
+        f"  mae-bench run --suite smoke --out '{out}'",
         f"failed: linear-s0: no figure (log: {out}/linear-s0-1/log.jsonl)",
     ]
     assert "table table12" in shown.out

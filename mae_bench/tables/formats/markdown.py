@@ -10,14 +10,14 @@ from mae_bench.tables.formats.text_grid import blocks, grid, notes, sources, stu
 from mae_bench.tables.table import Table
 
 
-def markdown(table: Table) -> str:
-    """The grid of the table (of each part), with notes and sources below."""
+def markdown(table: Table, width: int | None = None) -> str:
+    """The grid of the table (of each part) in blocks of `width` characters (`text_grid.blocks`), notes and sources below."""
     lines = [f"### {escape(table.title)}", ""]
     for part in table.parts or (table,):
         if part is not table:
             lines += [f"**{escape(part.title)}**", ""]
         escaped = [[escape(text) for text in line] for line in grid(part)]
-        for block in blocks(part, escaped):
+        for block in blocks(part, escaped, width):
             lines += [*_pipe_table(block, stubs(part)), ""]
     lines += [f"- {escape(note)}" for note in notes(table)]
     lines += [f"- published figures, {escape(key)}: {escape(text)}" for key, text in sources(table).items()]

@@ -127,26 +127,26 @@ def stubs(table: Table) -> int:
     return 3 if table.subject else 2
 
 
-def blocks(table: Table, lines: Sequence[Sequence[str]]) -> list[Grid]:
-    """The lines of the whole table if WIDTH allows, else blocks of columns, the paper's apart from ours.
+def blocks(table: Table, lines: Sequence[Sequence[str]], width: int | None = None) -> list[Grid]:
+    """The lines of the whole table if `width` (default WIDTH) allows, else blocks of columns, the paper's apart from ours.
 
     In a block lines without any figure are left out.
     """
     left = stubs(table)
     found = []
-    for columns in _columns(table, lines):
+    for columns in _columns(table, lines, width or WIDTH):
         header, *body = [[line[i] for i in columns] for line in lines]
         found.append([header, *(line for line in body if any(text != MISSING for text in line[left:]))])
     return found
 
 
-def _columns(table: Table, lines: Sequence[Sequence[str]]) -> list[list[int]]:
+def _columns(table: Table, lines: Sequence[Sequence[str]], width: int) -> list[list[int]]:
     widths = [max(len(line[i]) for line in lines) + 3 for i in range(len(lines[0]))]
-    if sum(widths) + 1 <= WIDTH:
+    if sum(widths) + 1 <= width:
         return [list(range(len(widths)))]
     left = stubs(table)
     names = list(range(left))
-    room = WIDTH - 1 - sum(widths[:left])
+    room = width - 1 - sum(widths[:left])
     found: list[list[int]] = []
     for ours in (False, True):
         columns = [i for i, column in enumerate(table.columns, start=left) if column.in_paper != ours]

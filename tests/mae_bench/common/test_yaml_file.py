@@ -96,7 +96,7 @@ def test_numbers_are_those_of_yaml_1_2_and_small_anchors_work(text: str, value: 
 
 
 @given(st.text(max_size=60))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     try:
         parse_yaml(text, "here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,5 @@ def test_a_line_for_each_job_that_was_started() -> None:
         JobStatus("d", "left"),
     ]
     assert live.lines(jobs, {"b", "c"}) == ["b  20/160  12 %  45 s left", "c", "1 done, 2 running, 1 left"]
+    narrow = [replace(jobs[1], name="linear/of_an_encoder")]
+    assert live.lines(narrow, (), 40)[0] == "linear/of_an_e…  20/160  12 %  45 s left"
