@@ -622,7 +622,10 @@ def _resized(
     size = (2 * grid[0] - 1, 2 * grid[1] - 1)
     for name, table in state.items():
         if name.endswith(".rel_bias"):
-            resized[name] = resize_rel_pos_bias_table(table, grid, (len(table), *size))
+            new = (len(table), *size)
+            resized[name] = resize_rel_pos_bias_table(table, grid, new).reshape(
+                new
+            )  # timm < 1.0.31 joins heads and rows
     return resized
 
 

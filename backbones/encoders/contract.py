@@ -64,7 +64,8 @@ class Encoder(nn.Module):
         self.preprocessing = preprocessing
         self.img_size = img_size or preprocessing.img_size
         timms: Any = net
-        info = timms.feature_info  # a list of dicts, or timm's `FeatureInfo` around one
+        # A list of dicts, or timm's `FeatureInfo` around one; timm < 1.0.31 has none of nets that give no maps.
+        info = getattr(timms, "feature_info", [])
         self.stages = [Stage(f["num_chs"], f["reduction"]) for f in getattr(info, "info", info)]
         self.width = int(timms.num_features)
         self.class_token = _has_class_token(net)

@@ -100,7 +100,7 @@ def test_what_a_baseline_was_taken_from_holds_against_it(
     assert (verdict.code, verdict.counts) == (0, {"holds": 2})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(min_size=1, max_size=200))
 @example("0\x85")  # NEL, which YAML takes for the end of a line
 @example("it's \x85: # a b")

@@ -215,7 +215,7 @@ def test_text_file(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @given(content=st.binary(max_size=200))
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"bytes.{suffix}"
     path.write_bytes(content)

@@ -36,7 +36,7 @@ PLAIN = st.recursive(
 
 
 @given(content=PLAIN, protocol=st.sampled_from(range(6)))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_plain_data_is_what_python_reads(content: Any, protocol: int) -> None:
     assert read(pickle.dumps(content, protocol)) == pickle.loads(pickle.dumps(content, protocol))
 

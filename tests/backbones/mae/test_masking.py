@@ -30,7 +30,7 @@ sizes = st.tuples(st.integers(1, 4), st.integers(1, 60), st.floats(0.0, 0.99))
 
 
 @given(sizes)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_kept_and_masked_are_a_permutation_that_ids_restore_undoes(size: tuple[int, int, float]) -> None:
     batch, patches, ratio = size
     masking = random_masking(batch, patches, ratio)
@@ -43,7 +43,7 @@ def test_kept_and_masked_are_a_permutation_that_ids_restore_undoes(size: tuple[i
 
 
 @given(sizes)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_mask_is_one_on_the_masked_patches_and_the_same_number_in_every_image(size: tuple[int, int, float]) -> None:
     batch, patches, ratio = size
     masking = random_masking(batch, patches, ratio)
@@ -93,7 +93,7 @@ grids = st.tuples(st.integers(1, 14), st.integers(1, 14))
 
 
 @given(st.integers(1, 4), grids, st.floats(0.01, 0.99))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_blocks_mask_the_same_number_in_every_image_and_lose_no_patch(
     batch: int, grid: tuple[int, int], ratio: float
 ) -> None:

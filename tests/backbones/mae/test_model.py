@@ -97,7 +97,7 @@ def test_loss_and_every_gradient_equal_official(
 
 
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_unpatchify_inverts_patchify(batch: int, rows: int, columns: int, patch: int) -> None:
     pixels = torch.randn(batch, 3, rows * patch, columns * patch)
     patches = patchify(pixels, patch)

@@ -26,7 +26,7 @@ def randomise_tables(model: nn.Module) -> None:
 
 
 @given(st.integers(1, 3), st.integers(1, 11), st.integers(1, 11), st.tuples(st.integers(1, 5), st.integers(1, 5)))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_unpartition_inverts_partition_on_any_grid(
     batch: int, rows: int, columns: int, window: tuple[int, int]
 ) -> None:
@@ -86,7 +86,7 @@ def test_last_block_of_each_quarter_is_global_by_default() -> None:
     "kwargs", [{}, {"window_size": 3, "rel_pos": True}, {"rel_pos_bias": True, "class_token": True}]
 )
 @given(height=st.integers(8, 60), width=st.integers(8, 60))
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 def test_map_covers_an_image_of_any_size(kwargs: dict[str, object], height: int, width: int) -> None:
     (out,) = build(**kwargs)(torch.randn(1, 3, height, width))
     assert out.shape == (1, 128, -(-height // 8), -(-width // 8))

@@ -29,7 +29,7 @@ def test_first_half_of_the_channels_is_the_column() -> None:
 
 
 @given(grids, st.sampled_from([4, 12, 64]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_positions_differ_from_each_other_and_prefix_is_zero(grid: tuple[int, int], width: int) -> None:
     pos = sincos_2d(width, grid, prefix_tokens=2)
     assert pos[:, :2].abs().sum() == 0
@@ -43,14 +43,14 @@ def test_width_must_be_a_multiple_of_four() -> None:
 
 
 @given(grids)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_resampling_to_the_same_grid_changes_nothing(grid: tuple[int, int]) -> None:
     pos = torch.randn(1, grid[0] * grid[1], 5)
     assert torch.equal(resample_grid(pos, grid, grid), pos)
 
 
 @given(grids, grids)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_resampling_keeps_constants_and_orientation(old: tuple[int, int], new: tuple[int, int]) -> None:
     value = torch.randn(7)
     constant = value.expand(1, old[0] * old[1], 7)

@@ -50,7 +50,7 @@ def test_cosine_with_warmup_equals_official_at_every_step(golden: dict[str, Any]
     factor=st.floats(0, 1),
     min_lr=st.floats(0, 1e-4),
 )
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_rate_stays_in_bounds_grows_in_warmup_and_falls_after_it(
     name: str, iterations: int, warmup: int, factor: float, min_lr: float
 ) -> None:

@@ -34,7 +34,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert torch.load(path, weights_only=True)["progress"] == STATE["progress"]  # a plain file of torch's as well
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_flipped_bit_and_no_cut_goes_unnoticed(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

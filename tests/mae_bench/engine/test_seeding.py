@@ -37,7 +37,7 @@ shapes = st.tuples(st.integers(1, 60), st.integers(1, 6), st.sampled_from([1, 2,
 
 
 @given(shapes)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_an_epoch_over_all_processes_has_no_image_twice(shape: tuple[int, int, int, int]) -> None:
     images, share, world, seed = shape
     batch = share * world
@@ -52,7 +52,7 @@ def test_an_epoch_over_all_processes_has_no_image_twice(shape: tuple[int, int, i
 
 
 @given(shapes, st.one_of(st.none(), st.integers(1, 6)))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_processes_and_accumulation_change_nothing(shape: tuple[int, int, int, int], micro: int | None) -> None:
     images, share, world, seed = shape
     batch = share * world
@@ -63,7 +63,7 @@ def test_processes_and_accumulation_change_nothing(shape: tuple[int, int, int, i
 
 
 @given(shapes, st.integers(0, 12), st.integers(0, 12), st.one_of(st.none(), st.integers(1, 6)))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_plan_begun_later_goes_on_as_the_whole_one(
     shape: tuple[int, int, int, int], start: int, length: int, micro: int | None
 ) -> None:
@@ -75,7 +75,7 @@ def test_a_plan_begun_later_goes_on_as_the_whole_one(
 
 
 @given(shapes, st.one_of(st.none(), st.integers(1, 8)))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_micro_batch_is_the_largest_allowed_that_divides_the_share(
     shape: tuple[int, int, int, int], micro: int | None
 ) -> None:

@@ -112,7 +112,7 @@ def test_bad_override_is_named(override: str, parts: list[str]) -> None:
 
 
 @given(st.text(max_size=20), st.text(max_size=12))
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 def test_any_override_is_taken_or_refused_in_one_line(key: str, value: str) -> None:
     for override in (f"{key}={value}", f"data.root={value}"):
         try:

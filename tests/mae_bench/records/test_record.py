@@ -142,7 +142,7 @@ def test_a_reader_of_the_old_record_never_sees_the_new_one_half_written(tmp_path
         assert reader.read() == text  # the file was replaced, not written over
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(0, 0.9999))
 def test_a_torn_file_is_named(tmp_path_factory: pytest.TempPathFactory, share: float) -> None:
     folder = tmp_path_factory.mktemp("torn")

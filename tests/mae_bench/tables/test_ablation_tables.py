@@ -249,7 +249,7 @@ def test_records_from_before_pretraining_was_noted_are_read(tmp_path: Path) -> N
 ratios = st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.55])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.dictionaries(ratios, st.floats(0, 100), min_size=1))
 def test_each_ratio_goes_to_its_row_of_figure_5(figures: dict[float, float]) -> None:
     table = tables.build("fig5", [run(top1, mask_ratio=ratio) for ratio, top1 in figures.items()])

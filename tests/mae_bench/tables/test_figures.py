@@ -114,7 +114,7 @@ names = st.text(
 )
 
 
-@settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=4, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(names.filter(str.strip))
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_names_from_records_are_drawn_as_they_are(name: str) -> None:

@@ -108,7 +108,7 @@ texts = st.text(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(texts.filter(lambda text: bool(plain(text))))
 def test_text_from_records_is_text_in_html(text: str) -> None:
     parsed = Page(tables.render(tables.build("table3", [make(text)]), "html"))
@@ -149,7 +149,7 @@ def test_every_table_compiles(tmp_path: Path) -> None:
 
 
 @needs_pdflatex
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=40, max_size=40))
 def test_any_text_compiles(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     folder = tmp_path_factory.mktemp("any")

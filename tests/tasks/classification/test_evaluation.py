@@ -65,7 +65,7 @@ def test_with_fewer_than_five_classes_top5_is_certain() -> None:
 
 
 @given(count=st.integers(1, 30), size=st.integers(1, 7), processes=st.integers(1, 4), classes=st.integers(2, 9))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_shards_give_what_the_whole_gives(count: int, size: int, processes: int, classes: int) -> None:
     model = Fixed(torch.randn(count, classes), torch.randint(0, classes, (count,)))
     whole, _ = evaluate(model, [slice(0, count)], classes)

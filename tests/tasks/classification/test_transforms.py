@@ -57,7 +57,7 @@ def test_tf_crops_draw_the_official_boxes() -> None:
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.floats(0.01, 1), st.integers(0, 99))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_tf_crops_lie_inside_the_image(width: int, height: int, low: float, number: int) -> None:
     torch.manual_seed(number)
     top, left, h, w = RandomResizedCropTF(8, (low, 1.0)).box(width, height)

@@ -178,7 +178,7 @@ def test_rows_below_the_crop_are_not_decoded() -> None:
 
 
 @given(st.integers(1, 60), st.integers(1, 3000), st.integers(1, 3000), st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_reduction_never_enlarges_and_stays_inside(size: int, width: int, height: int, draw: Any) -> None:
     h, w = draw.draw(st.integers(1, height)), draw.draw(st.integers(1, width))
     box = draw.draw(st.integers(0, height - h)), draw.draw(st.integers(0, width - w)), h, w
@@ -208,7 +208,7 @@ def test_a_reduced_crop_looks_as_the_whole_ones(scale: int, levels: float, decod
 
 
 @given(st.integers(20, 400), st.integers(20, 400), st.integers(8, 224))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_resize_is_pils_but_for_rounding(width: int, height: int, size: int) -> None:
     image = photo(width, height)
     box = (height // 8, width // 9, height // 2, width // 3)
@@ -253,7 +253,7 @@ def test_grey_is_rgb(decoder: str) -> None:
 
 
 @given(st.binary(max_size=300), st.integers(0, 299))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_damaged_headers_are_an_error_or_none(noise: bytes, at: int) -> None:
     good = jpeg(photo(16, 16))
     crop = RandomCrop(lambda width, height: (0, 0, min(height, 64), min(width, 64)), 8, torch.nn.Identity())

@@ -193,7 +193,7 @@ def test_uncompressed_run_lengths_are_compressed(coco: Path) -> None:
         lambda rows: len({len(row) for row in rows}) == 1
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_compressed_run_lengths_cover_the_image(rows: list[list[bool]]) -> None:
     mask = np.asfortranarray(rows, np.uint8)
     assert runs_total(run_length.encode(mask)["counts"]) == mask.size

@@ -68,7 +68,7 @@ def test_an_example_by_hand() -> None:
 
 
 @given(chunk=st.integers(1, 2 * N), block=st.integers(1, 2 * Q), seed=st.integers(0, 50))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_chunks_of_either_side_change_nothing(chunk: int, block: int, seed: int) -> None:
     train, labels, queries = random_set(seed)
     whole = NearestNeighbours(train, labels, CLASSES, [1, 5, 20], chunk=N)

@@ -46,7 +46,7 @@ def mmseg_metrics(pairs: Pairs) -> dict[str, float]:
     return metric.compute_metrics(metric.results)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
 def test_metrics_equal_those_of_mmseg(seed: int) -> None:
     pairs = random_pairs(seed)

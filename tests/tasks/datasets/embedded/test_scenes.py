@@ -93,7 +93,7 @@ def test_masks_of_a_scene_do_not_share_pixels_and_cover_just_the_ink(pools: dict
     assert shared_boxes > 10
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14))))
 def test_polygons_give_exactly_the_mask_back(mask: np.ndarray) -> None:
     rings = polygons(mask)
