@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from mae_bench.engine.sampler import BatchPlan, BatchSampler, SeededDataset
 from mae_bench.engine.trainer import Trainer
-from tasks.datasets.loading import CollateOrFail, in_time, leave_signals_to_parent, raise_if_failed
+from tasks.datasets.loading import CollateOrFail, begin_worker, in_time, raise_if_failed
 
 
 def steps(trainer: Trainer, dataset: Any, start: int, stop: int) -> Generator[tuple[int, list[Any]], None, None]:
@@ -24,7 +24,7 @@ def steps(trainer: Trainer, dataset: Any, start: int, stop: int) -> Generator[tu
         collate_fn=CollateOrFail(trainer.task.collate()),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=begin_worker,
         timeout=train.worker_timeout if workers else 0,
         pin_memory=trainer.accelerator.device.type == "cuda",
     )

@@ -25,9 +25,9 @@ from tasks import metric, registry
 from tasks.base import Evaluator, Task
 from tasks.datasets.loading import (
     CollateOrFail,
+    begin_worker,
     dead_workers_explained,
     in_time,
-    leave_signals_to_parent,
     raise_if_failed,
 )
 
@@ -153,7 +153,7 @@ def _loader(task: Task[Any], dataset: Any, mine: range, size: int, accelerator: 
         sampler=[(i, derive(task.recipe.seed, "evaluation", i)) for i in mine],
         collate_fn=CollateOrFail(task.collate()),
         num_workers=train.workers,
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=begin_worker,
         timeout=train.worker_timeout if train.workers else 0,
         pin_memory=accelerator.device.type == "cuda",
     )

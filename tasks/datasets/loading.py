@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -62,11 +65,33 @@ def raise_if_failed(batch: Any) -> Any:
     return batch
 
 
-def leave_signals_to_parent(_: int) -> None:
-    """For data workers: Ctrl-C and `timeout` signal the whole process group, and only the loop should act on it."""
+def begin_worker(_: int) -> None:
+    """For data workers: signals are the parent's, and what a worker cannot hand on, it tells by leaving.
+
+    Ctrl-C and `timeout` signal the whole process group, and only the loop should act on it. An error behind a worker's back, in
+    the threads that hand batches over, Python prints and forgets; the parent would wait for the batch for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    sys.excepthook = lambda _kind, error, _trace: _leave(error)  # multiprocessing.resource_sharer calls it
+    threading.excepthook = lambda args: _leave(args.exc_value)
+    # Of the queue's thread, and of the worker's own loop.
+    traceback.print_exc = lambda *_, **__: _leave(sys.exc_info()[1])
+
+
+def _leave(error: BaseException | None) -> None:
+    """Ends this worker with an exit code that `explain_dead_worker` knows; a parent that closed its ears is no error."""
+    if not isinstance(error, (EOFError, ConnectionError)):
+        number = _want(error)
+        os._exit(1 if number is None else _WANTING + number)
+
+
+def _want(error: BaseException | None) -> int | None:
+    """The number of `_WANTS` that an error of Python, or of torch, is about."""
+    if isinstance(error, OSError) and error.errno in _WANTS:
+        return error.errno
+    return next((number for number in _WANTS if os.strerror(number) in str(error)), None)
 
 
 def in_time(loader: DataLoader[T]) -> Iterator[T]:
@@ -91,6 +116,7 @@ class NoMeans(RuntimeError):
     """Data workers cannot be started or heard for want of descriptors, processes, memory or room in /dev/shm."""
 
 
+_WANTING = 128  # with the error's number: the exit code of a worker that lacks what it needs to hand its batches on
 _WANTS = {
     errno.EMFILE: "raise `ulimit -n`",
     errno.ENFILE: "give the system more descriptors (fs.file-max)",
@@ -106,15 +132,22 @@ def _means_for_workers(loader: DataLoader[Any]) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as e:
-        number = (
-            e.errno if isinstance(e, OSError) else errno.EMFILE if str(e).startswith("Too many open files") else None
-        )
-        if number not in _WANTS or not loader.num_workers:
+        number = _want(e)
+        if number is None or not loader.num_workers:
             raise
-        # torch's iterator, half made, would fail once more when it is deleted.
-        _MultiProcessingDataLoaderIter._shutdown = True
-        why = e.strerror if isinstance(e, OSError) else "Too many open files"
-        raise NoMeans(f"data workers cannot be used ({why}): {_WANTS[number]}, or set train.workers=0") from e
+        for half_made in _iterators(e):  # would fail once more when it is deleted
+            half_made._shutdown = True
+        raise NoMeans(_no_means(number)) from e
+
+
+def _iterators(error: BaseException) -> Iterator[_MultiProcessingDataLoaderIter]:
+    """Those of torch in which an error arose."""
+    frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    yield from (each for each in frames if isinstance(each, _MultiProcessingDataLoaderIter))
+
+
+def _no_means(number: int) -> str:
+    return f"data workers cannot be used ({os.strerror(number)}): {_WANTS[number]}, or set train.workers=0"
 
 
 @contextmanager
@@ -164,13 +197,23 @@ def explain_dead_worker(error: Exception) -> str | None:
         return None
     how = re.search(r"killed by signal: ([^.]+)\.", text)
     if how is None:
-        status = re.search(r"exit code (-?\d+)", text)
-        if status:
-            return f"data worker (pid {pid[1]}) left with exit code {status[1]}: set train.workers=0 to see why"
+        code = _exit_code(error, text)
+        if code - _WANTING in _WANTS:
+            return _no_means(code - _WANTING)
+        if code:
+            return f"data worker (pid {pid[1]}) left with exit code {code}: set train.workers=0 to see why"
         # What torch says when it finds the worker gone before the system's report comes to it.
         return f"data worker (pid {pid[1]}) was ended unexpectedly, {_CAUSES['Killed']}; dmesg says whether it was"
     cause = _CAUSES.get(how[1], "set train.workers=0 to see why")
     return f"data worker (pid {pid[1]}) was ended by a signal ({how[1]}), {cause}"
+
+
+def _exit_code(error: Exception, text: str) -> int:
+    """Of the worker that an error tells of; 0 where a signal ended it, or nothing is known."""
+    if found := re.search(r"exit code (-?\d+)", text):
+        return int(found[1])
+    codes = [worker.exitcode for each in _iterators(error) for worker in getattr(each, "_workers", [])]
+    return next((code for code in codes if code is not None and code > 0), 0)
 
 
 def _reported_death() -> RuntimeError | None:

@@ -15,8 +15,8 @@ from backbones.vit.attention import choose_attention
 from tasks.datasets.loading import (
     CollateOrFail,
     SampleOrFailed,
+    begin_worker,
     dead_workers_explained,
-    leave_signals_to_parent,
     raise_if_failed,
 )
 from tasks.datasets.transforms import normalise
@@ -53,7 +53,7 @@ def feature_batches(
         sampler=rows,
         collate_fn=CollateOrFail(default_collate),
         num_workers=workers,
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=begin_worker,
         pin_memory=device.type == "cuda",
     )
     encoder.to(device).eval()

@@ -11,10 +11,11 @@ import time
 from typing import Any
 
 import pytest
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.errors import RunFailed
-from tasks.datasets.loading import dead_workers_explained, explain_dead_worker, in_time, leave_signals_to_parent
+from tasks.datasets.loading import begin_worker, dead_workers_explained, explain_dead_worker, in_time
 
 
 class Deadly(Dataset[Any]):
@@ -37,7 +38,7 @@ class Deadly(Dataset[Any]):
 
 def read(how: signal.Signals | None, **options: Any) -> None:
     with dead_workers_explained(), dead_workers_explained():  # as a job does it, and why twice: `mae_bench.jobs`
-        for _ in DataLoader(Deadly(how), num_workers=1, worker_init_fn=leave_signals_to_parent, **options):
+        for _ in DataLoader(Deadly(how), num_workers=1, worker_init_fn=begin_worker, **options):
             pass
 
 
@@ -95,6 +96,29 @@ def test_too_few_descriptors_for_workers_are_said() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     gc.collect()
+
+
+class Narrow(Dataset[Any]):
+    """Its worker may open as few files as it has, once it gives a batch: handing that over takes more."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+        return torch.ones(100)
+
+
+def test_what_a_worker_lacks_is_said_by_the_parent_and_nothing_by_the_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    """A thread of the worker's meets it; Python would print a traceback, and the parent would wait for ever."""
+    loader = DataLoader(Narrow(), num_workers=1, worker_init_fn=begin_worker, timeout=60)
+    with (
+        pytest.raises(RunFailed, match=r"^data workers cannot be used \(Too many open files\): raise `ulimit -n`, or"),
+        dead_workers_explained(),
+    ):
+        list(in_time(loader))
+    assert capfd.readouterr().err == ""
 
 
 class Refused(DataLoader[Any]):
