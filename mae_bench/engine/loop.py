@@ -138,9 +138,10 @@ def fit(
 def _check_batch_norm(task: Task[Any], world: int) -> None:
     """Refuses micro batches of one image for a model that normalises over them, before hours go into features."""
     train = task.recipe.train
+    if task.recipe.evaluate_only:
+        return
     plan = BatchPlan.make(1, train.batch_size, train.micro_batch_size, 0, world, 0)
-    trains = not task.recipe.evaluate_only
-    if trains and plan.micro_batch_size == 1 and any(isinstance(m, nn.BatchNorm1d) for m in task.model.modules()):
+    if plan.micro_batch_size == 1 and any(isinstance(m, nn.BatchNorm1d) for m in task.model.modules()):
         raise UserError(
             f"train.batch_size={train.batch_size} on {world} process{'es' if world > 1 else ''} with "
             f"train.micro_batch_size={train.micro_batch_size} makes micro batches of one image, which BatchNorm cannot "

@@ -40,6 +40,8 @@ class BatchPlan:
     @staticmethod
     def make(images: int, batch_size: int, micro: int | None, rank: int, world: int, seed: int) -> BatchPlan:
         """The plan with the largest micro batch up to `micro` that divides a process's share."""
+        if not images:  # nothing is trained, so there is no batch that has to be shared
+            batch_size = world * -(-batch_size // world)
         if batch_size % world:
             raise UserError(
                 f"train.batch_size={batch_size} cannot be shared by {world} processes: give a multiple of {world}"

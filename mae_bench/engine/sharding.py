@@ -24,10 +24,15 @@ ALONE = (
 )
 
 
+def is_sharded(recipe: Recipe) -> bool:
+    """Whether the model is trained in shards; what only evaluates takes whole models in any case."""
+    return recipe.train.parallel == "fsdp" and not recipe.evaluate_only
+
+
 def check_parallel(recipe: Recipe, processes: int) -> None:
     """Refuses what cannot be sharded, before anything is made."""
     train = recipe.train
-    if train.parallel == "ddp":
+    if not is_sharded(recipe):
         return
     if processes == 1:
         raise UserError(ALONE)

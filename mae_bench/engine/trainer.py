@@ -25,7 +25,7 @@ from mae_bench.engine.progress import Progress
 from mae_bench.engine.sampler import BatchPlan
 from mae_bench.engine.seeding import seed_all
 from mae_bench.engine.sharded_checkpoint import ShardedState
-from mae_bench.engine.sharding import full, likes_of, names_of, outline, shard, state_in_shards, whole
+from mae_bench.engine.sharding import full, is_sharded, likes_of, names_of, outline, shard, state_in_shards, whole
 from tasks import metric
 from tasks.base import Task
 from tasks.recipe import Recipe
@@ -74,8 +74,9 @@ class Trainer:
         model = model.to(device)
         choose_attention(model, device, bf16=train.precision == "bf16")
         if train.ema is not None:
-            self.ema = ModelEmaV3(model, decay=train.ema)
-        if train.parallel == "fsdp":
+            # One by one in shards: at once they may not stand beside whole tensors, such as statistics of batch norms.
+            self.ema = ModelEmaV3(model, decay=train.ema, foreach=not is_sharded(self.recipe))
+        if is_sharded(self.recipe):
             blocks = names_of(model, self.task.repeated_blocks())
             self.outline = outline(model)
             shard(model, blocks, device, compiled=train.compile)

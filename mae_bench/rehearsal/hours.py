@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mae_bench.engine.optimizer import total_steps
 from mae_bench.engine.sampler import BatchPlan
+from mae_bench.engine.sharding import is_sharded
 from mae_bench.rehearsal.devices import OTHER_SHARE, SHARES, Device
 from mae_bench.rehearsal.rehearse import Step
 from mae_bench.tables.definitions.data_sets import ALL
@@ -59,9 +60,9 @@ def seconds_a_step(recipe: Recipe, step: Step, cluster: Cluster) -> float:
 
 def moved(recipe: Recipe, step: Step, processes: int) -> int:
     """Bytes that all processes exchange in a step: gradients; sharded, in every micro batch, weights twice as well."""
-    if processes == 1:
+    if processes == 1 or recipe.evaluate_only:
         return 0
-    if recipe.train.parallel != "fsdp":
+    if not is_sharded(recipe):
         return step.gradients
     return (2 * step.weights + step.gradients) * accumulation(recipe, processes, step.images)[1]
 
@@ -72,7 +73,7 @@ def _exchange(recipe: Recipe, step: Step, cluster: Cluster) -> float:
     Over the network where there are several nodes.
     """
     n = cluster.processes
-    ways = 1 if recipe.train.parallel == "fsdp" else 2
+    ways = 1 if is_sharded(recipe) else 2
     sent = ways * (n - 1) / n * moved(recipe, step, n)
     return sent / (cluster.network if cluster.nodes > 1 else cluster.device.link)
 

@@ -109,7 +109,8 @@ class Rehearsals:
         """
         check(job.recipe)
         world = self.processes or job.recipe.gpus
-        micro = BatchPlan.make(1, job.recipe.train.batch_size, job.recipe.train.micro_batch_size, 0, world, 0)
+        train, images = job.recipe.train, 0 if job.recipe.evaluate_only else 1
+        micro = BatchPlan.make(images, train.batch_size, train.micro_batch_size, 0, world, 0)
         key = same_step(job, micro.micro_batch_size)
         if key not in self.done:
             try:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from backbones.errors import UserError
-from mae_bench.engine.sharding import ALONE
+from mae_bench.engine.sharding import ALONE, is_sharded
 from mae_bench.jobs.dry_run import published_cost
 from mae_bench.jobs.job import PlannedJob
 from mae_bench.rehearsal import devices
@@ -106,7 +106,7 @@ def report(job: PlannedJob, asked: Asked, rehearsals: Rehearsals) -> Report:
     processes = asked.processes or recipe.gpus
     cluster = Cluster(device, processes, asked.nodes, asked.share, asked.network)
     trains = not recipe.evaluate_only
-    sharded = recipe.train.parallel == "fsdp"
+    sharded = is_sharded(recipe)
     if sharded and processes == 1:
         return Report(name, job.recipe_name, error=ALONE)
     mine = in_shards(step, processes) if sharded else step

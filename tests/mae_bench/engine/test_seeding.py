@@ -112,6 +112,7 @@ def test_a_data_set_smaller_than_a_batch_is_repeated_within_it() -> None:
 def test_batch_size_must_be_a_multiple_of_the_processes() -> None:
     with pytest.raises(UserError, match=r"batch_size=10 cannot be shared by 4 processes"):
         BatchPlan.make(100, 10, None, 0, 4, 0)
+    assert BatchPlan.make(0, 10, None, 0, 4, 0).steps_per_epoch == 1  # an evaluation trains on no batch
 
 
 def test_seeds_are_a_function_of_the_key_alone() -> None:

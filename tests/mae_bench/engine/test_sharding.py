@@ -16,10 +16,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from backbones.errors import RunFailed, UserError
+from mae_bench.engine.batches import steps
 from mae_bench.engine.checkpoints import checkpoints, clean, go_back, load_newest, read_checkpoint, save_sharded
 from mae_bench.engine.loop import create_accelerator
+from mae_bench.engine.sampler import BatchPlan
+from mae_bench.engine.seeding import seed_all
 from mae_bench.engine.sharded_checkpoint import STATE_FILE, ShardedState
 from mae_bench.engine.sharding import check_parallel, likes_of, outline, shard, state_in_shards, whole
+from mae_bench.engine.trainer import Trainer
+from mae_bench.recipes.load import load_recipe
+from tasks import create_task
 from tests.mae_bench.engine.test_engine import recipe
 
 
@@ -187,6 +193,37 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_one(tmp_path: Path, m
     with pytest.raises(RunFailed, match=r"step_00000002\.dcp: cannot be written: No space left on device"):
         save_sharded(tmp_path, 2, state, 2, main=True)
     assert [p.name for p in tmp_path.iterdir() if p.name != "group"] == ["step_00000001.dcp"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+@pytest.mark.usefixtures("group")
+def test_dense_tasks_take_the_same_steps_in_shards(task: str) -> None:
+    """To the bit: batch norms, clipping and all. Among several processes they do for some steps (docs/launchers.md)."""
+    pytest.importorskip({"detection": "detectron2", "segmentation": "mmseg"}[task])
+    found = []
+    for parallel in ("ddp", "fsdp"):
+        few = ("scene_train_count=12", "scene_val_count=5", "train_count=80", "val_count=21", "pretrain_count=200")
+        asked = load_recipe(f"{task}/vit_micro_patch8_embedded", [f"data.options.{each}" for each in few])
+        accelerator = create_accelerator(asked)
+        asked.train.parallel, asked.train.ema = parallel, 0.9
+        seed_all(asked.seed, "init")
+        images: Any = (made := create_task(asked)).train_dataset()
+        trainer = Trainer(made, BatchPlan.make(len(images), 4, None, 0, 1, asked.seed), accelerator)
+        for step, batches in steps(trainer, images, 0, 3):
+            trainer.step(step, batches)
+        found.append({**whole_state(trainer), **dict(trainer.eval_model().state_dict())})
+    assert same(*found)
+
+
+def whole_state(trainer: Trainer) -> dict[str, Tensor]:
+    return flat({"model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict()})
+
+
+def test_what_only_evaluates_is_not_sharded() -> None:
+    alone = recipe(parallel="fsdp")
+    alone.schedule.iterations = 0
+    check_parallel(alone, 1)
 
 
 def test_one_process_and_fp16_are_refused_in_one_line() -> None:
