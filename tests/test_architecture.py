@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import distributions, requires
 from pathlib import Path
 
 import pytest
@@ -131,14 +132,14 @@ def test_the_rules_see_every_way_of_writing_an_import(tmp_path: Path) -> None:
 
 def test_every_package_that_we_import_is_declared() -> None:
     declared = {canonicalize_name(Requirement(line).name) for line in requires("mae-bench") or []}
-    distributions = packages_distributions()
+    installed = defaultdict(set)  # `packages_distributions` of Python 3.10 knows those with a top_level.txt alone
+    for distribution in distributions():
+        name = canonicalize_name(distribution.name)
+        for module in {file.parts[0].removesuffix(".py") for file in distribution.files or []}:
+            installed[module].add(name)
     modules = {name.split(".")[0] for path in FILES for name in imports(path)}
     third_party = modules - sys.stdlib_module_names - set(PACKAGES) - {"detectron2"}  # tasks/detection/install.py
-    undeclared = {
-        module
-        for module in third_party
-        if not {canonicalize_name(name) for name in distributions.get(module, [])} & declared
-    }
+    undeclared = {module for module in third_party if not installed[module] & declared}
     # onedl-mmcv asks for opencv-python itself; declaring it here as well would bring it to those who hold another.
     assert undeclared <= {"cv2"}
 

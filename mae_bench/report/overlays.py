@@ -33,8 +33,9 @@ def overlays(cells: Mapping[str, RunGroup], colours: Mapping[str, int]) -> list[
     """Protocols in the order of the cells; those without a log are left out.
 
     Args:
-        colours: of starts, as the page's bars have them.
+        colours: of starts, as the page's bars have them, in whose order curves are named.
     """
+    order = {start: number for number, start in enumerate(colours)}
     groups: dict[tuple[str, str, str], list[RunGroup]] = defaultdict(list)
     for cell in cells.values():
         first = cell.records[0]
@@ -43,6 +44,7 @@ def overlays(cells: Mapping[str, RunGroup], colours: Mapping[str, int]) -> list[
     found = []
     for (protocol, data, primary), members in groups.items():
         title = f"{protocol}, {data}" if protocol in several else protocol
+        members.sort(key=lambda cell: order.get(start_of(cell.records[0]), len(order)))
         overlay = _overlay(title, primary, members, colours)
         if overlay.drawings:
             found.append(overlay)

@@ -56,7 +56,10 @@ def draw(split: CocoSplit, record: Record, found: list[dict[str, Any]], white: i
     right = _panel(pixels, split.classes, [(numbers[a["category_id"]], a["score"], a) for a in shown])
     of = f"{MOST} of {len(objects)}" if len(objects) > MOST else f"{len(objects)}"
     sheet = Sheet(
-        (f"json: {of} objects", f"{len(shown)} of {len(found)} detections,\n{rule}" if found else "no detections")
+        (
+            f"json: {of} object{'' if len(objects) == 1 else 's'}",
+            f"{len(shown)} of {len(found)} detections,\n{rule}" if found else "no detections",
+        )
     )
     sheet.add("", [left, right])
     return sheet.png()
