@@ -20,6 +20,10 @@ _MARKS = (
     (r"blocks\.\d+\.attn\.in_proj\.", "fused or parallel blocks"),
     (r"(?:blocks\.\d+\.attn\.)?rope\.", "rotary positions"),
     (r"blocks\.\d+\.attn\.rel_pos\.", "relative positions other than BEiT's"),
+    (
+        r"blocks\.\d+\.(?:proj\.|pool_|(?:attn\.)?(?:rel_pos_[hw]$|norm_[qkv]\.))",
+        "stages of several widths, as Hiera and MViT",
+    ),
     (r"norm_pre\.", "a norm before its blocks, as CLIP and Perception Encoder"),
     (r"attn_pool\.", "pooling by attention, as SigLIP"),
     (r"blocks\.\d+\.(?:attn|mlp)\.norm\.", "norms inside its blocks, as BEiT-3 and EVA-02"),

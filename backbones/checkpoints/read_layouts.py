@@ -257,12 +257,10 @@ def _merge_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Separate query, key and value projections as one ``qkv``; a key bias that is not there is zero (BEiT)."""
     merged = dict(state)
     for name in state:
-        if name.endswith("attn.q.weight"):
-            stem = name.removesuffix("q.weight")
-            merged[f"{stem}qkv.weight"] = torch.cat(
-                [merged.pop(f"{stem}{x}.weight") for x in "qkv" if f"{stem}{x}.weight" in merged]
-            )
-            if f"{stem}q.bias" in merged:
+        stem = name.removesuffix("q.weight")
+        if name.endswith("attn.q.weight") and all(f"{stem}{x}.weight" in state for x in "kv"):
+            merged[f"{stem}qkv.weight"] = torch.cat([merged.pop(f"{stem}{x}.weight") for x in "qkv"])
+            if f"{stem}q.bias" in state and f"{stem}v.bias" in state:
                 merged[f"{stem}q_bias"], merged[f"{stem}v_bias"] = (
                     merged.pop(f"{stem}q.bias"),
                     merged.pop(f"{stem}v.bias"),
@@ -270,6 +268,8 @@ def _merge_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 merged[f"{stem}k_bias"] = merged.pop(f"{stem}k.bias", torch.zeros_like(merged[f"{stem}q_bias"]))
     for name in [name for name in merged if name.endswith("attn.q_bias")]:
         stem = name.removesuffix("q_bias")
+        if f"{stem}v_bias" not in merged:
+            continue
         query, value = merged.pop(name), merged.pop(f"{stem}v_bias")
         merged[f"{stem}qkv.bias"] = torch.cat([query, merged.pop(f"{stem}k_bias", torch.zeros_like(query)), value])
     return merged

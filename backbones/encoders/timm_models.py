@@ -79,7 +79,7 @@ class TimmModel:
 
     def preprocessing(self) -> Preprocessing:
         """As `timm.data.resolve_data_config` has it; what the configuration leaves out is timm's default, and said so."""
-        found = resolve_data_config(pretrained_cfg=dict(self.cfg), args={})
+        found = resolve_data_config(pretrained_cfg=dict(self.cfg) or {"architecture": self.name}, args={})
         source = {k: self.told_by if k in self.cfg else "timm's default" for k in found if k != "input_size"}
         size = self.img_size
         return Preprocessing(

@@ -77,6 +77,14 @@ def test_preprocessing_is_the_configuration_s(tmp_path: Path) -> None:
     assert set(found.source.values()) == {"config.json"}
 
 
+def test_a_configuration_without_preprocessing_has_timms_default_and_says_so(tmp_path: Path) -> None:
+    path, _ = folder(tmp_path, "vit_tiny_patch16_224", TINY, pretrained_cfg={})
+    found = load_checkpoint(path).preprocessing
+    wanted = timm.data.resolve_data_config({}, pretrained_cfg={"architecture": "x"})
+    assert (found.mean, found.std, found.crop_pct) == (wanted["mean"], wanted["std"], wanted["crop_pct"])
+    assert {source for key, source in found.source.items() if key != "img_size"} == {"timm's default"}
+
+
 @torch.no_grad()
 def test_weights_at_hand_of_a_named_model(tmp_path: Path) -> None:
     net = randomised(timm.create_model("vit_wee_patch16_reg1_gap_256", num_classes=7))
@@ -255,6 +263,21 @@ def test_arch_says_the_heads_of_a_plain_vit(tmp_path: Path, cli: Callable[..., A
 def test_a_bare_file_of_another_net_is_refused_by_what_it_is(name: str, what: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=what) as caught:
         load_checkpoint(bare(tmp_path / "weights.pth", one_block(name)))
+    assert "--arch timm:NAME" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "what"),
+    [
+        ("pvt_v2_b0", {}, "no positions in the file"),  # its keys and values lie in one tensor, its queries in another
+        ("hiera_tiny_224", {"stages": (1, 1, 1, 1)}, "stages of several widths"),
+    ],
+)
+def test_a_bare_file_of_stages_is_refused_by_what_it_is(
+    name: str, args: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=what) as caught:
+        load_checkpoint(bare(tmp_path / "weights.pth", timm.create_model(name, num_classes=0, **args)))
     assert "--arch timm:NAME" in str(caught.value)
 
 
