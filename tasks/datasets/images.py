@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tasks.datasets.decoding import SKIP_BROKEN, UNREADABLE, WHITE, RandomCrop, 
 from tasks.datasets.layouts import Reader, open_reader
 from tasks.datasets.layouts.find import SPLITS, open_path
 from tasks.datasets.layouts.folders import looks_like_imagenet
-from tasks.datasets.manifest import Manifest, folded
+from tasks.datasets.manifest import Manifest, spelt_otherwise
 from tasks.datasets.options import LayoutOptions
 from tasks.datasets.roots import data_root
 
@@ -154,6 +154,7 @@ class ImageSet:
             name=lambda i: self.reader.name(int(rows[i])),
             content=lambda i: self.reader.encoded(int(rows[i])),
             sizes=None if sizes is None else sizes[rows],
+            labels=self._numbers[self.reader.labels[rows]],
         )
 
     def cache(self) -> None:
@@ -239,14 +240,8 @@ def _check_classes(reader: Reader, wanted: dict[str, int]) -> None:
     if extra:
         raise UserError(
             f"{reader.root}: class {extra[0]!r} is not in the training split ({len(extra)} such): remove or add it"
-            f"{_spelt_otherwise(extra[0], wanted)}{_unsorted(reader, extra)}"
+            f"{spelt_otherwise(extra[0], wanted)}{_unsorted(reader, extra)}"
         )
-
-
-def _spelt_otherwise(name: str, known: Iterable[str]) -> str:
-    """A hint where a name differs in case, spaces or the form of its accents alone: people see the same name twice."""
-    alike = [other for other in known if folded(other) == folded(name)]
-    return f" (training spells it {alike[0]!a}, this is {name!a}: rename one)" if alike else ""
 
 
 def _unsorted(reader: Reader, extra: Sequence[str]) -> str:

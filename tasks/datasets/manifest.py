@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +23,7 @@ CHECKS = (VAL_IN_TRAIN, CLASS_NAMES)
 """What ``data.allow`` takes beside the reasons of an account: validation images that are training images too; a head whose
 classes have other names than the data's, taken in the order of both."""
 
+_SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
 _PARTS = frozenset(
     (*("image", "images", "img", "imgs", "photos", "jpegimages"), *("mask", "masks", "label", "labels", "labelimages"))
 ) | {"annotation", "annotations", "seg", "segmentation", "segmentations", "segmentationclass", "gt", "depth", "depths"}
@@ -47,6 +48,7 @@ class Manifest:
         name: row -> path under the data folder or in its archive.
         content: row -> the file's bytes; None where looking is no use.
         sizes: (N,) bytes of each file; None where finding out takes longer than a listing.
+        labels: (N,) class index of each sample; None where a sample has several.
     """
 
     where: str
@@ -56,6 +58,7 @@ class Manifest:
     name: Callable[[int], str]
     content: Callable[[int], bytes] | None = None
     sizes: NDArray[np.int64] | None = None
+    labels: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -78,10 +81,10 @@ def check_alone(manifest: Manifest) -> list[str]:
             f"{manifest.where}: {len(manifest):,} images {only}: telling classes apart needs two: a folder a class, right "
             "under the split's"
         )
-    if _PARTS.issuperset(name.lower() for name in manifest.present):
+    if (_PARTS | _SPLITS).issuperset(name.lower() for name in manifest.present):
         folders = ", ".join(map(repr, manifest.present))
         raise UserError(
-            f"{manifest.where}: its folders are {folders}, which name no classes but parts of one data set: classification "
+            f"{manifest.where}: its folders are {folders}, which name no classes but parts of a data set: classification "
             "wants a folder a class, right under the split's"
         )
     return [*alike(manifest.where, manifest.present), *twice(manifest)]
@@ -90,6 +93,12 @@ def check_alone(manifest: Manifest) -> list[str]:
 def folded(name: str) -> str:
     """What spellings of a name have in common that look alike: case, spaces, the form of accents."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def spelt_otherwise(name: str, known: Iterable[str]) -> str:
+    """A hint where a name that is not known differs from a known one in that alone: people see the same name twice."""
+    same = [other for other in known if folded(other) == folded(name)]
+    return f" (training spells it {same[0]!a}, this is {name!a}: rename one)" if same else ""
 
 
 def alike(where: str, names: Sequence[str]) -> list[str]:
@@ -105,8 +114,14 @@ def alike(where: str, names: Sequence[str]) -> list[str]:
 
 def twice(manifest: Manifest) -> list[str]:
     """A note on samples that lie where others do."""
-    first, count = _twice(manifest)
-    return [f"{manifest.where}: {count:,} of {len(manifest):,} are there twice, such as {first}"] if count else []
+    order = np.argsort(manifest.places, kind="stable")
+    same = np.diff(manifest.places[order]) == 0
+    if not same.any():
+        return []
+    again = order[1:][same]
+    told = f"{manifest.where}: {len(again):,} of {len(manifest):,} are there twice, such as {manifest.name(int(again.min()))}"
+    apart = 0 if manifest.labels is None else np.count_nonzero(np.diff(manifest.labels[order])[same])
+    return [f"{told}; {apart:,} of them in two classes, of which one is wrong" if apart else told]
 
 
 def check_pair(train: Manifest, val: Manifest, allow: Collection[str] = ()) -> list[str]:
@@ -121,7 +136,10 @@ def check_pair(train: Manifest, val: Manifest, allow: Collection[str] = ()) -> l
     """
     notes = []
     if strange := sorted(set(val.present) - set(train.class_names)):
-        raise UserError(f"{val.where}: class {strange[0]!r} is not in the training split ({len(strange)} such)")
+        raise UserError(
+            f"{val.where}: class {strange[0]!r} is not in the training split ({len(strange)} such)"
+            f"{spelt_otherwise(strange[0], train.class_names)}"
+        )
     common = np.flatnonzero(np.isin(val.places, train.places))
     if len(common):
         said = f"{len(common):,} of {len(val):,} are training images too, such as {val.name(int(common[0]))}"
@@ -174,13 +192,6 @@ def same_content(train: Manifest, val: Manifest) -> list[tuple[int, int]]:
         if twin is not None:
             found.append((row, twin))
     return found
-
-
-def _twice(manifest: Manifest) -> tuple[str, int]:
-    """The first sample that lies where an earlier one does, and how many do."""
-    order = np.argsort(manifest.places, kind="stable")
-    again = order[1:][np.diff(manifest.places[order]) == 0]
-    return (manifest.name(int(again.min())), len(again)) if len(again) else ("", 0)
 
 
 def _base(name: str) -> str:

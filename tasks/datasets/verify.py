@@ -16,6 +16,7 @@ import numpy as np
 
 from backbones.errors import UserError
 from tasks.datasets.account import printable
+from tasks.datasets.decoding import odd_images
 from tasks.datasets.imagenet import class_subset, corruption_places, synsets
 from tasks.datasets.layouts import Reader, open_reader
 from tasks.datasets.layouts.folders import SYNSET, ImageNetFolderReader
@@ -25,6 +26,7 @@ from tasks.datasets.options import LayoutOptions, layout_options
 from tasks.datasets.roots import data_root
 from tasks.recipe import Recipe
 
+_ODD = 16  # images of each split that are looked at for what comes out otherwise than people see it
 _NAMED = 5  # files or classes that a line of the report names
 
 
@@ -159,12 +161,20 @@ def verify(
         done += seen.images
         for row, _ in seen.broken:
             reader.give_up("unreadable", reader.place(row))
+        broken = {row for row, _ in seen.broken}
+        report.notes += _odd(report.split, reader, [row for row in which if row not in broken], options.white)
         if seen.broken:
             report.problem("unreadable images", [reader.place(row) for row, _ in seen.broken])
         reader.account.check()
         report.account, report.books = reader.account.to_json(), reader.account.lines()
     _compare(rows)
     return Report(name, str(base), full, reports)
+
+
+def _odd(split: str, reader: Reader, rows: Sequence[int], white: int) -> list[str]:
+    """`odd_images` of some rows that can be read."""
+    some = [rows[k] for k in spread(len(rows), _ODD)]
+    return odd_images(split, [reader.place(row) for row in some], white, lambda k: reader.encoded(some[k]))
 
 
 def _add(advance: Advance, before: int, done: int) -> None:
@@ -193,7 +203,14 @@ def _compare(rows: Sequence[tuple[SplitReport, Reader, Sequence[int]]]) -> None:
 def _manifest(reader: Reader) -> Manifest:
     counts = np.bincount(reader.labels, minlength=len(reader.class_names))
     return Manifest(
-        str(reader.root), reader.class_names, counts, reader.places(), reader.name, reader.encoded, reader.sizes()
+        str(reader.root),
+        reader.class_names,
+        counts,
+        reader.places(),
+        reader.name,
+        reader.encoded,
+        reader.sizes(),
+        reader.labels,
     )
 
 

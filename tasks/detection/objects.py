@@ -23,6 +23,7 @@ Annotation = dict[str, Any]  # an object (or an image, or a category) as the jso
 _IDS = ("id", "image_id", "category_id")
 _WAY_OUT = "mend the json, or leave such objects out with --set data.skip_broken=true"
 _WANTED_BOX = "COCO's boxes are x, y, width, height"
+_MANY_CROWDS = 0.1  # of the objects; COCO has one in a hundred
 _ROUNDING = 1.0  # pixels that a box may reach over the border: annotation tools round
 
 
@@ -157,6 +158,10 @@ class Objects:
         fine = np.ones(len(boxes), bool)
         for i in np.flatnonzero(_beyond(extents, table.sizes)):
             fine[i] = self._broken(table.objects[i], "has a polygon that reaches out by more than its image's size")
+        for i in np.flatnonzero(fine & (boxes.max(axis=1) <= 1) & (boxes[:, 2:].min(axis=1) > 0)):
+            fine[i] = self._broken(
+                table.objects[i], f"has the box {table.objects[i]['bbox']}, shares of its image: {_WANTED_BOX}"
+            )
         for i in np.flatnonzero(fine & cornered):
             box = table.objects[i]["bbox"]
             problem = f"has the box {box}, its mask's left, top, right, bottom: {_WANTED_BOX}"
@@ -203,6 +208,12 @@ class Objects:
                 boxes, table.masks.extents
             ),
         }
+        crowds = sum(a["iscrowd"] for a in objects)
+        if crowds > _MANY_CROWDS * len(objects):
+            self.notes.append(
+                f"{self.path.name}: {crowds} of {len(objects)} objects are crowds (iscrowd=1), which do not train and which "
+                "the metric ignores; CVAT marks every mask so"
+            )
         if self.maskless:
             ids = listed([a["id"] for a in self.maskless])
             self.notes.append(

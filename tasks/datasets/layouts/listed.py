@@ -57,6 +57,7 @@ _CATEGORIES = (
     "classes.txt",
 )
 _HEADER = re.compile(r"(?i)(path|file|file_?name|file_?path|image|image_?(path|file|id)|img|id|name)")
+_MISSING = ("nan", "n/a", "#n/a", "<na>")
 Row = tuple[str, str, str]  # path, label as it stands there, place in the list
 
 
@@ -266,6 +267,10 @@ def _numbered(rows: Sequence[Row], names: Sequence[str], listing: Path) -> tuple
     known = list(names) or sorted({label for _, label, _ in rows})
     index = {name: i for i, name in enumerate(known)}
     for path, label, place in rows:
+        if label.lower() in _MISSING and label not in names:
+            raise UserError(
+                f"{place}: {label!r} for the class of {path} is how tools write that there is none: give one"
+            )
         if label not in index:
             raise UserError(f"{place}: {label!r}, the class of {path}, is none of the {len(known)} known")
     return [(path, index[label], place) for path, label, place in rows], known

@@ -91,3 +91,24 @@ def test_classes_whose_names_look_alike_are_noted() -> None:
         assert alike("DIR", ["ant", first, second]) == [
             f"DIR: classes {first!a} and {second!a} have names that look alike (1 such): each is a class of its own"
         ]
+
+
+def test_one_file_under_two_classes_is_said() -> None:
+    files = [("bee", "1.jpg", b"one"), ("cat", "2.jpg", b"two"), ("dog", "1.jpg", b"one"), ("cat", "2.jpg", b"two")]
+    labels = np.array([0, 1, 2, 1])
+    (note,) = check_alone(dataclasses.replace(manifest("DIR", files), labels=labels))
+    assert note == "DIR: 2 of 4 are there twice, such as 1.jpg; 1 of them in two classes, of which one is wrong"
+
+
+def test_folders_of_splits_are_no_classes() -> None:
+    """As ``train/train/…`` and ``train/val/…`` of an archive that was unpacked one folder too deep."""
+    for names in (["train", "val"], ["Train", "test"]):
+        whole = dataclasses.replace(manifest("DIR/train", TRAIN[:2]), class_names=[*names, "dog"])
+        with pytest.raises(UserError, match="which name no classes"):
+            check_alone(whole)
+
+
+def test_a_class_in_another_form_of_accents_is_shown_as_such() -> None:
+    train, val = manifest("train", TRAIN), manifest("val", [("cat", "v/1.jpg", b"1")])
+    with pytest.raises(UserError, match=r"training spells it 'cat', this is 'Cat': rename one"):
+        check_pair(train, dataclasses.replace(val, class_names=["bee", "Cat", "dog"]))

@@ -334,6 +334,19 @@ def test_objects_that_are_there_twice_are_noted(coco: Path) -> None:
     assert figures[0] < figures[1]
 
 
+def test_many_crowds_are_noted(coco: Path) -> None:
+    """As CVAT exports masks; figures are then of the other objects alone."""
+    edit_json(coco, "val", some(lambda _: 1, "iscrowd"))
+    said = " ".join(read_split(coco, "val").notes)
+    assert "4 of 8 objects are crowds (iscrowd=1), which do not train and which the metric ignores" in said
+
+
+def test_shares_among_pixels_are_refused(coco: Path) -> None:
+    edit_json(coco, "val", lambda c: c["annotations"][2].update(bbox=[0.1, 0.2, 0.5, 0.4]))
+    with pytest.raises(UserError, match=r"annotation 3 .*\[0.1, 0.2, 0.5, 0.4\], shares of its image"):
+        read_split(coco, "val")
+
+
 def test_categories_of_the_same_name_are_noted(coco: Path) -> None:
     edit_json(coco, "val", lambda c: c["categories"][0].update(name="Two"))
     assert "classes 'two' and 'Two' have names that look alike" in " ".join(read_split(coco, "val").notes)

@@ -599,6 +599,12 @@ def test_of_more_than_two_columns_none_is_guessed(tmp_path: Path, line: str) -> 
     assert "a list has two columns, path and label; this one has 3?" in said or "is not a path and a class" in said
 
 
+def test_a_label_that_tools_write_for_none_is_refused(tmp_path: Path) -> None:
+    """pandas' ``nan`` would be one class more."""
+    said = refusal(listed(tmp_path, "path,label\na.jpg,dog\nb.jpg,nan\nc.jpg,cat\n", "train.csv"))
+    assert "train.csv:3: 'nan' for the class of b.jpg is how tools write that there is none" in said
+
+
 def test_two_lists_of_a_split_are_refused(tmp_path: Path) -> None:
     listed(tmp_path, "a.jpg,0\nb.jpg,1\n", "train.csv")
     assert "train.csv is there as well: which of them is meant?" in refusal(listed(tmp_path, "a.jpg 1\nb.jpg 0\n"))
