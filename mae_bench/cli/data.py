@@ -13,6 +13,7 @@ import typer
 
 from backbones.errors import UserError
 from mae_bench.cli.common import Json, Overrides, Verbs, add_verb, print_json, print_lines
+from tasks.datasets.suffixes import is_hidden
 
 PROBLEMS = 1
 
@@ -102,11 +103,10 @@ def _reader(name: str, folder: str, recipe_name: str | None, overrides: list[str
 
 def _kind(root: Path) -> str:
     """The published set that a folder is laid out like, where that is one of objects or maps."""
-    jsons = [*root.glob("annotations/instances_*.json"), *root.glob("*/_annotations.coco.json")]
-    if jsons:
-        return "coco"
-    if [*root.glob("annotations/lvis_*.json")]:
-        return "lvis"
+    coco = ("annotations/instances_*.json", "*/_annotations.coco.json", "*/labels.json")
+    for name, patterns in (("coco", coco), ("lvis", ("annotations/lvis_*.json",)), ("coco", ("annotations/*.json",))):
+        if any(not is_hidden(path.name) for pattern in patterns for path in root.glob(pattern)):
+            return name
     inside = root / "ADEChallengeData2016"
     maps = any((base / "images").is_dir() and (base / "annotations").is_dir() for base in (root, inside))
     return "ade20k" if maps else ""
