@@ -83,6 +83,7 @@ def add_verb(app: typer.Typer, function: Callable[..., None], *, name: str, exam
         slow: it imports torch, which takes seconds, so a terminal is told at once that something goes on.
     """
     told = inspect.signature(function, eval_str=True)
+    words = f"{'data ' if app.info.name == 'data' else ''}{name}"
     common = [
         inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug),
         inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet),
@@ -93,14 +94,13 @@ def add_verb(app: typer.Typer, function: Callable[..., None], *, name: str, exam
         set_debug(debug)
         set_quiet(quiet)
         if slow and not _state["quiet"] and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
-            print(f"mae-bench {name}: loading", file=sys.stderr, flush=True)
+            print(f"mae-bench {words}: loading", file=sys.stderr, flush=True)
         function(*args, **kwargs)
 
     parameters = [*told.parameters.values(), *common]
     verb.__signature__ = told.replace(parameters=parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
-    prefix = "data " if app.info.name == "data" else ""
-    app.command(name, cls=Verb, epilog=f"Example: mae-bench {prefix}{name} {example}")(verb)
+    app.command(name, cls=Verb, epilog=f"Example: mae-bench {words} {example}")(verb)
 
 
 def set_quiet(on: bool, *, reset: bool = False) -> None:

@@ -73,7 +73,7 @@ class RunLog:
         if not self.active:
             return
         self._write("train", step, epoch, values)
-        loss = f"loss {values['loss']:.4f}" if "loss" in values else "skipped"
+        loss = f"loss {_short(values['loss'])}" if "loss" in values else "skipped"
         detail = f"{loss}  lr {values['lr']:.2e}  {values['images_per_s']:.0f} images/s"
         left = time.strftime("%H:%M:%S", time.gmtime(seconds_left))
         if self._live:
@@ -137,6 +137,11 @@ class RunLog:
             self._jsonl.write(json_text(line, indent=None) + "\n")
             for name, value in values.items():
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _short(loss: float) -> str:
+    """``2.3026``; that of a run that diverges has no room for all its digits."""
+    return f"{loss:.4f}" if abs(loss) < 1e5 else f"{loss:.2e}"
 
 
 def _cut(path: Path, progress: Progress) -> None:
