@@ -50,6 +50,8 @@ def read_labels(path: str | Path) -> NDArray[np.int64]:
     """
     try:
         with open_picture(path) as image:
+            if (pages := int(getattr(image, "n_frames", 1))) > 1 and image.format != "MPO":
+                raise OSError(f"it has {pages} frames or pages, and a map is one")
             lossy = image.format in _LOSSY or image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
             tile = getattr(image, "tile", None)
             mode, raw = image.mode, str(tile[0][3]) if tile else ""

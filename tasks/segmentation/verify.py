@@ -49,10 +49,14 @@ def verify(
     reports[0].notes += notes
     for report in reports:
         try:
-            used.append((report, _open(report, recipe, base, PUBLISHED.get(name))))
+            opened = _open(report, recipe, base, PUBLISHED.get(name))
         except UserError as e:
             report.problem(str(e))
-    if not used:
+            continue
+        report.account, report.books = opened.account.to_json(), opened.account.lines()
+        if opened.rows:
+            used.append((report, opened))
+    if not any(report.account for report in reports):
         raise UserError(reports[1].problems[0])
     chosen = [spread(len(each.rows), None if full else sample) for _, each in used]
     advance = progress(sum(map(len, chosen))) if progress else lambda _: None

@@ -337,3 +337,11 @@ def test_ious_under_the_folders_own_classes_are_numpys(tmp_path: Path, recipe: R
     assert found["IoU.car"] == pytest.approx(ious[0])
     assert found["IoU.person"] == pytest.approx(ious[1])
     assert found["mIoU"] == pytest.approx(ious.mean())
+
+
+def test_a_map_of_several_pages_is_refused(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((8, 8), k, np.uint8)) for k in (1, 2)]
+    for name in ("m.tif", "m.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        with pytest.raises(UserError, match=rf"{name}: unreadable map \(it has 2 frames or pages, and a map is one\)"):
+            read_labels(tmp_path / name)

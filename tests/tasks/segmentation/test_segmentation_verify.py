@@ -92,3 +92,14 @@ def test_ade20k_is_compared_with_what_is_published(cli: Cli) -> None:
     assert "val    3 images (published: 2,000), 15 classes (published: 150)" in done.out
     assert "problem: val: 3 images, 1997 fewer than published" in done.out
     assert done.code == 1
+
+
+def test_a_folder_in_which_no_image_has_a_map_is_told_of(ade: Path, cli: Cli) -> None:
+    for split in ("training", "validation"):
+        for path in sorted((ade / "annotations" / split).iterdir()):
+            path.rename(path.with_name(f"{path.stem}_mask.png"))
+    done = cli("data", "verify", "mine", ade)
+    assert done.code == 1
+    assert "images  5 found = 0 used + 5 left out" in done.out
+    assert "problem: val: 3 of 3 images without a partner" in done.out
+    assert cli("data", "verify", "mine", ade, "--set", "segmentation.map_suffix=_mask.png").out.count("0 left out") == 6
