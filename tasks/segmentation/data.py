@@ -38,6 +38,25 @@ def readable(pairs: Sequence[Pair]) -> list[int]:
     return kept
 
 
+class AtLeastAPixel(Resize):
+    """mmseg's resizing by a factor, but that the short side of a very narrow image stays a pixel: OpenCV fails with none."""
+
+    scale: Any
+    keep_ratio: bool
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Resizes image and map."""
+        scale, (height, width) = self.scale, results["img"].shape[:2]
+        factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+        if int(min(height, width) * factor + 0.5) >= 1:
+            return dict(super().transform(results))
+        self.scale, self.keep_ratio = tuple(max(1, int(side * factor + 0.5)) for side in (width, height)), False
+        try:
+            return dict(super().transform(results))
+        finally:
+            self.scale, self.keep_ratio = scale, True
+
+
 class SegmentationDataset(Dataset[dict[str, Any]]):
     """Map-style: ``dataset[i]`` is what mmseg's pipeline packs, drawn with numpy's global generator.
 
@@ -97,7 +116,9 @@ def train_dataset(
         white: ``data.white_level``.
     """
     augment = [
-        RandomResize(scale=_scale(config), ratio_range=tuple(config.resize_ratio), resize_type=Resize, keep_ratio=True),
+        RandomResize(
+            scale=_scale(config), ratio_range=tuple(config.resize_ratio), resize_type=AtLeastAPixel, keep_ratio=True
+        ),
         RandomCrop(crop_size=(crop, crop), cat_max_ratio=config.cat_max_ratio, ignore_index=IGNORE),
         RandomFlip(prob=config.flip),
         *([PhotoMetricDistortion()] if config.photometric_distortion else []),
@@ -128,7 +149,7 @@ def _views(config: SegmentationConfig, classes: int) -> list[Any]:
     scales = list(config.tta_scales)
     if not scales or min(scales) <= 0:
         raise UserError(f"segmentation.tta_scales must be factors above 0, such as [0.75,1.0,1.25], not {scales}")
-    resizes = [Resize(scale=_scale(config, factor), keep_ratio=True) for factor in scales]
+    resizes = [AtLeastAPixel(scale=_scale(config, factor), keep_ratio=True) for factor in scales]
     if len(scales) == 1 and not config.tta_flip:
         return [*resizes, LoadMap(classes), PackSegInputs()]
     flips = [RandomFlip(prob=p, direction="horizontal") for p in ([0.0, 1.0] if config.tta_flip else [0.0])]

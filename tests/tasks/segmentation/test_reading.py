@@ -133,8 +133,11 @@ def test_images_smaller_than_a_patch_train_and_validate(tmp_path: Path, size: tu
     image, labels = sample(one)
     assert min(image.shape) >= 1
     assert labels.shape == size[::-1]
-    trained = data.train_dataset([one], CONFIG, 32, CLASSES, cache=False)[0]
-    assert max(trained["inputs"].shape[1:]) <= 32
+    for ratio in (0.5, 2.0):  # at half the size the third has no whole row
+        config = SegmentationConfig(resize_scale=[64, 32], resize_ratio=[ratio, ratio])
+        trained = data.train_dataset([one], config, 32, CLASSES, cache=False)[0]
+        assert max(trained["inputs"].shape[1:]) <= 32
+        assert trained["data_samples"].gt_sem_seg.data.shape[1:] == trained["inputs"].shape[1:]
 
 
 def test_images_of_several_suffixes_lie_in_one_folder(tmp_path: Path) -> None:
