@@ -58,7 +58,10 @@ def launch(request: Request, plan: JobPlan, out: Path, settings: Settings) -> Ou
             ids[job.name] = outcome.queued[job.name] = str(known)
             say(f"{job.name}: in the queue already, as {known}")
     todo = [s for s in plan.jobs if s.name not in ids and ledger.done(out, plan, s) is None]
-    for members in _arrays(todo, settings):
+    arrays = list(_arrays(todo, settings))
+    for members in arrays:
+        _check_nodes(_places(_processes(members[0], settings), parameters) | parameters)
+    for members in arrays:
         submitted = _submit(members, ids, request, out, settings, parameters)
         ids |= submitted
         outcome.queued |= submitted
@@ -146,6 +149,18 @@ def _places(processes: int, parameters: Mapping[str, Any]) -> dict[str, int]:
             f"{processes}, or --gpus-per-job with a multiple of {each}"
         )
     return {"nodes": processes // each, "gpus_per_node": each, "ntasks_per_node": each}
+
+
+def _check_nodes(wanted: Mapping[str, Any]) -> None:
+    """Refuses more nodes than there are: by default sbatch takes such a job, which then waits for ever (EnforcePartLimits)."""
+    if {"cluster", "clusters"} & set(wanted["additional_parameters"]):
+        return
+    there, partition = slurm_queue.nodes(wanted.get("partition")), wanted.get("partition", "this cluster")
+    if 0 < there < wanted.get("nodes", 1):
+        raise UserError(
+            f"--launcher slurm: a job of {wanted['nodes']} nodes never starts where {partition} has {there}: give "
+            "--slurm nodes, gpus_per_node or partition, or --gpus-per-job"
+        )
 
 
 @contextmanager

@@ -56,9 +56,26 @@ def test_a_rejected_job_gives_one_line_with_slurms_words(
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "squeue").symlink_to("/bin/true")
+    (tmp_path / "sinfo").symlink_to("/bin/false")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     job = ["--scratch", "vit_micro_patch8", "--tasks", "knn", "--out", tmp_path / "out", "--launcher", "slurm"]
     said = cli("run", *job, "--slurm", "partition=gpus")
     assert said.code == 2
     assert said.err.count("\n") == 1
     assert "sbatch: error: invalid partition specified: gpus" in said.err
+
+
+def test_more_nodes_than_there_are_is_said_before_anything_is_submitted(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    for name, text in {"sbatch": "exit 1", "srun": "", "sinfo": "echo a; echo b; echo a"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "squeue").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    job = ["--scratch", "vit_micro_patch8", "--tasks", "knn", "--out", tmp_path / "out", "--launcher", "slurm"]
+    said = cli("run", *job, "--slurm", "nodes=3,partition=gpus")
+    assert said.code == 2
+    assert said.err.startswith("error: --launcher slurm: a job of 3 nodes never starts where gpus has 2: ")
+    assert said.err.count("\n") == 1
