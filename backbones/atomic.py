@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from backbones.errors import UserError
 from backbones.plain_files import load_json
@@ -100,6 +100,23 @@ def refuse_special(path: Path, where: str | None = None) -> None:
         raise UserError(
             f"{where or path} is a device, a FIFO or a socket: give a file (without --out it goes to stdout)"
         )
+
+
+def append_to(path: Path, *, buffering: int = -1) -> IO[str]:
+    """Opens a file of a folder's own for writing at its end; a link in its place, which may lead anywhere, is not followed.
+
+    Raises:
+        UserError: a device, a FIFO or a socket.
+        OSError: as `open`; ELOOP for a link.
+    """
+    refuse_special(path)
+    return open(
+        path,
+        "a",
+        buffering=buffering,
+        encoding="utf-8",
+        opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666),
+    )
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:

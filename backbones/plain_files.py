@@ -19,6 +19,7 @@ from backbones.errors import UserError
 JSON_LIMIT = 1 << 24  # bytes of a record, an index, a config or a state: no honest one is near
 FILE_LIMIT = 1 << 32  # bytes of labels or of a log
 _DEPTH_LIMIT = 100  # containers within containers
+_GROWN = 1 << 16  # bytes that are read in any case, of a file that says it has none
 _LARGEST_BITS = 1024  # whole numbers that a float holds are smaller
 
 
@@ -58,7 +59,8 @@ def read_plain(path: Path, limit: int = FILE_LIMIT) -> bytes:
         OSError: as `open`.
     """
     with open_plain(path) as file:
-        content = file.read(limit + 1)
+        # Python reserves what it is asked to read: not the limit, where the file has less (a growing one a little more).
+        content = file.read(min(limit, max(os.fstat(file.fileno()).st_size, _GROWN)) + 1)
     if len(content) > limit:
         raise UnfitFile(f"{path} is larger than {limit / 2**20:,.0f} MiB: that is no such file")
     return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from backbones.atomic import json_text
+from backbones.errors import RunFailed
 from mae_bench.common.terminal import columns, shown_on, width_of
 
 Overrides = Annotated[
@@ -40,6 +42,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, and what 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress: results and errors only.")]
 
 _state = {"debug": False, "quiet": False}
+_TORCH = int(3.2 * 2**30)  # bytes of addresses that a process with torch and what it loads takes at least
 
 
 def set_debug(on: bool, *, reset: bool = False) -> None:
@@ -95,12 +98,27 @@ def add_verb(app: typer.Typer, function: Callable[..., None], *, name: str, exam
         set_quiet(quiet)
         if slow and not _state["quiet"] and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
             print(f"mae-bench {words}: loading", file=sys.stderr, flush=True)
+        if slow:
+            check_address_space()
         function(*args, **kwargs)
 
     parameters = [*told.parameters.values(), *common]
     verb.__signature__ = told.replace(parameters=parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
     app.command(name, cls=Verb, epilog=f"Example: mae-bench {words} {example}")(verb)
+
+
+def check_address_space() -> None:
+    """Says at once where `ulimit -v` does not let torch be imported: the system's loader would end the process without a word.
+
+    Raises:
+        RunFailed: that is so.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _TORCH:
+        raise RunFailed(
+            f"`ulimit -v` allows {limit / 2**30:.1f} GiB, of which torch alone takes {_TORCH / 2**30:.1f}: raise it"
+        )
 
 
 def set_quiet(on: bool, *, reset: bool = False) -> None:

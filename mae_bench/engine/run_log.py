@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.table import Column
 from torch.utils.tensorboard import SummaryWriter
 
-from backbones.atomic import json_text, refuse_special, write_text
+from backbones.atomic import append_to, json_text, write_text
 from backbones.plain_files import parse_json, read_plain
 from mae_bench.common.console import console, place_in_plan, say
 from mae_bench.common.disk import writing
@@ -59,8 +59,7 @@ class RunLog:
         self._path = self.run_dir / "log.jsonl"
         with writing(self._path):
             _cut(self._path, progress)
-            refuse_special(self._path)
-            self._jsonl = open(self._path, "a", buffering=1)  # noqa: SIM115 (closed in close)
+            self._jsonl = append_to(self._path, buffering=1)
             self._tensorboard = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=progress.step)
 
     def step(self, step: int) -> None:

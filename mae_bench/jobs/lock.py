@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from backbones.atomic import read_json, refuse_special, write_json
+from backbones.atomic import append_to, read_json, write_json
 from backbones.errors import RunFailed, UserError
 from backbones.plain_files import JSON_LIMIT, read_plain
 from mae_bench.common.console import say
@@ -154,8 +154,7 @@ class RunLock:
     @contextmanager
     def _guard(self) -> Iterator[None]:
         """Only one process at a time is inside; the kernel opens it when a process dies."""
-        refuse_special(self.path.with_name(".lock.guard"))
-        with open(self.path.with_name(".lock.guard"), "ab") as file:
+        with append_to(self.path.with_name(".lock.guard")) as file:
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -12,6 +12,7 @@ from pathlib import Path
 from backbones.plain_files import parse_json, read_plain
 
 _LOG_LIMIT = 1 << 28  # bytes
+_LARGEST = 1e300
 POINTS = 200  # a curve has at most so many; more are averaged
 _WIDTH, _HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 24, 34
@@ -64,7 +65,8 @@ def _by_key(steps: dict[int, dict[str, float]]) -> dict[str, Points]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it can be drawn: differences of drawn numbers are finite, too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def thin(points: Points) -> Points:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from backbones.atomic import check_writable, json_text, replacing, sweep, write_json, write_text
+from backbones.atomic import append_to, check_writable, json_text, replacing, sweep, write_json, write_text
 from backbones.errors import UserError
 from backbones.files.tensor_files import save_tensors
 
@@ -114,3 +114,16 @@ def test_json_holds_nothing_that_a_terminal_obeys() -> None:
     assert text.replace("\n", "").isprintable()
     assert "漢字" in text
     assert json.loads(text) == content
+
+
+def test_a_link_in_the_place_of_a_file_that_is_added_to_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    (tmp_path / "log.jsonl").symlink_to(tmp_path / "mine")
+    (tmp_path / "guard").symlink_to(tmp_path / "nowhere")
+    for name in ("log.jsonl", "guard"):
+        with pytest.raises(OSError, match="symbolic links"):
+            append_to(tmp_path / name)
+    assert (tmp_path / "mine").read_text() == "x"
+    assert not (tmp_path / "nowhere").exists()
+    with append_to(tmp_path / "other") as file:
+        file.write("y")

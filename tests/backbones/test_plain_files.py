@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from backbones.errors import UserError
-from backbones.plain_files import load_json, parse_json
+from backbones.plain_files import load_json, parse_json, read_plain
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,13 @@ def test_large_numbers_are_numbers() -> None:
         True,
         None,
     ]
+
+
+def test_no_more_room_is_reserved_than_the_file_takes(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"x" * 100)
+    tracemalloc.start()
+    assert read_plain(tmp_path / "x") == b"x" * 100
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    with pytest.raises(UserError, match="larger than"):
+        read_plain(tmp_path / "x", 99)

@@ -222,6 +222,11 @@ def test_a_log_may_be_torn_repeated_or_absent(tmp_path: Path) -> None:
     assert log.val["top1"] == [(1.0, 10.0), (2.0, 20.0)]
     path.write_text('{"kind": "train", "step": 1, "epoch": 1, "loss": NaN, "lr": true}\n')
     assert curves.read_log(path).train == {}
+    far = [{"kind": "train", "step": k, "epoch": 1, "loss": loss} for k, loss in enumerate((1e308, -1e308, 1.0))]
+    path.write_text(
+        "".join(json.dumps(line) + "\n" for line in far) + '{"kind": "train", "step": 1e999, "epoch": 1, "loss": 1}\n'
+    )
+    assert curves.read_log(path).train == {"loss": [(1.0, 1.0)]}
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=900))

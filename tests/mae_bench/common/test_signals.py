@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -67,3 +68,15 @@ def test_what_the_system_refuses_is_one_line(
     with pytest.raises(SystemExit):
         cli_main.main()
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_addresses_that_torch_does_not_fit_into_are_said_before_it_is_imported(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's loader ends the process where it lacks them."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (3 << 30, 3 << 30))
+    run = cli("inspect", "embedded")
+    assert (run.code, run.err) == (
+        1,
+        "error: `ulimit -v` allows 3.0 GiB, of which torch alone takes 3.2: raise it\n",
+    )

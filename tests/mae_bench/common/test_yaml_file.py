@@ -24,6 +24,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1
     [
         ("seed: 1\ntitle: x\nseed: 2\n", "key seed stands twice"),
         ("train: {batch_size: 1, batch_size: 2}\n", "key batch_size stands twice"),
+        ("train: {<<: {a: 1}, <<: {a: 2}}\n", "key << stands twice"),
         ("a: [1\n", "not readable as YAML"),
         ("a: !!python/object/apply:os.system ['touch x']\n", "not readable as YAML"),
         ("a: 2024-13-45\n", "not readable as YAML"),
