@@ -145,6 +145,8 @@ def _of_the_system(error: Exception) -> str | None:
     short = no_room or (isinstance(error, ImportError) and "failed to map segment" in str(error))
     if short or (isinstance(error, RuntimeError) and memory and memory.is_out_of_memory(error)):
         return "this machine's memory is too small for it: give smaller batches or images, or another machine"
+    if isinstance(error, RuntimeError) and str(error).startswith("can't start new thread"):
+        return "the system gives no more threads: raise `ulimit -v` (memory) or `ulimit -u` (processes)"
     if not isinstance(error, OSError):
         return None
     return f"{error.filename or 'reading or writing failed'}: {error.strerror or error}"

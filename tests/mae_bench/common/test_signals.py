@@ -55,6 +55,7 @@ def test_a_signal_that_an_import_made_another_error_of_still_asks_for_the_same_c
         (MemoryError(), "error: this machine's memory is too small"),
         (RuntimeError("std::bad_alloc"), "error: this machine's memory is too small"),
         (ImportError("x.so: failed to map segment from shared object"), "error: this machine's memory is too small"),
+        (RuntimeError("can't start new thread"), "error: the system gives no more threads: raise `ulimit -v`"),
         (UserError("\x1b[2J\n::error::x"), "error: \\x1b[2J\\n::error::x\n"),
     ],
 )
