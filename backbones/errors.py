@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -25,6 +26,11 @@ class Interrupted(BaseException):
 
     As KeyboardInterrupt it is no Exception: raised by a signal inside a library, it passes what that makes of its errors.
     """
+
+
+def no_folder(said: str, path: Path) -> UserError:
+    """``--runs x: no such folder``, where `said` is how it was asked for; of a file that it is one."""
+    return UserError(f"{said}: {'a file: give the folder of the run' if path.exists() else 'no such folder'}")
 
 
 def unknown(kind: str, name: str, options: Iterable[str], *, where: str = "") -> UserError:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from backbones import atomic
-from backbones.errors import UserError
+from backbones.errors import UserError, no_folder
 from mae_bench.cli.common import Json, Runs, print_json, print_lines, print_rows
 
 
@@ -36,7 +36,7 @@ def check(
     from mae_bench.records.record import find
 
     if not runs.is_dir():
-        raise UserError(f"--runs {runs}: no such folder")
+        raise no_folder(f"--runs {runs}", runs)
     if junit is not None:
         atomic.check_writable(junit, f"--junit {junit}")
     cells = group_runs(find(runs))

@@ -71,7 +71,16 @@ class _FlagsWithoutType:
 
 
 class Verb(_FlagsWithoutType, TyperCommand):
-    """A verb."""
+    """A verb; of words that it has no place for it says how an option takes several values."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as e:
+            message = getattr(e, "message", "")
+            if "extra argument" in message:
+                e.message = f"{message}. Several values have commas and no spaces: --tasks knn,linear"  # type: ignore[attr-defined]
+            raise
 
 
 class Verbs(_FlagsWithoutType, TyperGroup):

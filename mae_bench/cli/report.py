@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from backbones.errors import UserError
+from backbones.errors import UserError, no_folder
 from mae_bench.cli.common import Runs, print_lines
 
 
@@ -21,6 +21,6 @@ def report(
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {out}: the report is HTML: give a name that ends in .html")
     if not runs.is_dir():
-        raise UserError(f"--runs {runs}: no such folder")
+        raise no_folder(f"--runs {runs}", runs)
     contents = write_report(runs, out)
     print_lines([summary(contents), str(out)])

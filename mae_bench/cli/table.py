@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from backbones.atomic import check_writable, write_bytes
-from backbones.errors import UserError
+from backbones.errors import no_folder
 from mae_bench.cli.common import print_lines
 from mae_bench.common.terminal import width_of
 
@@ -34,7 +34,7 @@ def table(
     from mae_bench.tables.formats.markdown import markdown
 
     if not runs.is_dir():
-        raise UserError(f"--runs {runs}: no such folder")
+        raise no_folder(f"--runs {runs}", runs)
     fmt = choose_format(fmt, out)
     if out is not None:
         check_writable(out)

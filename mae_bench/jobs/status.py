@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.atomic import read_json
-from backbones.errors import UserError
+from backbones.errors import UserError, no_folder
 from mae_bench.jobs.files import JOB_FILE, note_file, planned_names
 from mae_bench.records.status_file import read_status
 
@@ -40,7 +40,7 @@ class JobStatus:
 def collect(folder: Path) -> list[JobStatus]:
     """All jobs planned or begun under `folder`: those of the plan in its order, then others."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise no_folder(str(folder), folder)
     begun = [_begun(path.parent) for path in sorted(folder.rglob(JOB_FILE))]
     names = planned_names(folder)
     if not begun and not names:

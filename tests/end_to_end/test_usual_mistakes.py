@@ -57,7 +57,9 @@ def here(tmp_path: Path) -> Path:
         ("trian", ["No such command 'trian'"]),
         ("list recipe", ['"recipe"', '"recipes"']),
         ("list", ["Missing argument", "tasks", "recipes"]),
+        ("run --checkpoint embedded --tasks knn linear --out T/out", ["extra argument", "--tasks knn,linear"]),
         # files that are no checkpoints
+        ("run --checkpoint embeded --tasks knn --out T/out", ['"embeded"', '"embedded"']),
         ("inspect T/page.pth", ["page.pth", "web page"]),
         ("inspect T/pointer.pth", ["pointer.pth", "git lfs pull"]),
         ("inspect T/cut.safetensors", ["cut.safetensors"]),
@@ -69,6 +71,8 @@ def here(tmp_path: Path) -> Path:
         ("table table3 --runs T/nowhere", ["--runs T/nowhere", "no such folder"]),
         ("report --runs T/empty --out T/out.pdf", ["T/out.pdf", ".html"]),
         ("report --runs T/nowhere --out T/out.html", ["--runs T/nowhere", "no such folder"]),
+        ("table table3 --runs T/page.pth", ["--runs T/page.pth", "a file", "the folder"]),
+        ("status T/page.pth", ["T/page.pth", "a file", "the folder"]),
         ("status T/empty", ["T/empty", "holds no runs"]),
         ("check --runs T/empty --baseline T/out.yaml", ["T/out.yaml", "--update"]),
     ],

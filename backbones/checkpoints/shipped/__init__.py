@@ -6,11 +6,12 @@ command, seed and sha256) and that run's log (``NAME.log.jsonl``). `make encoder
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
 
-from backbones.errors import UserError
+from backbones.errors import UserError, unknown
 
 FOLDER = Path(__file__).parent
 METHOD = "MAE, shipped"  # their row of the tables: not that of the MAE which a run has pre-trained itself
@@ -25,9 +26,11 @@ def find(source: str) -> Path | None:
     """The file of the shipped encoder of that name; None where `source` is no such name.
 
     Raises:
-        UserError: a file or folder here has the name, too.
+        UserError: a file or folder here has the name, too; or no file has it, and it is a misspelt one.
     """
     if source not in names():
+        if difflib.get_close_matches(source, names(), cutoff=0.8) and not Path(source).exists():
+            raise unknown("checkpoint", source, names())
         return None
     if Path(source).exists():
         raise UserError(
