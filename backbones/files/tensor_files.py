@@ -111,22 +111,36 @@ def read_tensors(path: Path) -> TensorFile:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
     """Writes safetensors atomically: to a temporary name in the same folder, on the disk, then renamed.
 
-    All metadata is one entry, since safetensors writes entries in any order: the same tensors give the same bytes.
+    A checksum of the tensors goes with them. The same tensors give the same bytes.
     """
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    # "format" is what Hugging Face's loader asks for; a second entry would make the order of the bytes undetermined.
+    checksum = _checksum(contiguous)
     if metadata is None:
-        entry = {"format": "pt"}
+        entry = {"format": "pt", _CHECKSUM: checksum}  # "format" is what Hugging Face's loader asks for
     else:
-        entry = {_METADATA: json.dumps({**metadata, _CHECKSUM: _checksum(contiguous)}, sort_keys=True)}
+        entry = {_METADATA: json.dumps({**metadata, _CHECKSUM: checksum}, sort_keys=True)}
     with replacing(path, durable=True) as temporary:
         try:
             safetensors.torch.save_file(contiguous, temporary, metadata=entry)
+            if len(entry) > 1:
+                _sort_header(temporary)
         except safetensors.SafetensorError as e:
             code = re.search(r"os error (\d+)", str(e))
             if code is None:
                 raise
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from e
+
+
+def _sort_header(path: Path) -> None:
+    """Puts a file's metadata in order, in place: safetensors writes entries in any order, at the same length."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
@@ -253,12 +267,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
     try:
         open_plain(path).close()
         with safetensors.safe_open(path, framework="pt") as f:
-            metadata = parse_json((f.metadata() or {}).get(_METADATA, "null"))
+            entries = f.metadata() or {}
+            metadata = parse_json(entries.get(_METADATA, "null"))
             _check_count(path, len(names := list(f.keys())))
             tensors = {name: f.get_tensor(name) for name in names}
         with open_plain(path) as file:  # the library takes the last of two entries of one name
             parse_json(file.read(int.from_bytes(file.read(8), "little")))
-        if isinstance(metadata, dict) and metadata.pop(_CHECKSUM, None) not in (None, _checksum(tensors)):
+        checksum = metadata.pop(_CHECKSUM, None) if isinstance(metadata, dict) else entries.get(_CHECKSUM)
+        if checksum not in (None, _checksum(tensors)):
             raise UserError(
                 f"{path} is damaged: its tensors are not those that its checksum was taken of: take another copy, or give "
                 "the command that made it again"

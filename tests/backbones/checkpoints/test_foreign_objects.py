@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -239,14 +240,27 @@ def test_a_flipped_bit_in_a_tensor_is_found_by_the_checksum(tmp_path: Path) -> N
         read_tensors(path)
 
 
-def test_a_flipped_bit_in_safetensors_of_ours_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("metadata", [{"method": "MAE"}, None], ids=["ours", "timm's and Hugging Face's form"])
+def test_a_flipped_bit_in_safetensors_of_ours_is_found(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "x.safetensors"
-    save_tensors(path, STATE, {"method": "MAE"})
+    save_tensors(path, STATE, metadata)
+    read_tensors(path)
     content = bytearray(path.read_bytes())
     content[content.index(STATE["a.weight"].numpy().tobytes())] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         read_tensors(path)
+
+
+def test_the_same_tensors_give_the_same_bytes_that_other_libraries_read(tmp_path: Path) -> None:
+    """safetensors itself writes the entries of metadata in any order."""
+    paths = [tmp_path / f"{i}.safetensors" for i in range(8)]
+    for path in paths:
+        save_tensors(path, STATE)
+    assert len({path.read_bytes() for path in paths}) == 1
+    with safetensors.safe_open(paths[0], framework="pt") as file:
+        assert file.metadata()["format"] == "pt"
+        assert all(torch.equal(file.get_tensor(key), value) for key, value in STATE.items())
 
 
 def test_more_tensors_than_any_net_has_are_refused(tmp_path: Path) -> None:
