@@ -33,8 +33,10 @@ def progress(label: str, total: int, unit: str = "images", *, active: bool = Tru
             bar.update(task, completed=done)
         elif now - last > PLAIN_SECONDS:
             last = now
-            rate = f"{done / (now - started):.0f} {unit}/s"
-            console.print(f"{label}  {done}/{total}  {rate}", markup=False, soft_wrap=True)
+            rate = done / (now - started)
+            console.print(
+                f"{label}  {done}/{total}  {rate:.{0 if rate >= 10 else 1}f} {unit}/s", markup=False, soft_wrap=True
+            )
 
     with Progress(*columns, console=console, disable=not (active and console.is_terminal)) as bar:
         task = bar.add_task(label, total=total)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from backbones.atomic import read_json, sweep, write_json, write_text
@@ -22,6 +23,7 @@ from mae_bench.common.console import say
 from mae_bench.jobs.files import JOB_FILE
 from mae_bench.jobs.job import PlannedJob, identity_facts
 from mae_bench.recipes.load import as_dict, read_yaml
+from mae_bench.records.provenance import device
 from mae_bench.records.record import FILE_NAME
 
 _CONFIG = "config.yaml"
@@ -30,6 +32,7 @@ _CHANGE_BITS = {
     "train.micro_batch_size": "which mask an image gets, and so the weights",
     "train.log_every_steps": "over which steps final_loss is a mean",
 }
+_SURROUNDINGS = "surroundings"
 
 
 def is_finished(run_dir: Path, identity: str) -> bool:
@@ -99,12 +102,31 @@ def write_job(run_dir: Path, job: PlannedJob, identity: str, primary_metric: str
     told = before.get("changed") if isinstance(before, dict) else None
     changed = [line for line in told if isinstance(line, str)] if isinstance(told, list) else []
     if any((run_dir / "checkpoints").glob("step_*")):
-        changed += [line for line in _changes(_old_recipe(run_dir), job) if line not in changed]
+        new = _changes(_old_recipe(run_dir), job) + _moved(before, job)
+        changed += [line for line in new if line not in changed]
     about = {"id": identity, "name": job.name, "recipe": job.recipe_name, "task": job.recipe.task}
-    content = {**about, "primary_metric": primary_metric, **identity_facts(job)}
+    content = {**about, "primary_metric": primary_metric, **identity_facts(job), _SURROUNDINGS: _surroundings()}
     recipe = yaml.safe_dump(as_dict(job.recipe), sort_keys=False)
     write_text(run_dir / _CONFIG, f"# {job.recipe_name}, resolved\n# job {identity}\n{recipe}", durable=True)
     write_json(run_dir / JOB_FILE, {**content, **({"changed": changed} if changed else {})}, durable=True)
+
+
+def _surroundings() -> dict[str, Any]:
+    """What sums are rounded by, beside the recipe."""
+    kind = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    threads = {} if kind.type == "cuda" else {"threads": torch.get_num_threads()}
+    return {"torch": torch.__version__, "device": device(kind, 1).name, **threads}
+
+
+def _moved(before: object, job: PlannedJob) -> list[str]:
+    """What of the surroundings is not what it was at the start before."""
+    old = before.get(_SURROUNDINGS) if isinstance(before, dict) else None
+    lines = []
+    for key, now in _surroundings().items():
+        if isinstance(old, dict) and key in old and old[key] != now:
+            lines.append(f"{key} was {str(old[key])[:80]}, from a later start on {now}: the last bits may differ")
+            say(f"{job.name}: {lines[-1]}", style="yellow")
+    return lines
 
 
 def notes(run_dir: Path) -> list[str]:

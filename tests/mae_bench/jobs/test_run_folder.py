@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from backbones.errors import UserError
 from backbones.files.tensor_files import sha256_file
@@ -92,6 +93,21 @@ def test_what_changes_the_bits_of_a_run_that_goes_on_is_noted(
     assert len(notes(run_dir)) == 1
     assert key.partition("=")[0] in notes(run_dir)[0]
     assert key.partition("=")[0] in capsys.readouterr().err
+
+
+def test_another_release_of_torch_or_number_of_threads_is_noted_of_a_run_that_goes_on(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_job(run_dir, job(), ID, "knn20_top1")
+    (run_dir / "checkpoints").mkdir()
+    (run_dir / "checkpoints/step_00000001.pt").touch()
+    write_job(run_dir, job(), ID, "knn20_top1")
+    assert notes(run_dir) == []
+    monkeypatch.setattr(torch, "__version__", "1.0")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    write_job(run_dir, job(), ID, "knn20_top1")
+    assert [line.split(" was ")[0] for line in notes(run_dir)] == ["torch", "threads"]
+    assert "from a later start on 99: the last bits may differ" in capsys.readouterr().err
 
 
 def test_a_job_that_begins_anew_for_other_data_says_so(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
