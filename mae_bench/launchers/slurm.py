@@ -46,7 +46,7 @@ _WAIT_SECONDS = 2.0
 
 def launch(request: Request, plan: JobPlan, out: Path, settings: Settings) -> Outcome:
     """Submits what is not done; with ``--wait`` stays until the queue is through with it."""
-    _refuse_control_characters(f"--out {out}")
+    _check_folder(out.absolute())
     parameters = _parameters(settings.slurm)
     outcome = Outcome()
     ids: dict[str, str] = {}
@@ -187,6 +187,15 @@ def _executor(out: Path) -> Any:
     folder = out.resolve() / ".plan" / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     return SlurmExecutor(folder=folder, max_num_timeout=1000)
+
+
+def _check_folder(out: Path) -> None:
+    """The folder stands in the batch script as the place of its logs."""
+    _refuse_control_characters(f"--out {out}")
+    if "%" in str(out):
+        raise UserError(
+            f"--out {out}: Slurm puts job numbers in place of % in the names of logs: give a folder without it"
+        )
 
 
 def _refuse_control_characters(option: str) -> None:

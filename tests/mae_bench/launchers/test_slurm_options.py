@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backbones.errors import UserError
-from mae_bench.launchers.slurm import _parameters, _places
+from mae_bench.launchers.slurm import _check_folder, _parameters, _places
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,15 @@ def test_control_characters_are_refused(given: dict[str, str]) -> None:
     with pytest.raises(UserError, match="must be one line") as caught:
         _parameters(given)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"),
+    [("/runs\n#SBATCH -p x", "must be one line"), ("/a\u2028b/runs", "must be one line"), ("/50%j", "%")],
+)
+def test_a_folder_that_slurm_would_read_otherwise_is_refused(folder: str, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        _check_folder(Path(folder))
 
 
 def test_text_that_a_shell_would_obey_stays_text() -> None:
