@@ -56,7 +56,7 @@ def _run(job: PlannedJob, made: dict[str, Path], out: Path, outcome: Outcome) ->
 
     try:
         record = run_job(job.from_result(_source(job, made)), place)
-    except Exception as e:
+    except (Exception, SystemExit) as e:  # code of other people may leave by itself
         said = " ".join(str(e).split()) or type(e).__name__
         if not isinstance(e, UserError):
             if processes().num_processes > 1:

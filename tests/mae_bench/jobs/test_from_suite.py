@@ -99,6 +99,21 @@ def test_a_pretraining_that_fails_stops_no_other(
     assert kept.read_text().startswith("Traceback")
 
 
+@pytest.mark.parametrize(
+    "error", [SystemExit(0), RecursionError("too deep"), AssertionError()], ids=lambda e: type(e).__name__
+)
+def test_whatever_a_job_ends_with_is_its_failure_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def ends(_: PlannedJob, __: object) -> Record:
+        raise error
+
+    monkeypatch.setattr(local, "run_job", ends)
+    outcome = api.run(tmp_path / "runs", suite=suite(tmp_path, ROWS))
+    assert len(outcome.failures) == 3
+    assert all(said.startswith(type(error).__name__) for said in outcome.failures.values())
+
+
 def test_with_a_checkpoint_no_pretraining_is_planned(tmp_path: Path) -> None:
     assert from_suite(suite(tmp_path, ROWS), Options(), pretrain=False).pretrainings == []
 
