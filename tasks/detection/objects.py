@@ -158,7 +158,8 @@ class Objects:
         fine = np.ones(len(boxes), bool)
         for i in np.flatnonzero(_beyond(extents, table.sizes)):
             fine[i] = self._broken(table.objects[i], "has a polygon that reaches out by more than its image's size")
-        for i in np.flatnonzero(fine & (boxes.max(axis=1) <= 1) & (boxes[:, 2:].min(axis=1) > 0)):
+        may_be_shares = (boxes.max(axis=1) <= 1) & (boxes[:, 2:].min(axis=1) > 0) & (table.sizes.max(axis=1) > 1)
+        for i in np.flatnonzero(fine & may_be_shares):
             fine[i] = self._broken(
                 table.objects[i], f"has the box {table.objects[i]['bbox']}, shares of its image: {_WANTED_BOX}"
             )

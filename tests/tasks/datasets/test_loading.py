@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +16,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.errors import RunFailed
-from tasks.datasets.loading import begin_worker, dead_workers_explained, explain_dead_worker, in_time
+from tasks.datasets.loading import (
+    begin_worker,
+    dead_workers_explained,
+    explain_dead_worker,
+    in_time,
+    reset_worker_death_handler,
+)
 
 
 class Deadly(Dataset[Any]):
@@ -98,15 +105,26 @@ def test_too_few_descriptors_for_workers_are_said() -> None:
     gc.collect()
 
 
+@pytest.fixture(autouse=True)
+def _no_death_is_left_for_the_next_test() -> Iterator[None]:
+    """A worker that hangs is killed when its iterator is deleted, which the system reports somewhat later."""
+    yield
+    gc.collect()
+    time.sleep(0.1)
+    reset_worker_death_handler()
+
+
 class Narrow(Dataset[Any]):
-    """Its worker may open as few files as it has, once it gives a batch: handing that over takes more."""
+    """Its worker can open no file any more, once it gives a batch: handing that over takes some."""
 
     def __len__(self) -> int:
         return 8
 
     def __getitem__(self, i: int) -> torch.Tensor:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+        free = os.dup(0)  # the lowest number that is free; the limit is on numbers
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         return torch.ones(100)
 
 
