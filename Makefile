@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-quickstart: $(READY) ## pre-train, evaluate on five tasks, print the results (about 12 minutes on 2 cores)
+quickstart: $(READY) ## pre-train, evaluate on five tasks, print the results (about 9 minutes on 2 cores)
 	$(BIN)/mae-bench run --suite quickstart --out runs/quickstart --launcher cpus
 
 SHIPPED := backbones/checkpoints/shipped/embedded
