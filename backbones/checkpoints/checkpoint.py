@@ -623,9 +623,8 @@ def _resized(
     for name, table in state.items():
         if name.endswith(".rel_bias"):
             new = (len(table), *size)
-            resized[name] = resize_rel_pos_bias_table(table, grid, new).reshape(
-                new
-            )  # timm < 1.0.31 joins heads and rows
+            # timm < 1.0.31 gives heads and rows in one.
+            resized[name] = resize_rel_pos_bias_table(table, grid, new).reshape(new)
     return resized
 
 

@@ -101,11 +101,12 @@ def write_job(run_dir: Path, job: PlannedJob, identity: str, primary_metric: str
         say(f"{run_dir}: {JOB_FILE} is torn: made anew", style="yellow")
     told = before.get("changed") if isinstance(before, dict) else None
     changed = [line for line in told if isinstance(line, str)] if isinstance(told, list) else []
+    surroundings = _surroundings()
     if any((run_dir / "checkpoints").glob("step_*")):
-        new = _changes(_old_recipe(run_dir), job) + _moved(before, job)
+        new = _changes(_old_recipe(run_dir), job) + _moved(before, surroundings, job)
         changed += [line for line in new if line not in changed]
     about = {"id": identity, "name": job.name, "recipe": job.recipe_name, "task": job.recipe.task}
-    content = {**about, "primary_metric": primary_metric, **identity_facts(job), _SURROUNDINGS: _surroundings()}
+    content = {**about, "primary_metric": primary_metric, **identity_facts(job), _SURROUNDINGS: surroundings}
     recipe = yaml.safe_dump(as_dict(job.recipe), sort_keys=False)
     write_text(run_dir / _CONFIG, f"# {job.recipe_name}, resolved\n# job {identity}\n{recipe}", durable=True)
     write_json(run_dir / JOB_FILE, {**content, **({"changed": changed} if changed else {})}, durable=True)
@@ -118,11 +119,11 @@ def _surroundings() -> dict[str, Any]:
     return {"torch": torch.__version__, "device": device(kind, 1).name, **threads}
 
 
-def _moved(before: object, job: PlannedJob) -> list[str]:
+def _moved(before: object, surroundings: Mapping[str, Any], job: PlannedJob) -> list[str]:
     """What of the surroundings is not what it was at the start before."""
     old = before.get(_SURROUNDINGS) if isinstance(before, dict) else None
     lines = []
-    for key, now in _surroundings().items():
+    for key, now in surroundings.items():
         if isinstance(old, dict) and key in old and old[key] != now:
             lines.append(f"{key} was {str(old[key])[:80]}, from a later start on {now}: the last bits may differ")
             say(f"{job.name}: {lines[-1]}", style="yellow")

@@ -159,12 +159,12 @@ def verify(
         seen = look(reader.encoded, which, partial(_add, advance, done))
         report.decoded, report.sizes = seen.images, seen.sizes()
         done += seen.images
-        for row, _ in seen.broken:
+        broken = dict.fromkeys(row for row, _ in seen.broken)
+        for row in broken:
             reader.give_up("unreadable", reader.place(row))
-        broken = {row for row, _ in seen.broken}
         report.notes += _odd(report.split, reader, [row for row in which if row not in broken], options.white)
-        if seen.broken:
-            report.problem("unreadable images", [reader.place(row) for row, _ in seen.broken])
+        if broken:
+            report.problem("unreadable images", [reader.place(row) for row in broken])
         reader.account.check()
         report.account, report.books = reader.account.to_json(), reader.account.lines()
     _compare(rows)
