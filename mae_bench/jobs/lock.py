@@ -2,7 +2,8 @@
 
 ``.lock`` names the owner and changes every 20 seconds as long as it lives. On this host the process itself is looked up; an
 owner elsewhere counts as gone when its file has not changed while we watched, which compares no two machines' clocks.
-Reading, judging and writing are one under ``flock`` on ``.lock.guard`` (network file systems without it do without).
+Reading, judging and writing are one under ``flock`` on ``.lock.guard``. On a network file system without it the writer waits
+and looks whether the file is still its own (Lamport 1987, "A fast mutual exclusion algorithm").
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from mae_bench.records.status_file import is_running
 
 BEAT_SECONDS = 20.0
 WATCH_SECONDS = 90.0  # longer than the minute for which NFS may show an old file
+SETTLE_SECONDS = 2.0  # without flock: longer than another process takes from reading the file to writing it
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,15 @@ class RunLock:
         UserError: another process has it; the line says which and since when.
     """
 
-    def __init__(self, run_dir: Path, *, beat: float = BEAT_SECONDS, watch: float = WATCH_SECONDS) -> None:
-        self.path, self.beat, self.watch = run_dir / ".lock", beat, watch
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        beat: float = BEAT_SECONDS,
+        watch: float = WATCH_SECONDS,
+        settle: float = SETTLE_SECONDS,
+    ) -> None:
+        self.path, self.beat, self.watch, self.settle = run_dir / ".lock", beat, watch, settle
         self.owner = Owner.this_process()
         self._stop, self._lost = threading.Event(), False
         self._thread = threading.Thread(target=self._keep, daemon=True, name="run-lock")
@@ -106,7 +115,7 @@ class RunLock:
 
     def _try(self, watched: tuple[object, float] | None) -> bool:
         """Takes the directory if it is free; False means keep waiting."""
-        with writing(self.path), self._guard():
+        with writing(self.path), self._guard() as alone:
             owner = _owner(self.path)
             if owner is not None:
                 alive = owner.alive()
@@ -123,7 +132,10 @@ class RunLock:
                     )
                 say(f"{self.path.parent} was in use by {owner}, which is gone: taken over")
             self._write(0)
-        return True
+        if alone:
+            return True
+        time.sleep(self.settle)
+        return self._is_ours()
 
     def _seen(self) -> object:
         try:
@@ -152,12 +164,15 @@ class RunLock:
                     os.utime(self.path)
 
     @contextmanager
-    def _guard(self) -> Iterator[None]:
-        """Only one process at a time is inside; the kernel opens it when a process dies."""
+    def _guard(self) -> Iterator[bool]:
+        """Only one process at a time is inside, if the file system can (True); the kernel opens it when a process dies."""
         with append_to(self.path.with_name(".lock.guard")) as file:
-            with suppress(OSError):
+            try:
                 fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            except OSError:
+                yield False
+            else:
+                yield True
 
 
 def _owner(path: Path) -> Owner | None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,7 @@ import pytest
 
 from backbones.errors import RunFailed, UserError
 from mae_bench.jobs.lock import RunLock
+from tests.conftest import REPO
 
 
 def quick(folder: Path) -> RunLock:
@@ -107,6 +113,69 @@ def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
     assert sorted(codes) == [0] + 7 * [2]
+
+
+def test_without_flock_the_one_whose_file_stays_has_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_here(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    def another_writes(seconds: float) -> None:
+        if seconds == first.settle:
+            quick(tmp_path)._write(0)
+
+    monkeypatch.setattr(fcntl, "flock", not_here)
+    first = quick(tmp_path)
+    with monkeypatch.context() as sleeping:
+        sleeping.setattr(time, "sleep", another_writes)
+        with pytest.raises(UserError, match="in use by process"):
+            first.__enter__()
+    (tmp_path / ".lock").unlink()
+    with quick(tmp_path):
+        pass
+
+
+_FIGHT = """
+import os, random, signal, sys, time
+from pathlib import Path
+import mae_bench.jobs.lock as module
+from backbones.errors import UserError
+module.say = lambda _: None
+folder, end = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+log = os.open(folder / "events", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+while time.monotonic() < end:
+    if os.fork():
+        os.wait()
+        continue
+    draw = random.Random(os.urandom(8))
+    try:
+        with module.RunLock(folder, beat=0.2, watch=2.0):
+            os.write(log, f"{time.monotonic()} in\\n".encode())
+            time.sleep(draw.uniform(0, 0.2))
+            os.write(log, f"{time.monotonic()} out\\n".encode())
+            if draw.random() < 0.3:
+                os.kill(os.getpid(), signal.SIGKILL)
+    except UserError:
+        time.sleep(draw.uniform(0, 0.1))
+    os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_nodes_that_share_a_folder_have_it_one_at_a_time_whoever_dies(tmp_path: Path) -> None:
+    """Three hosts with processes of their own, of which those that have the directory often die with it."""
+    away = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*away, "hostname x"], capture_output=True).returncode:
+        pytest.skip("no right to make namespaces here")
+    begin = f"hostname $0; exec {sys.executable} -c '{_FIGHT}' {tmp_path} 8"
+    nodes = [subprocess.Popen([*away, begin, f"node{k}"], cwd=REPO, stderr=subprocess.PIPE) for k in range(3)]
+    assert [(node.communicate()[1], node.returncode) for node in nodes] == [(b"", 0)] * 3
+    events = sorted(
+        (float(when), what) for when, what in map(str.split, (tmp_path / "events").read_text().splitlines())
+    )
+    assert len(events) >= 6
+    assert [what for _, what in events] == ["in", "out"] * (len(events) // 2)
 
 
 def test_an_owner_that_lost_the_directory_says_so_and_leaves_the_other_ones_lock(tmp_path: Path) -> None:
