@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
@@ -113,12 +113,18 @@ class ArrayFiles:
             file.seek(offset + start * self._size(self.shapes[name][1:]))
             file.write(rows.astype(self.dtype, copy=False).tobytes())
 
-    def commit(self) -> None:
-        """All arrays under their final names; nothing can be written after it."""
+    def commit(self, name_of: Callable[[Path, Path], Path] = lambda _, final: final) -> list[Path]:
+        """All files under their final names, which it returns; nothing can be written after it.
+
+        Args:
+            name_of: the final name of a file, from where it lies now (whole, closed) and the name that it would get.
+        """
         with self._explained():
             self._close()
-            for file in self._final_files():
-                os.replace(self._temporary(file), file)
+            names = [name_of(self._temporary(file), file) for file in self._final_files()]
+            for file, name in zip(self._final_files(), names, strict=True):
+                os.replace(self._temporary(file), name)
+        return names
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -1,9 +1,10 @@
 """Features that are extracted once and kept in the cache folder, as memory-mapped ``.npy`` files. No use of them here.
 
 One folder (``features-DIGEST``) for everything that features depend on but layer and pooling: the encoder's weights, the images
-and their order, the transform, input size, precision and storage. In it, a file for each layer and pooling, which appears under
-its name when it is whole; a use that wants others adds those. ``about.json`` says what the folder belongs to, with the files'
-checksums, which are looked at before they are used.
+and their order, the transform, input size, precision and storage; ``about.json`` says what the folder belongs to. In it, a file
+for each layer and pooling, which appears under its name when it is whole; a use that wants others adds those. The name ends in
+the file's checksum, which is looked at before it is used: jobs that make the same at once, on machines that round otherwise,
+leave two files, each of them right, and none takes away what another one has just made.
 
 Under torchrun each process extracts a contiguous share of the images into the same files, so the cache folder has to be one
 that all machines see.
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -26,7 +29,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from backbones.atomic import read_json, write_json
+from backbones.atomic import write_json
 from backbones.encoders.contract import Encoder
 from backbones.encoders.features import Feature
 from backbones.encoders.preprocessing import Preprocessing
@@ -40,7 +43,7 @@ from tasks.features.array_files import ArrayFiles
 from tasks.features.extract import PRECISIONS, feature_batches
 from tasks.progress import progress
 
-FORMAT = 2
+FORMAT = 3
 """To be raised with every change that alters features: old folders are then left alone."""
 STORES = {"fp16": "float16", "fp32": "float32"}
 _WAY_OUT = "set MAE_BENCH_CACHE to another disk, keep fewer features.layers, or features.store=fp16"
@@ -83,42 +86,41 @@ def kept_features(
     """
     key = _key(source, images)
     folder = (cache_root or default_cache_root()) / f"features-{_digest(key)}"
-    missing, problem = _missing(folder, wanted, len(images)) if PartialState().is_main_process else ([], "")
-    missing, problem, tag = _agree([missing, problem, uuid.uuid4().hex])
+    found, problem = _look(folder, wanted, len(images)) if PartialState().is_main_process else ({}, "")
+    found, problem, tag = _agree([found, problem, uuid.uuid4().hex])
     if problem:
         raise UserError(problem)
-    if missing:
-        _extract(source, images, missing, folder, tag, key)
-    return {feature.name: _open(_file(folder, feature), (len(images), *feature.shape)) for feature in wanted}
+    if missing := [feature for feature in wanted if _name(feature) not in found]:
+        found |= _extract(source, images, missing, folder, tag, key)
+    return {feature.name: _open(folder / found[_name(feature)], (len(images), *feature.shape)) for feature in wanted}
 
 
-def _missing(folder: Path, wanted: Sequence[Feature], rows: int) -> tuple[list[Feature], str]:
-    """Features that have no file with a checksum, and what is wrong with those that have; looked at by one process."""
-    sums, missing = _checksums(folder), []
+def _look(folder: Path, wanted: Sequence[Feature], rows: int) -> tuple[dict[str, str], str]:
+    """The sound files of features by `_name`, and what is wrong with one that is not; looked at by one process."""
+    names, found = _listed(folder), {}
     for feature in wanted:
-        file = _file(folder, feature)
+        pattern = re.compile(rf"{_STEM}-{re.escape(_name(feature))}-([0-9a-f]{{64}})\.npy")
+        match = next(filter(None, map(pattern.fullmatch, names)), None)
+        if match is None:
+            continue
+        file = folder / match[0]
         try:
-            if not file.is_file():
-                missing.append(feature)
-                continue
-            if _name(feature) not in sums:  # of a process that was killed before it wrote the checksum
-                file.unlink()
-                missing.append(feature)
-                continue
             _open(file, (rows, *feature.shape))
-            if sha256_file(file) != sums[_name(feature)]:
-                return [], f"{file}: damaged, its checksum is another than when it was written: delete it"
+            if sha256_file(file) != match[1]:
+                return {}, f"{file}: damaged, its checksum is another than when it was written: delete it"
         except UserError as e:
-            return [], str(e)
+            return {}, str(e)
         except OSError as e:
-            return [], f"{file}: not readable ({e.strerror}): delete it"
-    return missing, ""
+            return {}, f"{file}: not readable ({e.strerror}): delete it"
+        found[_name(feature)] = match[0]
+    return found, ""
 
 
-def _checksums(folder: Path) -> dict[str, str]:
-    about = read_json(folder / _ABOUT) or {}
-    sums = about.get("checksums")
-    return {str(k): str(v) for k, v in sums.items()} if isinstance(sums, dict) else {}
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []  # there is none, or `_make_folder` will say it
 
 
 def _key(source: Source, images: ImageSet) -> dict[str, Any]:
@@ -160,11 +162,6 @@ def _digest(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _file(folder: Path, feature: Feature) -> Path:
-    """The file of a feature; the same block is kept apart with and without the final norm."""
-    return folder / f"{_STEM}-{_name(feature)}.npy"
-
-
 def _name(feature: Feature) -> str:
     return feature.name + ("-norm" if feature.norm else "")
 
@@ -178,8 +175,8 @@ def _agree(value: Any) -> Any:
 
 def _extract(
     source: Source, images: ImageSet, missing: list[Feature], folder: Path, tag: str, key: dict[str, Any]
-) -> None:
-    """Writes the files of `missing`, each process its share of the rows; an error or Ctrl-C leaves none of them."""
+) -> dict[str, str]:
+    """Writes the files of `missing`, each process its share of the rows, and names them; an error or Ctrl-C leaves none."""
     state = PartialState()
     if state.is_main_process:
         _make_folder(folder)
@@ -193,18 +190,22 @@ def _extract(
         tag=tag,
         always_named=True,
     )
+    written: list[str] = []
     # The main process makes the files, and gives them their names when all have written.
     if state.is_main_process:
         with files:
             state.wait_for_everyone()
             _all_or_none(lambda: _fill(files, source, images, missing))
-            files.commit()
-            new = {_name(feature): sha256_file(_file(folder, feature)) for feature in missing}
-            _write_about(folder, {**key, "checksums": {**_checksums(folder), **new}})
+            write_json(folder / _ABOUT, key)
+            written = [file.name for file in files.commit(_with_checksum)]
     else:
         state.wait_for_everyone()
         _all_or_none(lambda: _join(files, source, images, missing))
-    state.wait_for_everyone()
+    return dict(zip(map(_name, missing), _agree(written), strict=True))
+
+
+def _with_checksum(file: Path, final: Path) -> Path:
+    return final.with_name(f"{final.stem}-{sha256_file(file)}.npy")
 
 
 def _join(files: ArrayFiles, source: Source, images: ImageSet, missing: list[Feature]) -> None:
@@ -273,10 +274,6 @@ def _make_folder(folder: Path) -> None:
         raise UserError(
             f"kept features {folder}: cannot make this folder ({e.strerror}): set MAE_BENCH_CACHE to one that is writable"
         ) from e
-
-
-def _write_about(folder: Path, key: dict[str, Any]) -> None:
-    write_json(folder / _ABOUT, key)
 
 
 def _open(file: Path, shape: tuple[int, ...]) -> NDArray[Any]:
