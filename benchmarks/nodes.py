@@ -4,9 +4,9 @@
 
 A small fine-tuning on the embedded data set runs undisturbed on two nodes, once: two torchrun agents that meet on loopback.
 Then runs of the same job, by ``--launcher torchrun`` and on a Slurm cluster of three nodes on this machine, are disturbed
-after a checkpoint, at a moment drawn from a seed. Counted: runs that were hit and resumed; runs that came to their end by
-themselves, or by the same command given once more; runs whose weights differ from the undisturbed one's in any bit; steps
-that were done twice.
+after a checkpoint, at a moment drawn from a seed. Counted: jobs that were hit and resumed; jobs that came to their end by
+themselves, or by the same command given once more; jobs whose weights differ from the undisturbed one's in any bit; steps
+that were done twice. Of an array each job counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.end_to_end import slurm_cluster
@@ -39,6 +39,7 @@ JOB = (
     *("--set", "train.log_every_steps=2", "--set", "train.checkpoint_every_steps=10"),
 )
 SLURM = ("--launcher", "slurm", "--slurm", "gpus_per_node=0,cpus_per_task=1,nodes=2,signal_delay_s=30,time=30")
+ARRAY = ("--seeds", "0,1")
 LIMIT = 500.0  # seconds that a run may take, restarts with it
 
 
@@ -49,7 +50,7 @@ class Bench:
     folder: Path
     draw: random.Random
     cluster: slurm_cluster.Cluster | None = None
-    wanted: str = ""
+    wanted: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -67,13 +68,13 @@ class Bench:
         return subprocess.Popen(command, env=dict(self.environment), stdout=log, stderr=log, start_new_session=True)
 
 
-def agents(bench: Bench, out: Path, restarts: int) -> list[subprocess.Popen[bytes]]:
+def agents(bench: Bench, out: Path, restarts: int, *others: str) -> list[subprocess.Popen[bytes]]:
     """Two nodes by torchrun."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = f"nproc_per_node=1,nnodes=2,rdzv_endpoint=127.0.0.1:{port},max_restarts={restarts}"
-    return [bench.start(out, "--launcher", "torchrun", "--torchrun", options) for _ in range(2)]
+    return [bench.start(out, "--launcher", "torchrun", "--torchrun", options, *others) for _ in range(2)]
 
 
 def under_way(bench: Bench, out: Path) -> None:
@@ -92,23 +93,26 @@ def until(true: Callable[[], bool], seconds: float = LIMIT) -> bool:
     return True
 
 
-def weights(out: Path) -> str:
-    """Of a finished run."""
-    found = [path for path in out.rglob("model.safetensors") if path.with_name("record.json").is_file()]
-    return hashlib.sha256(found[0].read_bytes()).hexdigest() if found else ""
+def weights(out: Path) -> dict[str, str]:
+    """Of finished jobs: name of the folder -> digest."""
+    found = (path for path in out.rglob("model.safetensors") if path.with_name("record.json").is_file())
+    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def resumed(out: Path) -> bool:
-    """Whether a finished run was begun more than once: the fault has hit it."""
+def resumed(out: Path) -> int:
+    """Finished jobs that were begun more than once: the fault has hit them."""
     records = [json.loads(path.read_text()) for path in out.rglob("record.json")]
-    return any("resumed" in line for record in records for line in record["warnings"])
+    return sum(any("resumed" in line for line in record["warnings"]) for record in records)
 
 
 def lost(out: Path) -> int:
-    """Steps that the log tells of beyond the newest checkpoint: they are done twice."""
-    saved = max((int(path.stem.rpartition("_")[2]) for path in out.rglob("step_*.pt")), default=0)
-    logs = [json.loads(line) for path in out.rglob("log.jsonl") for line in path.read_text().splitlines()]
-    return max(0, *(line.get("step", 0) - saved for line in logs)) if logs else 0
+    """Steps that a job's log tells of beyond its newest checkpoint: they are done twice; of several jobs the most."""
+    return max((_lost(log) for log in out.rglob("log.jsonl")), default=0)
+
+
+def _lost(log: Path) -> int:
+    saved = max((int(path.stem.rpartition("_")[2]) for path in log.parent.rglob("step_*.pt")), default=0)
+    return max([0, *(json.loads(line).get("step", 0) - saved for line in log.read_text().splitlines())])
 
 
 def children(pid: int) -> list[int]:
@@ -145,21 +149,22 @@ def node_of_torchrun_dies(bench: Bench, out: Path) -> int:
     return steps
 
 
-def submitted(bench: Bench, out: Path) -> str:
-    """The job in Slurm's queue, by its id."""
-    bench.start(out, *SLURM).wait(120)
+def submitted(bench: Bench, out: Path, *options: str) -> str:
+    """The job in Slurm's queue (of an array the last), by its id."""
+    bench.start(out, *SLURM, *options).wait(120)
     return out.with_suffix(".log").read_text().split()[-1]
 
 
-def disturbed(act: Callable[[Bench, str], None]) -> Callable[[Bench, Path], int]:
-    """A run in the queue, disturbed by `act` after a checkpoint, which goes on by itself."""
+def disturbed(act: Callable[[Bench, str], None], *options: str, jobs: int = 1) -> Callable[[Bench, Path], int]:
+    """Jobs in the queue, disturbed by `act` after a checkpoint of each, which go on by themselves."""
 
     def run(bench: Bench, out: Path) -> int:
-        job = submitted(bench, out)
+        job = submitted(bench, out, *options)
+        until(lambda: len({path.parent for path in out.rglob("step_*.pt")}) == jobs, 200)
         under_way(bench, out)
         steps = lost(out)
         act(bench, job)
-        until(lambda: bool(weights(out)))
+        until(lambda: len(weights(out)) == jobs)
         until(lambda: not bench.slurm("squeue", "-h", "-t", "R,CG,PD"), 60)
         return steps
 
@@ -198,6 +203,8 @@ FAULTS: dict[str, tuple[bool, Callable[[Bench, Path], int]]] = {
     "Slurm, 2 nodes: preempted by a higher partition": (True, disturbed(preempted)),
     "Slurm, 2 nodes: `scontrol requeue`": (True, disturbed(requeued)),
     "Slurm, 2 nodes: the time limit comes near": (True, disturbed(time_limit)),
+    "Slurm, an array of 2 jobs, each on 2 of 3 nodes: a node dies": (True, disturbed(node_dies, *ARRAY, jobs=2)),
+    "Slurm, an array of 2 jobs, each on 2 of 3 nodes: preempted": (True, disturbed(preempted, *ARRAY, jobs=2)),
 }
 
 
@@ -211,7 +218,7 @@ def main() -> None:
     os.environ.setdefault("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
         bench = Bench(Path(folder), random.Random(options.seed))
-        for agent in agents(bench, bench.folder / "whole", 0):
+        for agent in agents(bench, bench.folder / "whole", 0, *ARRAY):
             agent.wait(LIMIT)
         bench.wanted = weights(bench.folder / "whole")
         reason = slurm_cluster.why_not(3)
@@ -220,7 +227,7 @@ def main() -> None:
         else:
             bench.cluster = held.enter_context(slurm_cluster.cluster(bench.folder / "cluster", 3))
         print(
-            "| what was done | times | hit the run | went on to the end | weights that differ in a bit | steps done twice |"
+            "| what was done | times | jobs hit | went on to the end | weights that differ in a bit | steps done twice |"
         )
         print("|---|---:|---:|---:|---:|---:|")
         for number, (name, (slurm, fault)) in enumerate(FAULTS.items()):
@@ -230,15 +237,14 @@ def main() -> None:
             for k in range(options.times):
                 out = bench.folder / f"f{number}-{k}"
                 steps.append(fault(bench, out))
-                found.append(weights(out))
+                found += [digest == bench.wanted[job] for job, digest in weights(out).items()]
                 hit += resumed(out)
-                if not found[-1]:
+                if not weights(out):
                     print(
                         out.with_suffix(".log").read_text(), *map(Path.read_text, out.rglob("*.err")), file=sys.stderr
                     )
-            ended = sum(map(bool, found))
-            differ = sum(each not in ("", bench.wanted) for each in found)
-            print(f"| {name} | {len(found)} | {hit} | {ended} | {differ} | {max(steps)} at most |", flush=True)
+            row = (name, options.times, hit, len(found), found.count(False), f"{max(steps)} at most")
+            print("| " + " | ".join(map(str, row)) + " |", flush=True)
 
 
 if __name__ == "__main__":

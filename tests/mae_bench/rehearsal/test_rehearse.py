@@ -169,10 +169,30 @@ def test_detection_with_patch_14_starts_only_with_its_embedding_resampled(
     assert "detection needs a patch size that is a power of 2" in said.out
 
 
+# `make rehearse`, a job of its own in CI, takes all recipes; detection at 1,024 px is above.
+PAPER_SIZED = [
+    "pretrain/vit_large_patch16_imagenet",
+    "finetune/vit_huge_patch14_imagenet_448",
+    "linear/vit_huge_patch14_imagenet",
+    "partial/vit_large_patch16_imagenet_half",
+    "knn/vit_large_patch16_imagenet",
+]
+
+
+@pytest.mark.slow
+def test_recipes_of_the_papers_size_start_and_fit(cli: Callable[..., Any]) -> None:
+    said = cli("rehearse", *PAPER_SIZED, "--device", "h100", "--json")
+    assert said.code == 0, said.out + said.err
+    jobs = json.loads(said.out)["jobs"]
+    assert [job["job"] for job in jobs] == PAPER_SIZED
+    assert not [job for job in jobs if job["peak"] > 80e9 or any("graph break" in note for note in job["notes"])]
+
+
 @pytest.mark.slow
 def test_segmentation_sends_its_batches_to_the_models_device(cli: Callable[..., Any]) -> None:
     pytest.importorskip("mmseg")
-    assert cli("rehearse", "segmentation/vit_micro_patch8_embedded").code == 0
+    recipes = ["segmentation/vit_micro_patch8_embedded", "segmentation/vit_large_patch16_ade20k"]
+    assert cli("rehearse", *recipes).code == 0
 
 
 def test_a_value_that_one_of_several_tasks_cannot_take_is_found_before_the_first_starts(
