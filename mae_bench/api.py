@@ -22,7 +22,7 @@ from mae_bench.recipes.load import load_recipe
 from mae_bench.recipes.options import Options
 from mae_bench.recipes.pretraining import default_recipe_name, describe_pretraining
 from mae_bench.records.record import Record
-from mae_bench.rehearsal.starts import obstacles
+from mae_bench.rehearsal.starts import obstacles, obstacles_seen_from_a_child
 from tasks import require
 
 
@@ -141,7 +141,7 @@ def run_request(request: Request, out: Path, launcher: Launcher) -> Outcome:
     make_folder(out)
     if launcher.only is not None:
         return local.only(launcher.only, plan, out)
-    _say_what_will_not_start(plan, out)
+    _say_what_will_not_start(plan, out, apart=launcher.name != "local")
     if processes().is_main_process:
         ledger.write_plan(out, plan)
     outcome = launch(launcher.name, request, plan, out, launcher.settings)
@@ -151,12 +151,16 @@ def run_request(request: Request, out: Path, launcher: Launcher) -> Outcome:
     return outcome
 
 
-def _say_what_will_not_start(plan: JobPlan, out: Path) -> None:
-    """Before the first of several jobs starts; the others run all the same, since they do not hang on those."""
+def _say_what_will_not_start(plan: JobPlan, out: Path, *, apart: bool) -> None:
+    """Before the first of several jobs starts; the others run all the same, since they do not hang on those.
+
+    Args:
+        apart: jobs run in processes of their own.
+    """
     todo = [job for job in plan.jobs if ledger.state(out, plan, job) != "done"]
     if len(todo) < 2 or not processes().is_main_process:  # a single job says it at once itself
         return
-    for name, said in obstacles(todo).items():
+    for name, said in (obstacles_seen_from_a_child if apart else obstacles)(todo).items():
         say(f"will not start: {name}: {said}", style="yellow")
 
 

@@ -119,7 +119,7 @@ def report(job: PlannedJob, asked: Asked, rehearsals: Rehearsals) -> Report:
     largest = _largest(mine, asked.room - buckets, recipe.train.batch_size // processes) if trains else None
     if trains and largest == 0:
         one = (mine.fixed + mine.per_image + buckets) / GB
-        error = f"not one image fits into {asked.room / GB:.1f} GB: a step of one takes {one:.1f} GB"
+        error = f"not one image fits into {asked.room / GB:.3g} GB: a step of one takes {one:.3g} GB"
         return Report(name, job.recipe_name, error, mine, processes, False, peak, notes=notes)
     return Report(
         name,
@@ -240,12 +240,12 @@ def lines(reports: list[Report], asked: Asked) -> list[str]:
     said = [
         f"estimates for {asked.device}: {share} of {device.half / 1e12:.0f} Tflop/s in half precision, of "
         f"{device.single / 1e12:.0f} in fp32 ({device.source}); {asked.network / GB:g} GB/s between nodes; peak memory without "
-        f"CUDA's context and fragmentation; {asked.room / GB:.1f} GB a device; each hour one of every GPU",
+        f"CUDA's context and fragmentation; {asked.room / GB:.3g} GB a device; each hour one of every GPU",
     ]
     said += [_beside_published(each) for each in reports if each.published_hours and each.hours]
     said += [f"note: {note}" for note in dict.fromkeys(note for each in reports for note in each.notes)]
     large = [each for each in reports if each.fits is False and not each.error]
-    said += [f"too large: {each.job}: {each.peak / GB:.1f} GB" for each in large]
+    said += [f"too large: {each.job}: {each.peak / GB:.3g} GB" for each in large]
     return said + [f"does not start: {each.job}: {each.error}" for each in reports if each.error]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from mae_bench.rehearsal.devices import find
 from mae_bench.rehearsal.hours import Cluster, hours
 from mae_bench.rehearsal.rehearse import Rehearsals, Step
 from tasks.classification.task import ClassificationTask
+from tests.conftest import REPO
 
 SMALL = ["pretrain/vit_micro_patch4_cifar10", "finetune/vit_micro_patch4_cifar10", "knn/vit_micro_patch4_cifar10"]
 
@@ -44,7 +47,7 @@ def _model(name: str) -> nn.Module:
 def test_a_memory_too_small_for_one_image_is_an_error_of_one_line(cli: Callable[..., Any]) -> None:
     said = cli("rehearse", SMALL[1], "--memory", "1MB")
     assert said.code == 1
-    assert "not one image fits into 0.0 GB" in said.out
+    assert "not one image fits into 0.001 GB: a step of one takes 0.0" in said.out
 
 
 @pytest.mark.parametrize(
@@ -124,14 +127,36 @@ def test_a_plain_dry_run_finds_what_would_not_start(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_real_start_says_it_before_the_first_job(cli: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["local", "cpus"])
+def test_a_real_start_says_it_before_the_first_job(cli: Callable[..., Any], tmp_path: Path, launcher: str) -> None:
     (tmp_path / "empty" / "train" / "a").mkdir(parents=True)
     jobs = ["run", "--scratch", "vit_base_patch16", "--tasks", "linear,knn", "--data", f"imagenet={tmp_path / 'empty'}"]
-    said = cli(*jobs, "--out", tmp_path / "runs")
+    said = cli(*jobs, "--launcher", launcher, "--out", tmp_path / "runs")
     assert said.code == 1
     lines = said.err.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == ["will not start", "will not start"]
     assert "no images found" in lines[0]
+
+
+_PARENT = """
+import sys
+from mae_bench.jobs.job import PlannedJob
+from mae_bench.recipes.load import load_recipe
+from mae_bench.rehearsal.starts import obstacles, obstacles_seen_from_a_child
+name = "segmentation/vit_micro_patch8_embedded"
+jobs = [PlannedJob(name, load_recipe(name, ["encoder.img_size=50"]), start="scratch")]
+seen, loaded = obstacles_seen_from_a_child(jobs), set(sys.modules)
+assert seen and seen == obstacles(jobs), seen
+assert loaded < set(sys.modules)
+print(*loaded & {"mmseg", "mmengine", "detectron2"})
+"""
+
+
+def test_a_parent_of_jobs_keeps_no_packages_of_theirs(tmp_path: Path) -> None:
+    pytest.importorskip("mmseg")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", _PARENT], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize(
