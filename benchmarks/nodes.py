@@ -202,7 +202,10 @@ FAULTS: dict[str, tuple[bool, Callable[[Bench, Path], int]]] = {
     "Slurm, 2 of 3 nodes: a node dies (`slurmd`, step and processes)": (True, disturbed(node_dies)),
     "Slurm, 2 nodes: preempted by a higher partition": (True, disturbed(preempted)),
     "Slurm, 2 nodes: `scontrol requeue`": (True, disturbed(requeued)),
-    "Slurm, 2 nodes: the time limit comes near": (True, disturbed(time_limit)),
+    "Slurm, 2 nodes: the time limit comes near": (
+        True,
+        disturbed(time_limit, "--slurm", "signal_delay_s=55"),  # due 5 s into the job's current minute
+    ),
     "Slurm, an array of 2 jobs, each on 2 of 3 nodes: a node dies": (True, disturbed(node_dies, *ARRAY, jobs=2)),
     "Slurm, an array of 2 jobs, each on 2 of 3 nodes: preempted": (True, disturbed(preempted, *ARRAY, jobs=2)),
 }

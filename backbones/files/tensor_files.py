@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -213,9 +214,11 @@ def _resolve(path: Path) -> Path:
         for name in (*_INDICES, *_WEIGHTS):
             if (path / name).is_file():
                 return path / name
+        runs = islice((str(file.parent) for name in _WEIGHTS for file in sorted(path.glob(f"*/*/{name}"))), 3)
+        some = ", ".join(runs)  # of a suite: OUT/PROTOCOL/RUN
         raise UserError(
             f"{path} is a folder without {' or '.join(_WEIGHTS)}: give a checkpoint file, a Hugging Face model folder "
-            "or a finished run's folder"
+            f"or a finished run's folder{f', such as {some}' if some else ''}"
         )
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")

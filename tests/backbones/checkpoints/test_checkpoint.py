@@ -348,3 +348,11 @@ def test_architecture_that_the_recipe_does_not_want(tmp_path: Path, encoder: Vis
     assert "\n" not in message
     for part in (str(checkpoint.path), ARCH, "vit_base_patch16", f"--set encoder.arch={ARCH}"):
         assert part in message
+
+
+def test_a_folder_of_runs_is_refused_with_the_runs_that_lie_in_it(tmp_path: Path) -> None:
+    for run in ("finetune/a", "linear/b"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "model.safetensors").touch()
+    with pytest.raises(UserError, match=r"or a finished run's folder, such as \S+/finetune/a, \S+/linear/b$"):
+        load_checkpoint(tmp_path)
