@@ -191,9 +191,11 @@ def requeued(bench: Bench, job: str) -> None:
 
 
 def time_limit(bench: Bench, job: str) -> None:
-    """Slurm is told that the time is nearly up, and sends its signal by itself."""
+    """Slurm is told that the time is nearly up, and sends its signal by itself; the job has time again when it comes back."""
     minutes = int(bench.slurm("squeue", "-h", "-j", job, "-o", "%M").strip().split(":")[-2]) + 1
     bench.slurm("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
+    until(lambda: "Restarts=0" not in bench.slurm("scontrol", "show", "job", job), 90)
+    bench.slurm("scontrol", "update", f"jobid={job}", "timelimit=30")
 
 
 FAULTS: dict[str, tuple[bool, Callable[[Bench, Path], int]]] = {

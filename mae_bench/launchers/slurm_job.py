@@ -16,13 +16,18 @@ from mae_bench.jobs import slurm_queue
 SIGNAL = "USR1"  # what Slurm sends before the time limit, to this process and to the command that it runs
 _LEAVE_SECONDS = 600
 MOST_RESTARTS = 10  # after a process that is gone: the next start may lose it again
+MOST_FRUITLESS = 3  # starts in a row, each too short to be ready: more of them only cost
 
 
 class SlurmStep:
-    """A callable that submitit pickles into the job; with several tasks, each is one process of a distributed run."""
+    """A callable that submitit pickles into the job; with several tasks, each is one process of a distributed run.
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self.command = list(command)
+    Args:
+        fruitless: how many starts in a row have come to nothing.
+    """
+
+    def __init__(self, command: Sequence[str], fruitless: int = 0) -> None:
+        self.command, self.fruitless = list(command), fruitless
 
     def __call__(self) -> None:
         """Runs the command.
@@ -51,14 +56,24 @@ class SlurmStep:
             raise RuntimeError(f"{self.command[-1]}: its process ended with {process.returncode}")
 
     def checkpoint(self) -> Any:
-        """submitit calls this on `SIGNAL` and then puts the job back into the queue: first the command has to save."""
+        """submitit calls this on `SIGNAL` and then puts the job back into the queue: first the command has to save.
+
+        Raises:
+            RuntimeError: the command was not even ready to be told, as often as `MOST_FRUITLESS` says: so it would go on.
+        """
         from submitit.helpers import DelayedSubmission
 
         self._process.send_signal(getattr(signal, f"SIG{SIGNAL}"))
         deadline = time.monotonic() + _LEAVE_SECONDS
         while self._waiter.is_alive() and time.monotonic() < deadline:
             time.sleep(0.2)
-        return DelayedSubmission(SlurmStep(self.command))
+        fruitless = self.fruitless + 1 if self._process.returncode == -getattr(signal, f"SIG{SIGNAL}") else 0
+        if fruitless == MOST_FRUITLESS:
+            raise RuntimeError(
+                f"{self.command[-1]}: its time was up {fruitless} times in a row before it had started: "
+                "give it more (--slurm time=…), or less to save in (--slurm signal_delay_s=…)"
+            )
+        return DelayedSubmission(SlurmStep(self.command, fruitless))
 
     def _start(self) -> subprocess.Popen[bytes]:
         if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
