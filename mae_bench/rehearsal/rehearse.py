@@ -6,10 +6,12 @@ import gc
 import json
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from backbones.checkpoints.read_layouts import REL_POS
 from backbones.encoders.timm_models import PREFIX
 from backbones.errors import UserError
 from backbones.vit.attention import choose_attention
+from mae_bench.common.children import from_children
 from mae_bench.engine.optimizer import check, create_optimizer
 from mae_bench.engine.sampler import BatchPlan
 from mae_bench.jobs.job import PlannedJob
@@ -107,14 +110,10 @@ class Rehearsals:
         Raises:
             UserError: whatever would stop the real start, or a step that cannot run on a device.
         """
-        check(job.recipe)
-        world = self.processes or job.recipe.gpus
-        train, images = job.recipe.train, 0 if job.recipe.evaluate_only else 1
-        micro = BatchPlan.make(images, train.batch_size, train.micro_batch_size, 0, world, 0)
-        key = same_step(job, micro.micro_batch_size)
+        key, micro = self._key(job)
         if key not in self.done:
             try:
-                self.done[key] = self._rehearse(job, micro.micro_batch_size)
+                self.done[key] = self._rehearse(job, micro)
             except UserError as e:
                 self.done[key] = str(e)
             except Exception as e:  # whatever torch and the libraries raise: one job must not hide what the others say
@@ -125,6 +124,38 @@ class Rehearsals:
         if isinstance(found, str):
             raise UserError(found)
         return found
+
+    def side_by_side(self, jobs: Iterable[PlannedJob], children: int) -> Iterator[int]:
+        """Rehearses jobs in so many processes, which begin at once, for `step` to find; how many of `jobs` have been so far."""
+        alike: dict[str, list[PlannedJob]] = defaultdict(list)
+        for job in jobs:
+            with suppress(UserError):  # `step` will say it
+                alike[self._key(job)[0]].append(job)
+        first = [same[0] for same in alike.values()]
+        found = from_children([partial(self._found, first[k::children]) for k in range(children)])
+        return self._kept(found, {key: len(same) for key, same in alike.items()})
+
+    def _kept(self, found: Iterator[tuple[str, Step | str]], jobs: dict[str, int]) -> Iterator[int]:
+        count = 0
+        for key, step in found:
+            self.done[key] = step
+            count += jobs[key]
+            yield count
+
+    def _found(self, jobs: Iterable[PlannedJob]) -> Iterator[tuple[str, Step | str]]:
+        for job in jobs:
+            with suppress(UserError):
+                self.step(job)
+            key = self._key(job)[0]
+            yield key, self.done[key]
+
+    def _key(self, job: PlannedJob) -> tuple[str, int]:
+        """Equal for jobs that share a rehearsal, and the images of its step."""
+        check(job.recipe)
+        world = self.processes or job.recipe.gpus
+        train, images = job.recipe.train, 0 if job.recipe.evaluate_only else 1
+        micro = BatchPlan.make(images, train.batch_size, train.micro_batch_size, 0, world, 0).micro_batch_size
+        return same_step(job, micro), micro
 
     def _rehearse(self, job: PlannedJob, micro: int) -> Step:
         task, notes = build(job, Path(self._folder.name))

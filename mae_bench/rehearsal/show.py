@@ -10,12 +10,15 @@ from backbones.errors import UserError
 from mae_bench.engine.sharding import ALONE, is_sharded
 from mae_bench.jobs.dry_run import published_cost
 from mae_bench.jobs.job import PlannedJob
+from mae_bench.records.provenance import usable_cpus
 from mae_bench.rehearsal import devices
 from mae_bench.rehearsal.hours import Cluster, accumulation, hours, moved, seconds_a_step
 from mae_bench.rehearsal.rehearse import Rehearsals, Step
 from tasks.progress import progress
 
 GB = 1e9
+_CHILDREN = 2  # processes side by side, of 1.3 GB each
+_MANY = 8  # jobs: fewer are done before a second process has imported what they need
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,15 @@ class Report:
 def reports(jobs: Sequence[PlannedJob], asked: Asked) -> list[Report]:
     """All jobs rehearsed, in their order."""
     rehearsals, found = Rehearsals(asked.processes), []
+    many = len(jobs) >= _MANY
+    counts = rehearsals.side_by_side(jobs, min(_CHILDREN, usable_cpus())) if many else ()
     with progress("rehearsing", len(jobs), "jobs") as advance:
+        for count in counts:
+            advance(count)
         for job in jobs:
             found.append(report(job, asked, rehearsals))
-            advance(len(found))
+            if not many:
+                advance(len(found))
     return found
 
 

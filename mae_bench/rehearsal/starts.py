@@ -5,17 +5,12 @@ tensors without content. No step is taken; that is `rehearse`'s to do.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import sys
 import tempfile
 from collections.abc import Iterable
-from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
-
 from backbones.errors import UserError
+from mae_bench.common.children import from_children
 from mae_bench.jobs.job import PlannedJob
 from mae_bench.recipes.load import as_dict
 from mae_bench.rehearsal.rehearse import build, same_step
@@ -44,25 +39,7 @@ def obstacles_seen_from_a_child(jobs: list[PlannedJob]) -> dict[str, str]:
 
     Whatever kills that process stops no job: each finds its own obstacle.
     """
-    if sys.platform != "linux":  # macOS: threads of its own libraries do not outlive a fork
-        return obstacles(jobs)
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_tell, args=(jobs, sender), daemon=True)
-    child.start()
-    sender.close()
-    try:
-        found: dict[str, str] = receiver.recv()
-    except EOFError:
-        found = {}
-    child.join()
-    return found
-
-
-def _tell(jobs: list[PlannedJob], sender: Connection) -> None:
-    torch.set_num_threads(1)  # as in workers of data loaders: OpenMP's threads are not there after a fork
-    with suppress(KeyboardInterrupt):  # the parent's to tell
-        sender.send(obstacles(jobs))
+    return next(from_children([lambda: [obstacles(jobs)]]), {})
 
 
 def _obstacle(job: PlannedJob, read: set[str], folder: Path) -> str:

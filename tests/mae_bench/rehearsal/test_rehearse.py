@@ -15,6 +15,7 @@ from torch import nn
 
 from mae_bench.jobs.job import PlannedJob
 from mae_bench.recipes.load import load_recipe
+from mae_bench.rehearsal import show
 from mae_bench.rehearsal.devices import find
 from mae_bench.rehearsal.hours import Cluster, hours
 from mae_bench.rehearsal.rehearse import Rehearsals, Step
@@ -84,6 +85,17 @@ def test_a_value_read_from_the_device_and_a_tensor_left_on_the_cpu_stop_it(
 
     monkeypatch.setattr(ClassificationTask, "rehearse_losses", leaves)
     assert "leaves a tensor on the CPU" in cli("rehearse", SMALL[1]).out
+
+
+def test_side_by_side_gives_what_one_after_the_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = load_recipe(SMALL[1], ["encoder.img_size=30"])
+    recipes = [*map(load_recipe, SMALL), load_recipe(SMALL[0], ["optimizer.lr=1e-5"]), broken]
+    jobs = [PlannedJob(recipe.title, recipe, start="scratch") for recipe in recipes]
+    alone = show.reports(jobs, show.Asked())
+    monkeypatch.setattr(show, "_MANY", len(jobs))
+    monkeypatch.setattr(show, "usable_cpus", lambda: 2)
+    assert show.reports(jobs, show.Asked()) == alone
+    assert [report.error is None for report in alone] == [True, True, True, True, False]
 
 
 def test_jobs_that_differ_in_the_learning_rate_share_a_rehearsal() -> None:
