@@ -17,6 +17,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
     ("data", "count"),
     [
         ("embedded", 7),  # k-NN, two ways of classification, two of segmentation, boxes and masks
+        ("cifar10/default", 4),  # from scratch, fine-tuned, linear probe, k-NN
     ],
 )
 def test_the_figures_of_the_page_are_those_of_its_records(data: str, count: int) -> None:

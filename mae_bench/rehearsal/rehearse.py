@@ -100,6 +100,7 @@ class Rehearsals:
     processes: int | None = None  # of a job; default: the recipe's own
     done: dict[str, Step | str] = field(default_factory=dict)
     _graphs: dict[str, str] = field(default_factory=dict)  # code path -> what breaks its graph
+    _place: str = ""  # below `_folder`
     _folder: tempfile.TemporaryDirectory[str] = field(
         default_factory=lambda: tempfile.TemporaryDirectory(prefix="mae-bench-rehearsal-")
     )
@@ -132,7 +133,7 @@ class Rehearsals:
             with suppress(UserError):  # `step` will say it
                 alike[self._key(job)[0]].append(job)
         first = [same[0] for same in alike.values()]
-        found = from_children([partial(self._found, first[k::children]) for k in range(children)])
+        found = from_children([partial(self._found, first[k::children], str(k)) for k in range(children)])
         return self._kept(found, {key: len(same) for key, same in alike.items()})
 
     def _kept(self, found: Iterator[tuple[str, Step | str]], jobs: dict[str, int]) -> Iterator[int]:
@@ -142,7 +143,8 @@ class Rehearsals:
             count += jobs[key]
             yield count
 
-    def _found(self, jobs: Iterable[PlannedJob]) -> Iterator[tuple[str, Step | str]]:
+    def _found(self, jobs: Iterable[PlannedJob], place: str) -> Iterator[tuple[str, Step | str]]:
+        self._place = place  # two processes must not make the same data
         for job in jobs:
             with suppress(UserError):
                 self.step(job)
@@ -158,7 +160,7 @@ class Rehearsals:
         return same_step(job, micro), micro
 
     def _rehearse(self, job: PlannedJob, micro: int) -> Step:
-        task, notes = build(job, Path(self._folder.name))
+        task, notes = build(job, Path(self._folder.name) / self._place)
         graph = _graph_key(job.recipe)
         if job.recipe.train.compile and not job.recipe.evaluate_only and graph not in self._graphs:
             self._graphs[graph] = _graph_break(task)
@@ -250,7 +252,8 @@ def _graph_break(task: Task[Any]) -> str:
     try:
         torch.compile(task.model.train(), fullgraph=True, backend="eager")(batch)
     except torch._dynamo.exc.TorchDynamoException as e:
-        return f"graph break: torch.compile says: {' '.join(str(e).split())[:200]}"
+        said = re.sub(r" at 0x\w+", "", " ".join(str(e).split()))
+        return f"graph break: torch.compile says: {said[:200]}"
     finally:
         torch._dynamo.reset()
     return ""
