@@ -94,5 +94,5 @@ clean: ## remove caches and build products; .venv and runs stay
 	find backbones mae_bench tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Longer than the suite has room for: a job of its own in CI.
-rehearse: $(READY) ## every shipped recipe at its true size, without a GPU (about 9 minutes of one core)
+rehearse: $(READY) ## every shipped recipe at its true size, without a GPU (about 7 minutes on 2 cores)
 	$(BIN)/python -m mae_bench rehearse --all

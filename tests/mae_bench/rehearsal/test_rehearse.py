@@ -210,8 +210,6 @@ def test_detection_with_patch_14_starts_only_with_its_embedding_resampled(
 PAPER_SIZED = [
     "pretrain/vit_large_patch16_imagenet",
     "finetune/vit_huge_patch14_imagenet_448",
-    "linear/vit_huge_patch14_imagenet",
-    "partial/vit_large_patch16_imagenet_half",
     "knn/vit_large_patch16_imagenet",
 ]
 
