@@ -63,11 +63,12 @@ class SlurmStep:
         """
         from submitit.helpers import DelayedSubmission
 
-        self._process.send_signal(getattr(signal, f"SIG{SIGNAL}"))
+        number = getattr(signal, f"SIG{SIGNAL}")
+        self._process.send_signal(number)
         deadline = time.monotonic() + _LEAVE_SECONDS
         while self._waiter.is_alive() and time.monotonic() < deadline:
             time.sleep(0.2)
-        fruitless = self.fruitless + 1 if self._process.returncode == -getattr(signal, f"SIG{SIGNAL}") else 0
+        fruitless = self.fruitless + 1 if self._process.returncode == -number else 0
         if fruitless == MOST_FRUITLESS:
             raise RuntimeError(
                 f"{self.command[-1]}: its time was up {fruitless} times in a row before it had started: "

@@ -7,7 +7,7 @@ import json
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -132,23 +132,24 @@ class Rehearsals:
         for job in jobs:
             with suppress(UserError):  # `step` will say it
                 alike[self._key(job)[0]].append(job)
-        first = [same[0] for same in alike.values()]
+        first = [(key, same[0]) for key, same in alike.items()]
         found = from_children([partial(self._found, first[k::children], str(k)) for k in range(children)])
-        return self._kept(found, {key: len(same) for key, same in alike.items()})
+        return self._kept(found, alike)
 
-    def _kept(self, found: Iterator[tuple[str, Step | str]], jobs: dict[str, int]) -> Iterator[int]:
+    def _kept(
+        self, found: Iterator[tuple[str, Step | str]], alike: Mapping[str, Sequence[PlannedJob]]
+    ) -> Iterator[int]:
         count = 0
         for key, step in found:
             self.done[key] = step
-            count += jobs[key]
+            count += len(alike[key])
             yield count
 
-    def _found(self, jobs: Iterable[PlannedJob], place: str) -> Iterator[tuple[str, Step | str]]:
+    def _found(self, jobs: Iterable[tuple[str, PlannedJob]], place: str) -> Iterator[tuple[str, Step | str]]:
         self._place = place  # two processes must not make the same data
-        for job in jobs:
+        for key, job in jobs:
             with suppress(UserError):
                 self.step(job)
-            key = self._key(job)[0]
             yield key, self.done[key]
 
     def _key(self, job: PlannedJob) -> tuple[str, int]:

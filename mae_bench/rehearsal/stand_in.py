@@ -97,7 +97,7 @@ def _classes(recipe: Recipe, folder: Path) -> None:
     count = CLASSES.get(name, len(synsets()))
     names = synsets() if count == len(synsets()) else [f"{k:05}" for k in range(count)]
     each = -(-_NEIGHBOURS // count)
-    folder.mkdir(parents=True)
+    folder.mkdir()
     _archive(folder / "train.tar", (f"{label}/t{k}.jpg" for label in names for k in range(each)), blue=90)
     _archive(folder / "val.tar", (f"{label}/v.jpg" for label in names), blue=60)
 
@@ -110,7 +110,8 @@ def _archive(path: Path, names: Iterable[str], blue: int) -> None:
         for name in names:
             member = tarfile.TarInfo(name)
             member.size = len(content.getvalue())
-            tar.addfile(member, io.BytesIO(content.getvalue()))
+            content.seek(0)
+            tar.addfile(member, content)
 
 
 def _test_set(kind: str, names: list[str], folder: Path) -> None:

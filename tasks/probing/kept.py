@@ -163,6 +163,7 @@ def _digest(key: dict[str, Any]) -> str:
 
 
 def _name(feature: Feature) -> str:
+    """In the names of files; the same block is kept apart with and without the final norm."""
     return feature.name + ("-norm" if feature.norm else "")
 
 
